@@ -1,0 +1,48 @@
+package protocol
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Names of the keys of one lock. All hash to the slot of the lock key, whose
+// name is the user's and is not changed:
+//
+//	invoice:42         warlock:{invoice:42}:fence    no braces: the whole name is the tag
+//	invoice:{42}:lock  invoice:{42}:lock:warlock:fence    a tag of its own: kept as it is
+//
+// The two forms cannot meet: one ends in "}:fence", the other in ":warlock:fence".
+//
+// Redis takes as the hash tag what stands between the first '{' and the next
+// '}', if that is not empty, and the whole name otherwise. A name without a tag
+// can be wrapped in one only if it holds no '}', which would end the tag early.
+
+// keys returns the names of the lock and its fence, in the order in which the
+// scripts take them.
+func keys(key string) ([]string, error) {
+	if key == "" {
+		return nil, errors.New("warlock: the key is empty: name what is to be locked")
+	}
+	if hasTag(key) {
+		return []string{key, key + ":warlock:fence"}, nil
+	}
+	if strings.Contains(key, "}") {
+		return nil, fmt.Errorf("warlock: the braces of key %s give it no usable hash tag: put something between { and }, or use none", Quote(key))
+	}
+	return []string{key, "warlock:{" + key + "}:fence"}, nil
+}
+
+func hasTag(key string) bool {
+	_, rest, ok := strings.Cut(key, "{")
+	return ok && strings.Index(rest, "}") > 0
+}
+
+// Quote returns key as it stands in messages: quoted, and cut where it is long.
+func Quote(key string) string {
+	const most = 128
+	if len(key) <= most {
+		return fmt.Sprintf("%q", key)
+	}
+	return fmt.Sprintf("%q... (%d bytes)", key[:most], len(key))
+}

@@ -1,0 +1,212 @@
+package warlock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock/internal/lease"
+	"github.com/warlock-go/warlock/internal/protocol"
+)
+
+// minTTL is the shortest ttl of a lease: there must be room in it for a round
+// trip, a renewal and lease.Margin.
+const minTTL = 10 * time.Millisecond
+
+// A Mutex is a mutual exclusion lock between processes. It implements
+// [sync.Locker].
+//
+// Its zero value is not usable: make it with [NewMutex]. It must not be copied
+// after first use. Its methods may be called concurrently; within a process,
+// goroutines that wait in Lock get their turn in the order in which they came.
+//
+// In the terminology of the Go memory model, within a process the n'th call of Unlock
+// “synchronizes before” the m'th call of Lock for any n < m, as with
+// sync.Mutex. Between processes, what a holder wrote to Redis or any other
+// storage before Unlock is there for the next holder to read.
+type Mutex struct {
+	lock *protocol.Lock
+	ttl  time.Duration
+	opts options
+
+	// turn holds an element while the Mutex is locked, and while a goroutine is
+	// on its way to that. So one goroutine of the process at a time contends in
+	// Redis, and a channel's senders are served in order.
+	turn chan struct{}
+
+	mu   sync.Mutex // guards held
+	held *Lease     // set by the owner of the turn, taken by unlock, which then gives up the turn
+}
+
+// NewMutex returns an unlocked Mutex. Mutexes with the same key on the same
+// Redis, in whichever process, exclude each other, and whoever sets that key with
+// SET key id NX PX ttl.
+//
+// The ttl, at least 10 ms and counted in whole milliseconds, is how long the lock
+// stays taken after its holder died; 5 to 30 seconds suit most. A held lock is
+// renewed each third of it.
+//
+// NewMutex panics if client is nil, ttl too short, or key empty or such that
+// its braces give it no usable hash tag.
+func NewMutex(client redis.UniversalClient, key string, ttl time.Duration, opts ...Option) *Mutex {
+	lock, err := protocol.New(client, key)
+	if err == nil {
+		err = checkTTL(key, ttl)
+	}
+	if err != nil {
+		panic(err)
+	}
+	return &Mutex{
+		lock: lock,
+		ttl:  ttl.Truncate(time.Millisecond),
+		opts: newOptions(opts),
+		turn: make(chan struct{}, 1),
+	}
+}
+
+func checkTTL(key string, ttl time.Duration) error {
+	if ttl < minTTL {
+		return fmt.Errorf("warlock: the ttl of key %s is %v: at least %v is needed", protocol.Quote(key), ttl, minTTL)
+	}
+	return nil
+}
+
+// Lock locks m. It waits for as long as it takes, also while Redis cannot be
+// reached, and returns only while holding the lock. It panics with the error
+// where no waiting can help: the client is closed, authentication fails, a command is denied,
+// the key is of another type.
+func (m *Mutex) Lock() {
+	if err := m.wait(context.Background()); err != nil {
+		panic(err)
+	}
+}
+
+// LockContext locks m. It waits until ctx ends, whose error it then returns, or
+// until the tries of [WithRetry] are used up: [ErrNotAcquired]. It returns at
+// once what makes Lock panic. Whatever it returns an error for is not held, and
+// nothing of it stays in Redis.
+func (m *Mutex) LockContext(ctx context.Context) error {
+	if m.opts.attempts > 0 {
+		return m.attempt(ctx)
+	}
+	return m.wait(ctx)
+}
+
+// TryLock tries once to lock m and reports whether it did. It is one round trip
+// to Redis, or none if m is known to be locked, and false on any error.
+func (m *Mutex) TryLock() bool {
+	ok, err := m.try(context.Background())
+	if err != nil {
+		m.log().Warn("warlock: TryLock failed", "error", err)
+	}
+	return ok
+}
+
+// TryLockContext is TryLock, with an error where it is not known whether the
+// lock is free.
+func (m *Mutex) TryLockContext(ctx context.Context) (bool, error) {
+	return m.try(ctx)
+}
+
+// Unlock unlocks m. It panics if m is not locked. If the lease was lost, or
+// Redis gives no answer before the lease ends, it logs that and returns: the next
+// holder is left alone.
+//
+// A locked Mutex is not associated with a particular goroutine: one may lock it
+// and another unlock it.
+func (m *Mutex) Unlock() {
+	err := m.unlock(context.Background())
+	switch {
+	case errors.Is(err, ErrNotHeld):
+		panic(err)
+	case err != nil:
+		m.log().Warn("warlock: Unlock failed", "error", err)
+	}
+}
+
+// UnlockContext unlocks m. It returns [ErrNotHeld] if m is not locked,
+// [ErrLeaseLost] if the lease was lost before, and otherwise an error if Redis
+// did not confirm; the lock is free when the lease has run out then. In each case m
+// can be locked again.
+//
+// The lock is released even if ctx has ended already. UnlockContext waits for
+// the answer until the lease's deadline, and no longer than a second after the end
+// of ctx.
+func (m *Mutex) UnlockContext(ctx context.Context) error {
+	return m.unlock(ctx)
+}
+
+// Do locks m, runs fn, and unlocks m, also when fn panics. The context of fn
+// ends with ctx and with the lease. Do returns the error of LockContext, or that of
+// fn, joined with [ErrLeaseLost] if the lease was gone before fn was done.
+func (m *Mutex) Do(ctx context.Context, fn func(context.Context) error) (err error) {
+	if err := m.LockContext(ctx); err != nil {
+		return err
+	}
+	held := m.Lease().Context()
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(held, func() { cancel(context.Cause(held)) })
+	defer func() {
+		stop()
+		cancel(nil)
+		switch unlocked := m.unlock(ctx); {
+		case errors.Is(unlocked, ErrLeaseLost), errors.Is(unlocked, ErrNotHeld):
+			err = errors.Join(err, unlocked)
+		case unlocked != nil:
+			m.log().Warn("warlock: Do could not unlock", "error", unlocked)
+		}
+	}()
+	return fn(ctx)
+}
+
+// Lease returns the lease under which m is locked, and nil if it is not. A
+// lease that was lost is returned until m is unlocked.
+func (m *Mutex) Lease() *Lease {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.held
+}
+
+// A Lease is one hold of a lock: from its acquisition until it is released or
+// lost. Its methods may be called concurrently, and after its end.
+type Lease struct {
+	lock  *protocol.Lock
+	id    string
+	fence int64
+	lease *lease.Lease
+}
+
+// ID returns the value under the lock's key in Redis while the lease lasts. With
+// it any process can [Release] or [Extend] the lease.
+func (l *Lease) ID() string { return l.id }
+
+// Fence returns the fencing token: a number above that of every earlier
+// acquisition of the key, and below 2^53.
+func (l *Lease) Fence() int64 { return l.fence }
+
+// Context returns a context that ends when the lease is lost, with a
+// [context.Cause] that is [ErrLeaseLost], or released, with [context.Canceled].
+// It ends at the deadline at the latest, even if Redis does not answer.
+func (l *Lease) Context() context.Context { return l.lease.Context() }
+
+// Deadline returns until when the lease is valid, unless it is renewed, by the clock of
+// this process. It allows for clocks that run at different rates.
+func (l *Lease) Deadline() time.Time { return l.lease.Deadline() }
+
+// Extend makes the lease live for at least ttl from now; it never shortens it.
+// Renewals go on as before. It returns [ErrLeaseLost] or [ErrNotHeld] if the lease
+// has ended, and else an error that leaves the lease as it was.
+func (l *Lease) Extend(ctx context.Context, ttl time.Duration) error {
+	if err := checkTTL(l.lock.Key(), ttl); err != nil {
+		return err
+	}
+	_, err := within(ctx, func() error { return l.lease.Extend(ctx, ttl) })
+	if err != nil {
+		return l.lock.Explain("extend", err)
+	}
+	return nil
+}

@@ -1,0 +1,99 @@
+package warlock
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+)
+
+// An Option changes how a lock behaves. Options are for the constructors.
+type Option func(*options)
+
+type options struct {
+	clock    clockwork.Clock
+	logger   *slog.Logger
+	attempts int           // of LockContext; 0: no limit
+	wait     time.Duration // between tries; 0: as wait.Backoff has it
+	once     bool          // no renewals
+	maxHold  time.Duration // 0: no limit
+}
+
+func newOptions(opts []Option) options {
+	o := options{
+		clock:  clockwork.NewRealClock(),
+		logger: slog.New(slog.DiscardHandler),
+	}
+	for _, opt := range opts {
+		if opt == nil {
+			panic("warlock: nil Option")
+		}
+		opt(&o)
+	}
+	return o
+}
+
+// renewals returns for how long a lease is renewed, as lease.Terms has it.
+func (o options) renewals() time.Duration {
+	switch {
+	case o.once:
+		return 0
+	case o.maxHold > 0:
+		return o.maxHold
+	default:
+		return -1
+	}
+}
+
+// WithClock makes clock drive all of the lock's timers and deadlines, so that a test
+// can use a fake one. What expires in Redis does so by the server's own clock.
+func WithClock(clock clockwork.Clock) Option {
+	if clock == nil {
+		panic("warlock: WithClock(nil): leave the option out for the real clock")
+	}
+	return func(o *options) { o.clock = clock }
+}
+
+// WithRetry sets the optimistic retry loop: try, wait, try again.
+//
+// With attempts above 0, LockContext makes that many tries, that far apart, and
+// then returns [ErrNotAcquired]. With attempts of 0 or less, the default, it tries
+// until its context ends, and wait is the longest time between two tries: they are
+// spread over its later half, and made sooner if the holder's lease ends
+// sooner. Lock always tries so.
+//
+// A wait of 0 without a limit stands for the default, which grows from 4 ms to
+// 128 ms. A negative wait panics.
+func WithRetry(attempts int, wait time.Duration) Option {
+	if wait < 0 {
+		panic(fmt.Sprintf("warlock: WithRetry(%d, %v): the wait is negative: give the time between two tries", attempts, wait))
+	}
+	return func(o *options) { o.attempts, o.wait = max(attempts, 0), wait }
+}
+
+// WithoutRenewal makes a lease live for its ttl and no longer, unless
+// [Lease.Extend] is called.
+func WithoutRenewal() Option {
+	return func(o *options) { o.once = true }
+}
+
+// WithMaxHold ends the renewal of a lease d after its acquisition, so that a holder
+// that is stuck lets go: other processes get the lock at most a ttl later.
+// It panics if d is not positive.
+func WithMaxHold(d time.Duration) Option {
+	if d <= 0 {
+		panic(fmt.Sprintf("warlock: WithMaxHold(%v): not positive: leave the option out for no limit, or use WithoutRenewal", d))
+	}
+	return func(o *options) { o.maxHold = d }
+}
+
+// WithLogger makes the lock log what a caller does not otherwise learn: lost
+// leases, renewals and releases that failed, and the reason for a wait that is
+// not another holder. Locks are silent by default.
+func WithLogger(logger *slog.Logger) Option {
+	if logger == nil {
+		panic("warlock: WithLogger(nil): leave the option out for silence")
+	}
+	return func(o *options) { o.logger = logger }
+}
