@@ -38,11 +38,14 @@ var (
 
 // IDs are unique per acquisition: a process's own part, and a number.
 var (
-	process  = uuid.NewString()
+	process  = uuid.NewString() + ":"
 	sequence atomic.Uint64
 )
 
-func newID() string { return process + ":" + strconv.FormatUint(sequence.Add(1), 10) }
+func newID() string {
+	id := append(make([]byte, 0, 64), process...)
+	return string(strconv.AppendUint(id, sequence.Add(1), 10))
+}
 
 // An acquisition is one call's way to the lock.
 type acquisition struct {
@@ -147,18 +150,20 @@ func (a *acquisition) try(ctx context.Context) (bool, error) {
 
 // request asks for the lock once. It returns a lease, or for how long the
 // holder's lasts, or an error after which neither is known. Its caller owns the turn.
-func (a *acquisition) request(ctx context.Context) (l *Lease, remaining time.Duration, err error) {
+func (a *acquisition) request(ctx context.Context) (*Lease, time.Duration, error) {
 	m := a.m
 	sent := m.opts.clock.Now()
 	var grant protocol.Grant
-	a.late, err = within(ctx, func() (err error) {
+	late, err := within(ctx, func() (err error) {
 		grant, err = m.lock.Acquire(ctx, a.id, m.ttl)
 		return err
 	})
+	a.late = late
 	if err == nil && !grant.Granted {
 		a.problem = nil
 		return nil, grant.Remaining, nil
 	}
+	var l *Lease
 	if err == nil {
 		l, err = m.newLease(a.id, grant.Token, sent)
 	}
@@ -281,12 +286,8 @@ func (m *Mutex) unlock(ctx context.Context) error {
 // release frees the lock in Redis. It does not wait for that beyond the lease's
 // deadline, nor for long when ctx has ended.
 func (m *Mutex) release(ctx context.Context, l *Lease) error {
-	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
-	go func() {
-		defer cancel()
-		done <- m.lock.Release(own, l.id)
-	}()
+	go func() { done <- m.lock.Release(context.WithoutCancel(ctx), l.id) }()
 
 	ended := ctx.Done()
 	left := m.opts.clock.Until(l.Deadline())
@@ -300,7 +301,6 @@ func (m *Mutex) release(ctx context.Context, l *Lease) error {
 			ended = nil
 			timer.Reset(min(grace, m.opts.clock.Until(l.Deadline())))
 		case <-timer.Chan():
-			cancel()
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("%w: %w", errNoAnswer, err)
 			}

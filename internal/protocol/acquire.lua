@@ -4,9 +4,10 @@
 -- KEYS[2]  the fence: the last fencing token of this lock, expiring after it
 -- ARGV[1]  the ID that asks
 -- ARGV[2]  ttl of the lease, ms
--- ARGV[3]  ttl of the fence, ms: the lease's and the floor lifetime
--- reply    {1, token} granted
---          {0, ms until the holder's lease ends, -1 if it never does} refused
+-- ARGV[3]  floor lifetime, ms: how long the fence outlives the lease
+-- reply    granted: the fencing token
+--          refused: an array of one, ms until the holder's lease ends, -1 if it
+--          never does
 --
 -- A token is the server's time in microseconds, or one above the last token
 -- where that is higher. The fence is written with the grant, so however the
@@ -19,7 +20,7 @@ local time = redis.call('TIME')
 local fresh = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
 if not fresh then
   if redis.call('GET', KEYS[1]) ~= ARGV[1] then
-    return {0, redis.call('PTTL', KEYS[1])}
+    return {redis.call('PTTL', KEYS[1])}
   end
   -- This request was granted before and the reply got lost: grant it again.
   if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
@@ -28,7 +29,8 @@ if not fresh then
 end
 
 local token = time[1] * 1000000 + time[2]
-local last = redis.pcall('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[3], 'GET')
+local kept = ARGV[2] + ARGV[3]
+local last = redis.pcall('SET', KEYS[2], string.format('%.0f', token), 'PX', kept, 'GET')
 if type(last) == 'table' then -- an error: no lease without its token
   if fresh then
     redis.call('DEL', KEYS[1])
@@ -38,8 +40,8 @@ end
 
 last = last and tonumber(last)
 if last and last >= token then
-  local behind = math.ceil((last - token) / 1000)
+  kept = kept + math.ceil((last - token) / 1000) -- how far the clock is behind
   token = last + 1
-  redis.call('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[3] + behind)
+  redis.call('SET', KEYS[2], string.format('%.0f', token), 'PX', kept)
 end
-return {1, token}
+return token

@@ -27,6 +27,8 @@ import (
 // this has left nothing in Redis.
 const FloorLifetime = 2 * time.Minute
 
+var floorLifetime any = FloorLifetime.Milliseconds() // as the scripts take it
+
 // ErrNotHeld is the definite answer that the lock is not the ID's: free, or
 // another's.
 var ErrNotHeld = errors.New("warlock: lock not held")
@@ -50,8 +52,9 @@ var (
 // Lock is one lock key on one server. It keeps no state of its own and may be
 // used concurrently.
 type Lock struct {
-	client redis.UniversalClient
-	keys   []string // the lock and its fence
+	client redis.Scripter
+	once   redis.Scripter // the client without go-redis's own retries
+	keys   []string       // the lock and its fence
 }
 
 // New returns the lock named key on the server of client. It errs if the client
@@ -64,7 +67,7 @@ func New(client redis.UniversalClient, key string) (*Lock, error) {
 	if v := reflect.ValueOf(client); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, fmt.Errorf("warlock: the client for key %s is nil: pass a connected redis.UniversalClient", Quote(key))
 	}
-	return &Lock{client: client, keys: names}, nil
+	return &Lock{client: client, once: once{client}, keys: names}, nil
 }
 
 // Key returns the name of the lock.
@@ -80,35 +83,32 @@ type Grant struct {
 // Acquire asks for the lock on behalf of id, for ttl from when the server runs
 // the script. Asked again by the ID that holds, it grants again.
 func (l *Lock) Acquire(ctx context.Context, id string, ttl time.Duration) (Grant, error) {
-	reply, err := acquireScript.Run(ctx, l.client, l.keys, id, ttl.Milliseconds(), fenceTTL(ttl)).Result()
+	reply, err := acquireScript.Run(ctx, l.client, l.keys, id, ttl.Milliseconds(), floorLifetime).Result()
 	if err != nil {
 		return Grant{}, err
 	}
-	pair, _ := reply.([]any)
-	if len(pair) != 2 {
-		return Grant{}, unexpected("acquire", reply)
+	switch reply := reply.(type) {
+	case int64:
+		return Grant{Granted: true, Token: reply}, nil
+	case []any:
+		if len(reply) == 1 {
+			if ms, ok := reply[0].(int64); ok {
+				return Grant{Remaining: time.Duration(ms) * time.Millisecond}, nil
+			}
+		}
 	}
-	granted, ok := pair[0].(int64)
-	value, ok2 := pair[1].(int64)
-	switch {
-	case !ok || !ok2:
-		return Grant{}, unexpected("acquire", reply)
-	case granted == 1:
-		return Grant{Granted: true, Token: value}, nil
-	default:
-		return Grant{Remaining: time.Duration(value) * time.Millisecond}, nil
-	}
+	return Grant{}, unexpected("acquire", reply)
 }
 
 // Renew makes the lease of id, whose fencing token is token, live for at least
 // ttl from when the server runs the script.
 func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) error {
-	return held(renewScript.Run(ctx, l.client, l.keys, id, ttl.Milliseconds(), fenceTTL(ttl), token))
+	return held(renewScript.Run(ctx, l.client, l.keys, id, ttl.Milliseconds(), floorLifetime, token))
 }
 
 // Extend is Renew for a caller that knows nothing of the lease but its ID.
 func (l *Lock) Extend(ctx context.Context, id string, ttl time.Duration) error {
-	return held(extendScript.Run(ctx, l.client, l.keys, id, ttl.Milliseconds(), fenceTTL(ttl)))
+	return held(extendScript.Run(ctx, l.client, l.keys, id, ttl.Milliseconds(), floorLifetime))
 }
 
 // releaseTries is how often Release asks in all: as often as go-redis by default.
@@ -120,7 +120,7 @@ const releaseTries = 4
 func (l *Lock) Release(ctx context.Context, id string) error {
 	unanswered := false
 	for try := 1; ; try++ {
-		err := held(releaseScript.Run(ctx, once{l.client}, l.keys[:1], id))
+		err := held(releaseScript.Run(ctx, l.once, l.keys[:1], id))
 		switch {
 		case err == nil:
 			return nil
@@ -152,8 +152,6 @@ func held(cmd *redis.Cmd) error {
 	return nil
 }
 
-func fenceTTL(ttl time.Duration) int64 { return (ttl + FloorLifetime).Milliseconds() }
-
 func unexpected(what string, reply any) error {
 	return fmt.Errorf("warlock: unexpected reply to the script for %s: %v", what, reply)
 }
@@ -170,7 +168,7 @@ func (o once) Eval(ctx context.Context, source string, keys []string, args ...an
 	return o.run(ctx, "eval", source, keys, args)
 }
 
-func (o once) run(ctx context.Context, name, script string, keys []string, args []any) *redis.Cmd {
+func (o once) run(ctx context.Context, name any, script string, keys []string, args []any) *redis.Cmd {
 	words := make([]any, 0, 3+len(keys)+len(args))
 	words = append(words, name, script, len(keys))
 	for _, key := range keys {

@@ -6,7 +6,7 @@
 -- KEYS[2]  the fence
 -- ARGV[1]  the ID of the lease
 -- ARGV[2]  ttl of the lease from now, ms
--- ARGV[3]  ttl of the fence from now, ms
+-- ARGV[3]  floor lifetime, ms: how long the fence outlives the lease
 -- ARGV[4]  the lease's token
 -- reply    1 renewed, 0 not this ID's
 
@@ -16,10 +16,10 @@ end
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
-local left = redis.call('PTTL', KEYS[2])
+local kept, left = ARGV[2] + ARGV[3], redis.call('PTTL', KEYS[2])
 if left == -2 then -- evicted or deleted: the holder's token is the last one
-  redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[3])
-elseif left < tonumber(ARGV[3]) then
-  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+  redis.call('SET', KEYS[2], ARGV[4], 'PX', kept)
+elseif left < kept then
+  redis.call('PEXPIRE', KEYS[2], kept)
 end
 return 1
