@@ -1,0 +1,114 @@
+package redistest
+
+import (
+	"context"
+	"io"
+	"net"
+	"strings"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A Fault is what befalls a request on a Line.
+type Fault int
+
+const (
+	None       Fault = iota
+	Lost             // it never arrives, and no answer comes
+	Unanswered       // it is carried out, and no answer comes
+	Cut              // it is carried out, and the connection breaks before the answer
+)
+
+// A Line is the way of a client to its server. A test breaks it by the request.
+// The zero value is whole.
+type Line struct {
+	mu    sync.Mutex
+	judge func(request string) Fault
+}
+
+// Client returns a client of s that speaks over the line.
+func (l *Line) Client(s *Server, change ...func(*redis.Options)) *redis.Client {
+	return s.Client(append([]func(*redis.Options){func(o *redis.Options) { o.Dialer = l.dial }}, change...)...)
+}
+
+// Break lets judge decide about each request from now on. A request is what is
+// sent at once, as it is sent: "*6\r\n$7\r\nevalsha\r\n...". A nil judge mends
+// the line for what comes after.
+func (l *Line) Break(judge func(request string) Fault) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.judge = judge
+}
+
+// BreakScripts lets the next n requests that run a script meet f.
+func (l *Line) BreakScripts(n int, f Fault) {
+	l.Break(func(request string) Fault {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if n == 0 || !IsScript(request) {
+			return None
+		}
+		n--
+		return f
+	})
+}
+
+// IsScript reports whether request runs a script.
+func IsScript(request string) bool { return strings.Contains(request, "\r\neval") }
+
+func (l *Line) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &lineConn{Conn: conn, line: l}, nil
+}
+
+func (l *Line) meets(request []byte) Fault {
+	l.mu.Lock()
+	judge := l.judge
+	l.mu.Unlock()
+	if judge == nil {
+		return None
+	}
+	return judge(string(request))
+}
+
+type lineConn struct {
+	net.Conn
+	line *Line
+
+	mu    sync.Mutex
+	fault Fault // the worst so far: what a connection has lost stays lost
+}
+
+func (c *lineConn) Write(p []byte) (int, error) {
+	f := c.line.meets(p)
+	c.mu.Lock()
+	if f != None {
+		c.fault = f
+	}
+	lost := c.fault == Lost
+	c.mu.Unlock()
+	if lost {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *lineConn) Read(p []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(p)
+		c.mu.Lock()
+		f := c.fault
+		c.mu.Unlock()
+		switch {
+		case err != nil || f == None:
+			return n, err
+		case f == Cut:
+			_ = c.Conn.Close() // as the other side would
+			return 0, io.EOF
+		}
+	}
+}

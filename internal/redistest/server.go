@@ -1,0 +1,257 @@
+// Package redistest gives tests the Redis servers they run on: miniredis inside
+// the test's process, and real redis-servers of their own on free loopback
+// ports; and the means to break them and the way to them.
+package redistest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+)
+
+// Patience is how long a test waits for what should come at once.
+const Patience = 20 * time.Second
+
+// A Server is a Redis server that stops with its test.
+type Server struct {
+	Addr string
+	Mini *miniredis.Miniredis // nil for a real server
+
+	// Admin is a client for looking into the server and for breaking it.
+	Admin *redis.Client
+
+	tb   testing.TB
+	args []string
+	env  []string
+	proc *exec.Cmd
+	gone chan struct{} // closed when proc has ended
+
+	clock []byte // the shared memory of a server started by StartWithClock
+}
+
+// Each runs the same test over miniredis and over a real server.
+func Each(t *testing.T, test func(t *testing.T, s *Server)) {
+	t.Run("miniredis", func(t *testing.T) { test(t, StartMini(t)) })
+	t.Run("redis-server", func(t *testing.T) { test(t, Start(t)) })
+}
+
+// StartMini starts a miniredis.
+func StartMini(tb testing.TB) *Server {
+	tb.Helper()
+	mini := miniredis.RunT(tb)
+	s := &Server{Addr: mini.Addr(), Mini: mini, tb: tb}
+	s.Admin = s.Client()
+	return s
+}
+
+// Start starts a real redis-server with args. The test is skipped where there is
+// none, or fails if the environment variable WARLOCK_REQUIRE_REDIS is 1.
+func Start(tb testing.TB, args ...string) *Server {
+	tb.Helper()
+	s := &Server{tb: tb, args: args}
+	s.start()
+	return s
+}
+
+func (s *Server) start() {
+	s.tb.Helper()
+	Require(s.tb, "redis-server")
+	args := append([]string{
+		"--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.tb.TempDir(),
+	}, s.args...)
+	s.tb.Cleanup(s.Kill)
+	const tries = 5 // another process may take the port before the server does
+	for range tries {
+		_, port, _ := net.SplitHostPort(freeAddr(s.tb))
+		s.Addr = "127.0.0.1:" + port
+		if s.run(append([]string{"--port", port}, args...)) {
+			s.Admin = s.Client()
+			return
+		}
+	}
+	s.tb.Fatalf("redis-server does not start with %q", s.args)
+}
+
+// Require skips the test if there is no such program, or fails it if the
+// environment variable WARLOCK_REQUIRE_REDIS is 1.
+func Require(tb testing.TB, program string) {
+	tb.Helper()
+	if _, err := exec.LookPath(program); err == nil {
+		return
+	}
+	if os.Getenv("WARLOCK_REQUIRE_REDIS") == "1" {
+		tb.Fatalf("there is no %s in PATH, and WARLOCK_REQUIRE_REDIS=1", program)
+	}
+	tb.Skipf("there is no %s in PATH: install it to run this test", program)
+}
+
+// run starts a process and reports whether it came to listen.
+func (s *Server) run(args []string) bool {
+	proc := exec.Command("redis-server", args...)
+	proc.Env = append(os.Environ(), s.env...)
+	if err := proc.Start(); err != nil {
+		s.tb.Fatal(err)
+	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_ = proc.Wait() // how it ended is of no interest
+	}()
+	s.proc, s.gone = proc, gone
+	for {
+		conn, err := net.Dial("tcp", s.Addr)
+		if err == nil {
+			return conn.Close() == nil
+		}
+		select {
+		case <-gone:
+			return false
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// Kill ends the server as a crash does: nothing is saved.
+func (s *Server) Kill() {
+	if s.Mini != nil {
+		s.Mini.Close()
+		return
+	}
+	if s.proc != nil {
+		_ = s.proc.Process.Kill() // it may have ended by itself
+		<-s.gone
+	}
+}
+
+// Restart starts the server anew after Kill, empty and under the same address.
+func (s *Server) Restart() {
+	s.tb.Helper()
+	if s.Mini != nil {
+		s.Mini.FlushAll()
+		if err := s.Mini.Restart(); err != nil {
+			s.tb.Fatal(err)
+		}
+		return
+	}
+	if !s.run(s.proc.Args[1:]) {
+		s.tb.Fatalf("redis-server does not start again at %s", s.Addr)
+	}
+}
+
+// Pause stops a real server's process; connections stay, and are not answered.
+func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
+
+// Resume lets a paused server go on.
+func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(sig syscall.Signal) {
+	s.tb.Helper()
+	if err := s.proc.Process.Signal(sig); err != nil {
+		s.tb.Fatal(err)
+	}
+}
+
+// Client returns a new client of the server, which is closed with the test.
+func (s *Server) Client(change ...func(*redis.Options)) *redis.Client {
+	opts := &redis.Options{Addr: s.Addr}
+	for _, c := range change {
+		c(opts)
+	}
+	client := redis.NewClient(opts)
+	s.tb.Cleanup(func() { _ = client.Close() }) // the test may have closed it
+	return client
+}
+
+// Do runs a command as the administrator and returns its reply.
+func (s *Server) Do(words ...any) any {
+	s.tb.Helper()
+	reply, err := s.Admin.Do(context.Background(), words...).Result()
+	if err != nil && err != redis.Nil {
+		s.tb.Fatalf("%v: %v", words, err)
+	}
+	return reply
+}
+
+// Get returns the string under key, and "" if there is none.
+func (s *Server) Get(key string) string {
+	s.tb.Helper()
+	value, _ := s.Do("GET", key).(string)
+	return value
+}
+
+// Keys returns the names of all keys.
+func (s *Server) Keys() []string {
+	s.tb.Helper()
+	keys, err := s.Admin.Keys(context.Background(), "*").Result()
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	return keys
+}
+
+// TTL returns how long key has to live; negative if it has no end or is not there.
+func (s *Server) TTL(key string) time.Duration {
+	s.tb.Helper()
+	ttl, err := s.Admin.PTTL(context.Background(), key).Result()
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	return ttl
+}
+
+// Expire lets key run out now.
+func (s *Server) Expire(key string) {
+	s.tb.Helper()
+	if s.Mini != nil {
+		s.Mini.SetTTL(key, time.Millisecond)
+		s.Mini.FastForward(time.Millisecond)
+		return
+	}
+	s.Do("PEXPIRE", key, 1)
+	Eventually(s.tb, func() bool { return s.Do("EXISTS", key) == int64(0) }, "%s expires", key)
+}
+
+// Eventually waits until cond holds, and fails the test if it does not.
+func Eventually(tb testing.TB, cond func() bool, format string, args ...any) {
+	tb.Helper()
+	for limit := time.Now().Add(Patience); !cond(); <-time.After(time.Millisecond) {
+		if time.Now().After(limit) {
+			tb.Fatalf("not within %v: %s", Patience, fmt.Sprintf(format, args...))
+		}
+	}
+}
+
+func freeAddr(tb testing.TB) string {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Info returns one field of the server's INFO.
+func (s *Server) Info(field string) string {
+	s.tb.Helper()
+	info, err := s.Admin.Info(context.Background(), "everything").Result()
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	for line := range strings.Lines(info) {
+		if value, ok := strings.CutPrefix(line, field+":"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	s.tb.Fatalf("the server's INFO has no %s", field)
+	return ""
+}
