@@ -18,19 +18,28 @@ import (
 // '}', if that is not empty, and the whole name otherwise. A name without a tag
 // can be wrapped in one only if it holds no '}', which would end the tag early.
 
+const (
+	taggedFence   = ":warlock:fence"
+	prefixed      = "warlock:{"
+	prefixedFence = "}:fence"
+)
+
 // keys returns the names of the lock and its fence, in the order in which the
 // scripts take them.
 func keys(key string) ([]string, error) {
 	if key == "" {
 		return nil, errors.New("warlock: the key is empty: name what is to be locked")
 	}
+	if strings.HasSuffix(key, taggedFence) || strings.HasPrefix(key, prefixed) && strings.HasSuffix(key, prefixedFence) {
+		return nil, fmt.Errorf("warlock: the key %s is named as the fence of another lock: choose another name", Quote(key))
+	}
 	if hasTag(key) {
-		return []string{key, key + ":warlock:fence"}, nil
+		return []string{key, key + taggedFence}, nil
 	}
 	if strings.Contains(key, "}") {
 		return nil, fmt.Errorf("warlock: the braces of key %s give it no usable hash tag: put something between { and }, or use none", Quote(key))
 	}
-	return []string{key, "warlock:{" + key + "}:fence"}, nil
+	return []string{key, prefixed + key + prefixedFence}, nil
 }
 
 func hasTag(key string) bool {

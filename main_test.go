@@ -1,0 +1,221 @@
+package warlock_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+// TestMain runs the tests, or what a test wants a process of its own for, and
+// fails if goroutines of the library outlive the tests.
+func TestMain(m *testing.M) {
+	if name := os.Getenv(roleVar); name != "" {
+		roles[name]()
+		os.Exit(0)
+	}
+	redis.SetLogger(silence{}) // clients are broken on purpose
+	code := m.Run()
+	if left := goroutinesLeft(); code == 0 && left != "" {
+		fmt.Println("FAIL: the library left goroutines:\n" + left)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}
+
+// goroutinesLeft returns the stack of a goroutine of the library, if there still
+// is one after some patience.
+func goroutinesLeft() string {
+	for limit := time.Now().Add(redistest.Patience); ; <-time.After(time.Millisecond) {
+		left := libraryGoroutine()
+		if left == "" || time.Now().After(limit) {
+			return left
+		}
+	}
+}
+
+func libraryGoroutine() string {
+	buf := make([]byte, 1<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	for stack := range strings.SplitSeq(string(buf), "\n\n") {
+		if strings.Contains(stack, "warlock-go/warlock.") || strings.Contains(stack, "warlock/internal/lease.") {
+			return stack
+		}
+	}
+	return ""
+}
+
+const key = "invoice:42"
+
+// long is a ttl that no test outlives.
+const long = 10 * time.Minute
+
+// newMutex returns a Mutex on key with a client of its own, as another process
+// would have.
+func newMutex(s *redistest.Server, ttl time.Duration, opts ...warlock.Option) *warlock.Mutex {
+	return warlock.NewMutex(s.Client(), key, ttl, opts...)
+}
+
+// within returns a context that ends when a test has waited too long.
+func within(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), redistest.Patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// lock locks m and returns the lease.
+func lock(t testing.TB, m *warlock.Mutex) *warlock.Lease {
+	t.Helper()
+	if err := m.LockContext(within(t)); err != nil {
+		t.Fatalf("lock: %v", err)
+	}
+	return m.Lease()
+}
+
+// unlock unlocks m, which holds its lease.
+func unlock(t testing.TB, m *warlock.Mutex) {
+	t.Helper()
+	if err := m.UnlockContext(within(t)); err != nil {
+		t.Fatalf("unlock: %v", err)
+	}
+}
+
+// wait waits for c to be closed or to yield.
+func wait[T any](t testing.TB, c <-chan T, what string) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(redistest.Patience):
+		t.Fatalf("not within %v: %s", redistest.Patience, what)
+	}
+	return v
+}
+
+// result runs f in a goroutine and returns a channel of its error.
+func result(f func() error) <-chan error {
+	c := make(chan error, 1)
+	go func() { c <- f() }()
+	return c
+}
+
+// panicOf returns what f panics with, as text, and "" if it does not.
+func panicOf(f func()) (text string) {
+	defer func() {
+		if v := recover(); v != nil {
+			text = fmt.Sprint(v)
+		}
+	}()
+	f()
+	return ""
+}
+
+// contains fails the test unless text holds each of parts.
+func contains(t testing.TB, text string, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(text, part) {
+			t.Errorf("got %q, which does not say %q", text, part)
+		}
+	}
+}
+
+// onlyFence fails the test if the server holds anything but fences, or a fence
+// that does not expire.
+func onlyFence(t testing.TB, s *redistest.Server) {
+	t.Helper()
+	redistest.Eventually(t, func() bool {
+		for _, k := range s.Keys() {
+			if !strings.HasSuffix(k, ":fence") || s.TTL(k) <= 0 {
+				return false
+			}
+		}
+		return true
+	}, "only expiring fences are left of %q", s.Keys())
+}
+
+// scripts is a hook that counts the scripts that a client runs.
+type scripts struct{ atomic.Int64 }
+
+func (c *scripts) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (c *scripts) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (c *scripts) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if strings.HasPrefix(cmd.Name(), "eval") {
+			c.Add(1)
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// timeline is the time of a test: a fake clock, and miniredis moved in step.
+type timeline struct {
+	*clockwork.FakeClock
+	s *redistest.Server
+}
+
+func newTimeline(s *redistest.Server) timeline {
+	tl := timeline{clockwork.NewFakeClock(), s}
+	s.Mini.SetTime(tl.Now())
+	return tl
+}
+
+// pass lets d go by, first at the server.
+func (tl timeline) pass(d time.Duration) {
+	tl.s.Mini.FastForward(d)
+	tl.s.Mini.SetTime(tl.Now().Add(d))
+	tl.Advance(d)
+}
+
+// logged is a log that tests read.
+type logged struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// waiters returns how many goroutines wait for their turn at a Mutex.
+func waiters() (n int) {
+	buf := make([]byte, 1<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	for stack := range strings.SplitSeq(string(buf), "\n\n") {
+		state, frames, _ := strings.Cut(stack, "\n")
+		if strings.Contains(state, "[select") && strings.HasPrefix(frames, "github.com/warlock-go/warlock.(*Mutex).wait(") {
+			n++
+		}
+	}
+	return n
+}

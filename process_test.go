@@ -1,0 +1,5 @@
+package warlock_test
+
+const roleVar = "WARLOCK_TEST_ROLE"
+
+var roles = map[string]func(){}
