@@ -1,0 +1,366 @@
+package protocol_test
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+const (
+	key   = "invoice:42"
+	fence = "warlock:{invoice:42}:fence"
+	ttl   = time.Minute
+)
+
+func newLock(t *testing.T, client redis.UniversalClient) *protocol.Lock {
+	t.Helper()
+	l, err := protocol.New(client, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// acquire returns the token of an acquisition that must be granted.
+func acquire(t *testing.T, l *protocol.Lock, id string) int64 {
+	t.Helper()
+	grant, err := l.Acquire(t.Context(), id, ttl)
+	if err != nil || !grant.Granted {
+		t.Fatalf("acquire for %s: %+v, %v", id, grant, err)
+	}
+	return grant.Token
+}
+
+func about(got, want time.Duration) bool { return got > want-redistest.Patience && got <= want }
+
+func TestAcquire(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		token := acquire(t, l, "a")
+		if s.Get(key) != "a" || !about(s.TTL(key), ttl) {
+			t.Errorf("the lock holds %q for %v", s.Get(key), s.TTL(key))
+		}
+		if got := s.Get(fence); got != strconv.FormatInt(token, 10) || !about(s.TTL(fence), ttl+protocol.FloorLifetime) {
+			t.Errorf("the fence holds %q for %v, want %d", got, s.TTL(fence), token)
+		}
+		grant, err := l.Acquire(t.Context(), "b", ttl)
+		if err != nil || grant.Granted || !about(grant.Remaining, ttl) {
+			t.Errorf("acquire of a taken lock: %+v, %v", grant, err)
+		}
+		s.Do("SET", key, "for ever")
+		grant, err = l.Acquire(t.Context(), "b", ttl)
+		if err != nil || grant.Granted || grant.Remaining >= 0 {
+			t.Errorf("acquire of a lock that never ends: %+v, %v", grant, err)
+		}
+	})
+}
+
+func TestTokenIsTheServersTime(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		token := acquire(t, newLock(t, s.Client()), "a")
+		if age := time.Since(time.UnixMicro(token)); age < 0 || age > redistest.Patience {
+			t.Errorf("the token %d is %v old", token, age)
+		}
+	})
+}
+
+// Promise: idempotence. Each script may run twice, and a request that arrives
+// late takes nothing back.
+func TestPromiseIdempotence(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		first := acquire(t, l, "a")
+		s.Do("PEXPIRE", key, 1000)
+		if again := acquire(t, l, "a"); again <= first {
+			t.Errorf("granted again with token %d after %d", again, first)
+		}
+		if !about(s.TTL(key), ttl) || s.TTL(key) < 2*time.Second {
+			t.Errorf("granted again, the lock lives for %v", s.TTL(key))
+		}
+
+		s.Do("PEXPIRE", key, time.Hour.Milliseconds())
+		late := acquire(t, l, "a")
+		for what, err := range map[string]error{
+			"renew":  l.Renew(t.Context(), "a", late, ttl),
+			"extend": l.Extend(t.Context(), "a", ttl),
+		} {
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if !about(s.TTL(key), time.Hour) {
+			t.Errorf("a late request shortened the lease to %v", s.TTL(key))
+		}
+
+		for range 2 {
+			if err := l.Renew(t.Context(), "a", late, 2*time.Hour); err != nil {
+				t.Errorf("renew: %v", err)
+			}
+			if err := l.Extend(t.Context(), "a", 3*time.Hour); err != nil {
+				t.Errorf("extend: %v", err)
+			}
+		}
+		if !about(s.TTL(key), 3*time.Hour) || !about(s.TTL(fence), 3*time.Hour+protocol.FloorLifetime) {
+			t.Errorf("the lock lives for %v and its fence for %v", s.TTL(key), s.TTL(fence))
+		}
+
+		if err := l.Release(t.Context(), "a"); err != nil {
+			t.Errorf("release: %v", err)
+		}
+		acquire(t, l, "b")
+		if err := l.Release(t.Context(), "a"); !errors.Is(err, protocol.ErrNotHeld) {
+			t.Errorf("release again: %v", err)
+		}
+		if s.Get(key) != "b" {
+			t.Errorf("releasing again left %q under the lock", s.Get(key))
+		}
+	})
+}
+
+func TestNothingIsRevived(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		token := acquire(t, l, "a")
+		operations := map[string]func() error{
+			"renew":   func() error { return l.Renew(t.Context(), "a", token, ttl) },
+			"extend":  func() error { return l.Extend(t.Context(), "a", ttl) },
+			"release": func() error { return l.Release(t.Context(), "a") },
+		}
+		states := map[string]func(){
+			"free":            func() { s.Do("DEL", key) },
+			"another's":       func() { s.Do("SET", key, "b") },
+			"of another type": func() { s.Do("DEL", key); s.Do("RPUSH", key, "a") },
+		}
+		for state, set := range states {
+			for name, operation := range operations {
+				set()
+				before := s.Do("TYPE", key)
+				if err := operation(); !errors.Is(err, protocol.ErrNotHeld) {
+					t.Errorf("%s of a lock that is %s: %v", name, state, err)
+				}
+				if after := s.Do("TYPE", key); after != before || s.TTL(key) > 0 {
+					t.Errorf("%s of a lock that is %s: it was %v, and is %v", name, state, before, after)
+				}
+			}
+		}
+	})
+}
+
+func TestExtendKnowsPlainLocks(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		s.Do("SET", key, "plain", "PX", 1000)
+		l := newLock(t, s.Client())
+		if err := l.Extend(t.Context(), "plain", ttl); err != nil || s.TTL(key) <= time.Second {
+			t.Errorf("extend: %v, the lock lives for %v", err, s.TTL(key))
+		}
+		if len(s.Keys()) != 1 {
+			t.Errorf("extend made keys: %q", s.Keys())
+		}
+	})
+}
+
+// Promise: tokens rise, however the lease before ended, and whatever became of
+// the server's scripts.
+func TestPromiseTokensRise(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		ends := map[string]func(id string){
+			"release": func(id string) {
+				if err := l.Release(t.Context(), id); err != nil {
+					t.Error(err)
+				}
+			},
+			"expiry":       func(string) { s.Expire(key) },
+			"deletion":     func(string) { s.Do("DEL", key) },
+			"SCRIPT FLUSH": func(string) { s.Do("DEL", key); s.Do("SCRIPT", "FLUSH") },
+			"overwriting":  func(string) { s.Do("SET", key, "plain"); s.Do("DEL", key) },
+			"loss of the fence while held": func(id string) {
+				token, _ := strconv.ParseInt(s.Get(fence), 10, 64)
+				s.Do("DEL", fence)
+				if err := l.Renew(t.Context(), id, token, ttl); err != nil {
+					t.Error(err)
+				}
+				s.Do("DEL", key)
+			},
+		}
+		var last int64
+		for name, end := range ends {
+			for _, ahead := range []time.Duration{0, time.Minute} { // how far the clock was before
+				acquire(t, l, name)
+				last = time.Now().Add(ahead).UnixMicro()
+				s.Do("SET", fence, last, "PX", protocol.FloorLifetime.Milliseconds())
+				end(name)
+				if next := acquire(t, l, "next"); next <= last {
+					t.Errorf("after %s the token is %d, not above %d", name, next, last)
+				}
+				s.Do("DEL", key)
+			}
+		}
+	})
+}
+
+// The fence stays until the server's clock has passed its value by the floor
+// lifetime, also if that clock was set back before.
+func TestFenceOutlivesAStepBack(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		last := time.Now().Add(time.Hour).UnixMicro()
+		s.Do("SET", fence, last, "PX", 60000)
+		if token := acquire(t, newLock(t, s.Client()), "a"); token != last+1 {
+			t.Errorf("the token is %d, want %d", token, last+1)
+		}
+		if s.Get(fence) != strconv.FormatInt(last+1, 10) || !about(s.TTL(fence), time.Hour+ttl+protocol.FloorLifetime) {
+			t.Errorf("the fence holds %s for %v", s.Get(fence), s.TTL(fence))
+		}
+	})
+}
+
+// go-redis asks again where a reply got lost. So does Release, which takes "not
+// held" for success then.
+func TestLostReplies(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		line := new(redistest.Line)
+		l := newLock(t, line.Client(s))
+		warm(t, l)
+
+		line.BreakScripts(2, redistest.Cut)
+		first := acquire(t, l, "a")
+		line.BreakScripts(2, redistest.Cut)
+		if err := l.Renew(t.Context(), "a", first, ttl); err != nil {
+			t.Errorf("renew: %v", err)
+		}
+		line.BreakScripts(2, redistest.Cut)
+		if err := l.Release(t.Context(), "a"); err != nil {
+			t.Errorf("release: %v", err)
+		}
+		if s.Get(key) != "" {
+			t.Errorf("the lock holds %q", s.Get(key))
+		}
+
+		line.BreakScripts(100, redistest.Cut)
+		if err := l.Release(t.Context(), "a"); err == nil || errors.Is(err, protocol.ErrNotHeld) {
+			t.Errorf("release without any reply: %v, want an error that leaves it open", err)
+		}
+	})
+}
+
+// A release whose reply is lost after somebody else has acquired leaves the
+// newer lease alone.
+func TestLostReplyOfReleaseAndASuccessor(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		line := new(redistest.Line)
+		l, other := newLock(t, line.Client(s)), newLock(t, s.Client())
+		warm(t, l)
+		acquire(t, l, "a")
+		requests := 0
+		line.Break(func(request string) redistest.Fault {
+			if !redistest.IsScript(request) {
+				return redistest.None
+			}
+			requests++
+			switch requests {
+			case 1:
+				return redistest.Cut
+			case 2: // the first was carried out
+				acquire(t, other, "b")
+			}
+			return redistest.None
+		})
+		if err := l.Release(t.Context(), "a"); err != nil || requests != 2 {
+			t.Errorf("release: %v after %d requests", err, requests)
+		}
+		if s.Get(key) != "b" {
+			t.Errorf("the lock holds %q, want the successor's ID", s.Get(key))
+		}
+	})
+}
+
+// warm loads the scripts, so that each operation is one request.
+func warm(t *testing.T, l *protocol.Lock) {
+	t.Helper()
+	token := acquire(t, l, "warm")
+	for _, err := range []error{
+		l.Renew(t.Context(), "warm", token, ttl), l.Extend(t.Context(), "warm", ttl), l.Release(t.Context(), "warm"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What a server says decides whether waiting helps, wherever in the text the
+// code stands.
+func TestPermanent(t *testing.T) {
+	s := redistest.StartMini(t)
+	l := newLock(t, s.Client(func(o *redis.Options) { o.MaxRetries = -1 }))
+	warm(t, l)
+	for text, permanent := range map[string]bool{
+		"NOAUTH Authentication required.":                                      true,
+		"WRONGPASS invalid username-password pair or user is disabled.":        true,
+		"NOPERM this user has no permissions to run the 'evalsha' command":     true,
+		"ERR Error running script: NOPERM this user has no permissions":        true,
+		"ERR The user executing the script can't run this command or access":   true,
+		"WRONGTYPE Operation against a key holding the wrong kind of value":    true,
+		"ERR Error running script (call to f_0): @user_script:1: WRONGTYPE Op": true,
+		"CROSSSLOT Keys in request don't hash to the same slot":                true,
+		"ERR unknown command 'evalsha', with args beginning with:":             true,
+		"DENIED Redis is running in protected mode":                            true,
+
+		"LOADING Redis is loading the dataset in memory":                             false,
+		"READONLY You can't write against a read only replica.":                      false,
+		"MASTERDOWN Link with MASTER is down":                                        false,
+		"CLUSTERDOWN The cluster is down":                                            false,
+		"TRYAGAIN Multiple keys request during rehashing of slot":                    false,
+		"BUSY Redis is busy running a script.":                                       false,
+		"OOM command not allowed when used memory > 'maxmemory'.":                    false,
+		"MISCONF Redis is configured to save RDB snapshots":                          false,
+		"NOREPLICAS Not enough good replicas to write.":                              false,
+		"ERR max number of clients reached":                                          false,
+		"ERR something that nobody has heard of":                                     false,
+		"ERR Error running script (call to f_0): @user_script:1: OOM command not al": false,
+	} {
+		s.Mini.SetError(text)
+		_, err := l.Acquire(t.Context(), "a", ttl)
+		s.Mini.SetError("")
+		if err == nil || protocol.Permanent(err) != permanent {
+			t.Errorf("Permanent(%v) = %v", err, !permanent)
+			continue
+		}
+		if !protocol.Answered(err) {
+			t.Errorf("%q is no answer", text)
+		}
+		said := l.Explain("lock", err).Error()
+		if !strings.HasPrefix(said, `warlock: lock "invoice:42": `+text) || permanent != strings.HasSuffix(said, ")") {
+			t.Errorf("explained as %q", said)
+		}
+	}
+}
+
+func TestClosedClientIsPermanent(t *testing.T) {
+	s := redistest.StartMini(t)
+	client := s.Client()
+	l := newLock(t, client)
+	if err := client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := l.Acquire(t.Context(), "a", ttl)
+	if !protocol.Permanent(err) || !errors.Is(l.Explain("lock", err), redis.ErrClosed) {
+		t.Errorf("acquire with a closed client: %v", err)
+	}
+}
+
+func TestUnreachableServerIsNotPermanent(t *testing.T) {
+	s := redistest.StartMini(t)
+	l := newLock(t, s.Client())
+	s.Kill()
+	_, err := l.Acquire(t.Context(), "a", ttl)
+	if err == nil || protocol.Permanent(err) || protocol.Answered(err) {
+		t.Errorf("acquire without a server: %v", err)
+	}
+}
