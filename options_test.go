@@ -1,0 +1,252 @@
+package warlock_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+// Time is the tests' own here: a fake clock in the process, and miniredis moved
+// in step.
+
+func TestHeldAsLongAsItTakes(t *testing.T) {
+	s := redistest.StartMini(t)
+	tl := newTimeline(s)
+	const ttl = 9 * time.Second
+	m := newMutex(s, ttl, warlock.WithClock(tl))
+	l := lock(t, m)
+	for range 100 {
+		waitForTimers(t, tl, 1)
+		tl.pass(ttl / 3)
+		redistest.Eventually(t, func() bool { return s.TTL(key) == ttl && tl.Until(l.Deadline()) > ttl*9/10 },
+			"the lease is renewed; the key lives for %v", s.TTL(key))
+	}
+	if s.Get(key) != l.ID() || l.Context().Err() != nil {
+		t.Error("the lease was lost")
+	}
+	unlock(t, m)
+	onlyFence(t, s)
+
+	// What is free leaves nothing behind.
+	tl.pass(ttl + 2*time.Minute)
+	if keys := s.Keys(); len(keys) != 0 {
+		t.Errorf("keys are left for ever: %q", keys)
+	}
+}
+
+func waitForTimers(t *testing.T, tl timeline, n int) {
+	t.Helper()
+	if err := tl.BlockUntilContext(within(t), n); err != nil {
+		t.Fatalf("no %d timers are armed: %v", n, err)
+	}
+}
+
+func TestWithoutRenewal(t *testing.T) {
+	for name, opts := range map[string][]warlock.Option{
+		"alone":           {warlock.WithoutRenewal()},
+		"before max hold": {warlock.WithoutRenewal(), warlock.WithMaxHold(time.Hour)},
+		"after max hold":  {warlock.WithMaxHold(time.Hour), warlock.WithoutRenewal()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.StartMini(t)
+			tl := newTimeline(s)
+			m := newMutex(s, 9*time.Second, append(opts, warlock.WithClock(tl))...)
+			l := lock(t, m)
+			waitForTimers(t, tl, 1)
+			tl.pass(8 * time.Second)
+			if l.Context().Err() != nil || s.TTL(key) != time.Second {
+				t.Errorf("after 8 s of 9 the context says %v, the key lives for %v", l.Context().Err(), s.TTL(key))
+			}
+			tl.pass(time.Second)
+			wait(t, l.Context().Done(), "the lease ends")
+			if err := m.UnlockContext(t.Context()); !errors.Is(err, warlock.ErrLeaseLost) {
+				t.Errorf("UnlockContext: %v", err)
+			}
+			onlyFence(t, s)
+		})
+	}
+}
+
+func TestWithMaxHold(t *testing.T) {
+	s := redistest.StartMini(t)
+	tl := newTimeline(s)
+	const ttl = 9 * time.Second
+	stuck := newMutex(s, ttl, warlock.WithClock(tl), warlock.WithMaxHold(10*time.Second))
+	l := lock(t, stuck)
+	for range 3 { // at 3, 6 and 9 s
+		waitForTimers(t, tl, 1)
+		tl.pass(ttl / 3)
+		redistest.Eventually(t, func() bool { return s.TTL(key) == ttl && tl.Until(l.Deadline()) > ttl*9/10 }, "the lease is renewed")
+	}
+	waitForTimers(t, tl, 1)
+	tl.pass(ttl)
+	wait(t, l.Context().Done(), "the stuck holder lets go")
+	if err := context.Cause(l.Context()); !errors.Is(err, warlock.ErrLeaseLost) {
+		t.Errorf("the cause is %v", err)
+	}
+	lock(t, newMutex(s, ttl))
+}
+
+// tries is a hook that notes when, by a clock, a client runs scripts.
+type tries struct {
+	scripts
+	tl timeline
+	mu sync.Mutex
+	at []time.Duration
+}
+
+func (h *tries) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	start := h.tl.Now()
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "evalsha" {
+			h.mu.Lock()
+			h.at = append(h.at, h.tl.Since(start))
+			h.mu.Unlock()
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (h *tries) times() []time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.at
+}
+
+func TestLimitedTries(t *testing.T) {
+	const pause = 70 * time.Millisecond
+	for name, fault := range map[string]string{"taken": "", "loading": "LOADING Redis is loading the dataset in memory"} {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.StartMini(t)
+			lock(t, newMutex(s, long))
+			s.Mini.SetError(fault)
+			defer s.Mini.SetError("")
+			tl := newTimeline(s)
+			client, h := s.Client(func(o *redis.Options) { o.MaxRetries = -1 }), &tries{tl: tl}
+			client.AddHook(h)
+			m := warlock.NewMutex(client, key, long, warlock.WithClock(tl), warlock.WithRetry(4, pause))
+
+			done := result(func() error { return m.LockContext(within(t)) })
+			for range 3 {
+				waitForTimers(t, tl, 1)
+				tl.Advance(pause - 1)
+				waitForTimers(t, tl, 1) // not a nanosecond sooner
+				tl.Advance(1)
+			}
+			err := wait(t, done, "LockContext returns")
+			if !errors.Is(err, warlock.ErrNotAcquired) {
+				t.Errorf("LockContext: %v", err)
+			}
+			contains(t, err.Error(), `"invoice:42"`, "4 tries", fault)
+			want := []time.Duration{0, pause, 2 * pause, 3 * pause}
+			if got := h.times(); !slices.Equal(got, want) {
+				t.Errorf("tries at %v, want %v", got, want)
+			}
+			if m.Lease() != nil {
+				t.Error("there is a lease")
+			}
+		})
+	}
+}
+
+func TestLimitedTriesCountLocalRefusals(t *testing.T) {
+	s := redistest.StartMini(t)
+	tl := newTimeline(s)
+	m := newMutex(s, long, warlock.WithClock(tl), warlock.WithRetry(2, time.Second))
+	lock(t, m)
+	done := result(func() error { return m.LockContext(within(t)) })
+	waitForTimers(t, tl, 2) // the lease's and the pause
+	tl.Advance(time.Second)
+	if err := wait(t, done, "LockContext returns"); !errors.Is(err, warlock.ErrNotAcquired) {
+		t.Errorf("LockContext: %v", err)
+	}
+}
+
+func TestLimitedTriesEndWithTheContext(t *testing.T) {
+	s := redistest.StartMini(t)
+	lock(t, newMutex(s, long))
+	m := newMutex(s, long, warlock.WithClock(newTimeline(s)), warlock.WithRetry(2, time.Hour))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := m.LockContext(ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, warlock.ErrNotAcquired) {
+		t.Errorf("LockContext: %v, want the context's error alone", err)
+	}
+}
+
+func TestOneTryDoesNotWait(t *testing.T) {
+	s := redistest.StartMini(t)
+	tl := newTimeline(s)
+	m := newMutex(s, long, warlock.WithClock(tl), warlock.WithRetry(1, time.Hour))
+	lock(t, m)
+	other := newMutex(s, long, warlock.WithClock(tl), warlock.WithRetry(1, time.Hour))
+	if err := other.LockContext(within(t)); !errors.Is(err, warlock.ErrNotAcquired) {
+		t.Errorf("LockContext: %v", err)
+	}
+}
+
+// The limit of tries is not for Lock.
+func TestLockIgnoresTheLimit(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		holder := newMutex(s, long)
+		holder.Lock()
+		client, count := s.Client(), new(scripts)
+		client.AddHook(count)
+		m := warlock.NewMutex(client, key, long, warlock.WithRetry(1, time.Millisecond))
+		done := result(func() error { m.Lock(); return nil })
+		redistest.Eventually(t, func() bool { return count.Load() > 5 }, "Lock goes on trying")
+		unlock(t, holder)
+		wait(t, done, "Lock returns")
+		unlock(t, m)
+	})
+}
+
+// However long the pauses, a waiter does not sleep past the end of the holder's lease.
+func TestNoPauseBeyondTheHoldersLease(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		s.Do("SET", key, "a process that died", "PX", 50)
+		m := newMutex(s, long, warlock.WithRetry(0, time.Hour))
+		done := result(func() error { return m.LockContext(within(t)) })
+		if s.Mini != nil {
+			s.Expire(key)
+		}
+		if err := wait(t, done, "the lock is taken over"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestLogger(t *testing.T) {
+	s := redistest.StartMini(t)
+	log := new(logged)
+	m := newMutex(s, 30*time.Millisecond, warlock.WithLogger(log.logger()))
+
+	l := lock(t, m)
+	s.Do("SET", key, "a thief")
+	wait(t, l.Context().Done(), "the lease is lost")
+	m.Unlock()
+	s.Do("DEL", key)
+	redistest.Eventually(t, func() bool { return len(log.String()) > 0 }, "something is logged")
+	contains(t, log.String(), "invoice:42", "lost")
+
+	s.Mini.SetError("LOADING Redis is loading the dataset in memory")
+	if m.TryLock() {
+		t.Error("TryLock succeeded")
+	}
+	contains(t, log.String(), "TryLock failed", "LOADING")
+	done := result(func() error { return m.LockContext(within(t)) })
+	redistest.Eventually(t, func() bool { return strings.Contains(log.String(), "trying again") }, "the reason for the wait is logged")
+	s.Mini.SetError("")
+	if err := wait(t, done, "LockContext returns"); err != nil {
+		t.Error(err)
+	}
+	unlock(t, m)
+}
