@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -71,7 +72,7 @@ func (s *Server) start() {
 	s.tb.Cleanup(s.Kill)
 	const tries = 5 // another process may take the port before the server does
 	for range tries {
-		_, port, _ := net.SplitHostPort(freeAddr(s.tb))
+		port := strconv.Itoa(FreePort(s.tb))
 		s.Addr = "127.0.0.1:" + port
 		if s.run(append([]string{"--port", port}, args...)) {
 			s.Admin = s.Client()
@@ -230,14 +231,15 @@ func Eventually(tb testing.TB, cond func() bool, format string, args ...any) {
 	}
 }
 
-func freeAddr(tb testing.TB) string {
+// FreePort returns a TCP port that nobody listens on, on loopback.
+func FreePort(tb testing.TB) int {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
 	defer l.Close()
-	return l.Addr().String()
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // Info returns one field of the server's INFO.

@@ -1,0 +1,620 @@
+package warlock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+// What the library does when the server, or the way to it, fails.
+
+// noRetries leaves every fault to the library.
+func noRetries(o *redis.Options) { o.MaxRetries = -1 }
+
+// impatient makes a client give up soon on an answer that does not come.
+func impatient(o *redis.Options) {
+	o.MaxRetries = -1
+	o.ReadTimeout = 50 * time.Millisecond
+}
+
+// ---- Faults of the network.
+
+func TestAcquisitionWhoseReplyIsLostIsHeld(t *testing.T) {
+	for name, change := range map[string]func(*redis.Options){
+		"go-redis asks again": func(*redis.Options) {},
+		"we ask again":        noRetries,
+	} {
+		t.Run(name, func(t *testing.T) {
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+				lockOnce(t, newMutex(s, long)) // loads the scripts
+				line := new(redistest.Line)
+				m := warlock.NewMutex(line.Client(s, change), key, long)
+				line.BreakScripts(1, redistest.Cut)
+				l := lock(t, m)
+				if s.Get(key) != l.ID() {
+					t.Errorf("the key holds %q, want %q", s.Get(key), l.ID())
+				}
+				unlock(t, m)
+				onlyFence(t, s)
+			})
+		})
+	}
+}
+
+func lockOnce(t *testing.T, m *warlock.Mutex) {
+	t.Helper()
+	lock(t, m)
+	unlock(t, m)
+}
+
+// Promise: nothing is left. An acquisition that is given up before its reply
+// came is released.
+func TestPromiseNothingIsLeftOfWhatWasGivenUp(t *testing.T) {
+	tries := map[string]func(m *warlock.Mutex, ctx context.Context) error{
+		"LockContext":    func(m *warlock.Mutex, ctx context.Context) error { return m.LockContext(ctx) },
+		"TryLockContext": func(m *warlock.Mutex, ctx context.Context) error { _, err := m.TryLockContext(ctx); return err },
+	}
+	for name, try := range tries {
+		t.Run(name, func(t *testing.T) {
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+				lockOnce(t, newMutex(s, long))
+				line := new(redistest.Line)
+				m := warlock.NewMutex(line.Client(s, impatient), key, long)
+				line.BreakScripts(1, redistest.Unanswered)
+				ctx, cancel := context.WithCancel(t.Context())
+				done := result(func() error { return try(m, ctx) })
+				redistest.Eventually(t, func() bool { return s.Get(key) != "" }, "the request is carried out")
+				cancel()
+				if err := wait(t, done, name+" returns"); !errors.Is(err, context.Canceled) && name == "LockContext" {
+					t.Errorf("%s: %v", name, err)
+				} else if err == nil {
+					t.Errorf("%s succeeded without an answer", name)
+				}
+				onlyFence(t, s)
+			})
+		})
+	}
+}
+
+func TestLimitedTriesThatFailLeaveNothing(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		lockOnce(t, newMutex(s, long))
+		line := new(redistest.Line)
+		m := warlock.NewMutex(line.Client(s, noRetries), key, long, warlock.WithRetry(2, 0))
+		line.BreakScripts(2, redistest.Cut)
+		if err := m.LockContext(within(t)); !errors.Is(err, warlock.ErrNotAcquired) {
+			t.Errorf("LockContext: %v", err)
+		}
+		onlyFence(t, s)
+	})
+}
+
+// A reply that comes when the lease has run out is no lock.
+func TestReplyAfterTheLease(t *testing.T) {
+	s := redistest.StartMini(t)
+	lockOnce(t, newMutex(s, long))
+	tl := newTimeline(s)
+	line := new(redistest.Line)
+	m := warlock.NewMutex(line.Client(s), key, time.Second, warlock.WithClock(tl))
+	slow := func(request string) redistest.Fault {
+		if redistest.IsScript(request) {
+			line.Break(nil)
+			tl.Advance(time.Second)
+		}
+		return redistest.None
+	}
+	line.Break(slow)
+	ok, err := m.TryLockContext(within(t))
+	if ok || !errors.Is(err, warlock.ErrLeaseLost) {
+		t.Errorf("TryLockContext: %v, %v, want ErrLeaseLost", ok, err)
+	}
+	onlyFence(t, s)
+
+	line.Break(slow)
+	done := result(func() error { return m.LockContext(within(t)) })
+	waitForTimers(t, tl, 1)
+	tl.Advance(time.Second) // the pause; the second try is answered in time
+	if err := wait(t, done, "LockContext returns"); err != nil {
+		t.Fatal(err)
+	}
+	if left := tl.Until(m.Lease().Deadline()); left < 900*time.Millisecond {
+		t.Errorf("the lease is held for %v more", left)
+	}
+	unlock(t, m)
+}
+
+func TestUnlockWhoseReplyIsLost(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		line := new(redistest.Line)
+		m, next := warlock.NewMutex(line.Client(s), key, long), newMutex(s, long)
+		lockOnce(t, m)
+		lock(t, m)
+		requests := 0
+		line.Break(func(request string) redistest.Fault {
+			if !redistest.IsScript(request) {
+				return redistest.None
+			}
+			if requests++; requests == 1 {
+				return redistest.Cut
+			}
+			lock(t, next) // the first was carried out
+			return redistest.None
+		})
+		unlock(t, m)
+		if requests != 2 {
+			t.Errorf("%d requests were sent", requests)
+		}
+		if l := next.Lease(); l == nil || s.Get(key) != l.ID() {
+			t.Error("the newer lease does not stand")
+		}
+	})
+}
+
+// Unlock waits for an answer until the lease's deadline, and not a moment longer.
+func TestUnlockDoesNotOutlastTheLease(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		const ttl = time.Minute
+		line, clock := new(redistest.Line), clockwork.NewFakeClock()
+		m := warlock.NewMutex(line.Client(s), key, ttl, warlock.WithClock(clock))
+		l := lock(t, m)
+		line.BreakScripts(100, redistest.Lost)
+		done := result(func() error { return m.UnlockContext(t.Context()) })
+		if err := clock.BlockUntilContext(within(t), 1); err != nil {
+			t.Fatal(err)
+		}
+		redistest.Eventually(t, func() bool { return m.Lease() == nil }, "Unlock has begun")
+		clock.Advance(clock.Until(l.Deadline()))
+		err := wait(t, done, "Unlock returns at the deadline")
+		if err == nil || errors.Is(err, warlock.ErrLeaseLost) || errors.Is(err, warlock.ErrNotHeld) {
+			t.Errorf("UnlockContext without an answer: %v", err)
+		}
+		contains(t, err.Error(), `"invoice:42"`, "free when the lease has run out")
+		line.Break(nil)
+		s.Expire(key)
+		lock(t, m) // it can be locked again
+	})
+}
+
+func TestUnlockWithEndedContextDoesNotWaitLong(t *testing.T) {
+	s := redistest.Start(t)
+	m := newMutex(s, long)
+	lock(t, m)
+	s.Pause()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	done := result(func() error { return m.UnlockContext(ctx) })
+	err := wait(t, done, "UnlockContext returns")
+	s.Resume()
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("UnlockContext: %v, want the context's error", err)
+	}
+	onlyFence(t, s) // it is released all the same
+}
+
+func TestMutexIsUsableAfterAFailedRelease(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		m := warlock.NewMutex(s.Client(), key, 200*time.Millisecond)
+		for _, unlock := range []func(){
+			m.Unlock,
+			func() {
+				if err := m.UnlockContext(t.Context()); err == nil {
+					t.Error("UnlockContext succeeded without a server")
+				}
+			},
+		} {
+			lock(t, m)
+			s.Kill()
+			unlock()
+			s.Restart()
+		}
+		lockOnce(t, m)
+	})
+}
+
+func TestFailedRenewalIsRetried(t *testing.T) {
+	for name, fault := range map[string]redistest.Fault{
+		"lost": redistest.Lost, "not answered": redistest.Unanswered, "cut": redistest.Cut,
+	} {
+		t.Run(name, func(t *testing.T) {
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+				const ttl = 600 * time.Millisecond
+				line := new(redistest.Line)
+				m := warlock.NewMutex(line.Client(s, impatient), key, ttl)
+				l := lock(t, m)
+				broken := make(chan struct{})
+				line.Break(func(request string) redistest.Fault {
+					if !redistest.IsScript(request) {
+						return redistest.None
+					}
+					line.Break(nil)
+					close(broken)
+					return fault
+				})
+				first := l.Deadline()
+				wait(t, broken, "a renewal is sent")
+				redistest.Eventually(t, func() bool { return l.Deadline().After(first) }, "the lease is renewed")
+				if err := l.Context().Err(); err != nil {
+					t.Errorf("the lease ended: %v", context.Cause(l.Context()))
+				}
+				unlock(t, m)
+			})
+		})
+	}
+}
+
+// With one connection, a holder's renewals queue with everything else, and get
+// through; with none, the lease ends, and nothing blocks for ever.
+func TestSmallPool(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		const ttl = 150 * time.Millisecond
+		client := s.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout, o.MaxRetries = 1, 50*time.Millisecond, -1 })
+		m := warlock.NewMutex(client, key, ttl)
+		l := lock(t, m)
+		for first := l.Deadline(); l.Deadline().Sub(first) < 2*ttl; {
+			if err := client.Ping(t.Context()).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if l.Context().Err() != nil {
+			t.Fatal("the lease was lost beside other traffic")
+		}
+
+		ctx, cancel := context.WithCancel(t.Context())
+		blocked := result(func() error {
+			return client.BLPop(ctx, 0, "an empty list").Err()
+		})
+		wait(t, l.Context().Done(), "the lease ends when no connection is left")
+		m.Unlock()
+		if _, err := m.TryLockContext(within(t)); err == nil {
+			t.Error("TryLockContext without a connection succeeded")
+		}
+		s.Do("RPUSH", "an empty list", "an element")
+		if err := wait(t, blocked, "the connection is free again"); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		lockOnce(t, m)
+	})
+}
+
+// ---- Answers of the server.
+
+// A trouble is something about a server that passes.
+type trouble struct {
+	name    string
+	args    []string
+	options []func(*redis.Options)
+	begin   func(t *testing.T, s *redistest.Server)
+	says    string // what TryLockContext's error says meanwhile
+	end     func(t *testing.T, s *redistest.Server)
+}
+
+func config(pairs ...any) func(*testing.T, *redistest.Server) {
+	return func(t *testing.T, s *redistest.Server) {
+		t.Helper()
+		s.Do(append([]any{"CONFIG", "SET"}, pairs...)...)
+	}
+}
+
+func command(words ...any) func(*testing.T, *redistest.Server) {
+	return func(t *testing.T, s *redistest.Server) { t.Helper(); s.Do(words...) }
+}
+
+var troubles = []trouble{
+	{name: "LOADING", args: []string{"--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024", "--enable-debug-command", "yes"},
+		begin: func(t *testing.T, s *redistest.Server) {
+			s.Do("DEBUG", "POPULATE", 5000, "ballast", 100)
+			s.Do("SAVE")
+			s.Kill()
+			s.Restart()
+		}, says: "LOADING", end: config("key-load-delay", 0)},
+	{name: "READONLY", begin: command("REPLICAOF", "127.0.0.1", 1), says: "READONLY", end: command("REPLICAOF", "NO", "ONE")},
+	{name: "MASTERDOWN", args: []string{"--replica-serve-stale-data", "no"},
+		begin: command("REPLICAOF", "127.0.0.1", 1), says: "MASTERDOWN", end: command("REPLICAOF", "NO", "ONE")},
+	{name: "BUSY", args: []string{"--busy-reply-threshold", "1"},
+		begin: func(t *testing.T, s *redistest.Server) {
+			client := s.Client(noRetries, func(o *redis.Options) { o.ReadTimeout = -1 })
+			go client.Eval(context.WithoutCancel(t.Context()), "while true do end", nil) // until SCRIPT KILL
+			redistest.Eventually(t, func() bool { return s.Admin.Ping(t.Context()).Err() != nil }, "the server is busy")
+		}, says: "BUSY", end: command("SCRIPT", "KILL")},
+	{name: "OOM", begin: config("maxmemory", 1), says: "OOM", end: config("maxmemory", 0)},
+	{name: "MISCONF", begin: func(t *testing.T, s *redistest.Server) { misconfigure(t, s) },
+		says: "MISCONF", end: config("stop-writes-on-bgsave-error", "no")},
+	{name: "NOREPLICAS", begin: config("min-replicas-to-write", 1), says: "NOREPLICAS", end: config("min-replicas-to-write", 0)},
+	{name: "maxclients", begin: config("maxclients", 1), // the server says so, and closes: go-redis may see either
+		says: "", end: config("maxclients", 1000)},
+	{name: "connection refused", begin: func(t *testing.T, s *redistest.Server) { s.Kill() },
+		says: "connection refused", end: func(t *testing.T, s *redistest.Server) { s.Restart() }},
+}
+
+// misconfigure makes a background save fail, after which the server takes no writes.
+func misconfigure(t *testing.T, s *redistest.Server) {
+	dir, err := s.Admin.ConfigGet(t.Context(), "dir").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir["dir"]); err != nil {
+		t.Fatal(err)
+	}
+	s.Do("CONFIG", "SET", "save", "3600 1")
+	s.Do("BGSAVE")
+	redistest.Eventually(t, func() bool { return s.Info("rdb_last_bgsave_status") == "err" }, "a save fails")
+}
+
+func TestTroubleIsWaitedOut(t *testing.T) {
+	for _, c := range troubles {
+		t.Run(c.name, func(t *testing.T) {
+			s := redistest.Start(t, c.args...)
+			client, count := s.Client(noRetries), new(scripts)
+			client.AddHook(count)
+			m := warlock.NewMutex(client, key, long)
+			c.begin(t, s)
+			ok, err := m.TryLockContext(t.Context())
+			if ok || err == nil {
+				t.Fatalf("TryLockContext: %v, %v, want an error", ok, err)
+			}
+			contains(t, err.Error(), c.says, `"invoice:42"`)
+			if m.TryLock() {
+				t.Error("TryLock succeeded")
+			}
+			count.Store(0)
+			done := result(func() error { return m.LockContext(within(t)) })
+			redistest.Eventually(t, func() bool { return count.Load() >= 3 }, "LockContext goes on trying")
+			select {
+			case err := <-done:
+				t.Fatalf("LockContext gave up: %v", err)
+			default:
+			}
+			c.end(t, s)
+			if err := wait(t, done, "LockContext returns"); err != nil {
+				t.Fatalf("LockContext: %v", err)
+			}
+			unlock(t, m)
+		})
+	}
+}
+
+func TestNameThatDoesNotResolveIsWaitedOut(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		var dials atomic.Int64
+		client := s.Client(noRetries, func(o *redis.Options) {
+			o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if dials.Add(1) <= 10 {
+					return nil, &net.DNSError{Err: "no such host", Name: "redis.example", IsNotFound: true}
+				}
+				return new(net.Dialer).DialContext(ctx, network, addr)
+			}
+		})
+		m := warlock.NewMutex(client, key, long)
+		_, err := m.TryLockContext(t.Context())
+		if dns := new(net.DNSError); !errors.As(err, &dns) {
+			t.Errorf("TryLockContext: %v, want the DNS error", err)
+		}
+		lock(t, m)
+	})
+}
+
+// A cluster's own troubles: no slot is served, and a slot is under migration.
+func TestClusterTroubleIsWaitedOut(t *testing.T) {
+	a, b := startClusterNode(t), startClusterNode(t)
+	client := a.Client(noRetries)
+	m := warlock.NewMutex(client, key, long)
+	expect := func(says string, end func()) {
+		t.Helper()
+		_, err := m.TryLockContext(t.Context())
+		if err == nil {
+			t.Fatalf("TryLockContext succeeded, want %s", says)
+		}
+		contains(t, err.Error(), says)
+		done := result(func() error { return m.LockContext(within(t)) })
+		end()
+		if err := wait(t, done, "LockContext returns"); err != nil {
+			t.Fatal(err)
+		}
+		unlock(t, m)
+	}
+	expect("CLUSTERDOWN", func() { a.Do("CLUSTER", "ADDSLOTSRANGE", 0, 16383) })
+
+	host, port, _ := net.SplitHostPort(b.Addr)
+	a.Do("CLUSTER", "MEET", host, port, b.Do("CONFIG", "GET", "cluster-port").(map[any]any)["cluster-port"])
+	id := fmt.Sprint(b.Do("CLUSTER", "MYID"))
+	slot := a.Do("CLUSTER", "KEYSLOT", key)
+	redistest.Eventually(t, func() bool {
+		return a.Admin.Do(t.Context(), "CLUSTER", "SETSLOT", slot, "MIGRATING", id).Err() == nil
+	}, "the nodes have met")
+	expect("TRYAGAIN", func() { a.Do("CLUSTER", "SETSLOT", slot, "STABLE") }) // the fence is there, the lock is not
+}
+
+func startClusterNode(t *testing.T) *redistest.Server {
+	return redistest.Start(t, "--cluster-enabled", "yes", "--cluster-port", fmt.Sprint(redistest.FreePort(t)))
+}
+
+// Promise: one slot. A cluster refuses scripts that touch what they did not
+// declare, or more than one slot.
+func TestPromiseOneSlotOnACluster(t *testing.T) {
+	s := startClusterNode(t)
+	s.Do("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+	redistest.Eventually(t, func() bool {
+		info, _ := s.Admin.ClusterInfo(t.Context()).Result()
+		return strings.Contains(info, "cluster_state:ok")
+	}, "the cluster is up")
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{s.Addr}})
+	defer client.Close()
+	for _, k := range []string{"a", "{a}", "x{a}y", "}{a}", "a{b"} {
+		m := warlock.NewMutex(client, k, long)
+		l := lock(t, m)
+		if err := l.Extend(t.Context(), 2*long); err != nil {
+			t.Errorf("%q: Extend: %v", k, err)
+		}
+		if err := warlock.Extend(t.Context(), client, k, l.ID(), 3*long); err != nil {
+			t.Errorf("%q: Extend by ID: %v", k, err)
+		}
+		unlock(t, m)
+		lock(t, m)
+		if err := warlock.Release(t.Context(), client, k, m.Lease().ID()); err != nil {
+			t.Errorf("%q: Release by ID: %v", k, err)
+		}
+	}
+}
+
+func TestServerThatForgetsScripts(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		m := newMutex(s, long)
+		for range 3 {
+			s.Do("SCRIPT", "FLUSH")
+			l := lock(t, m)
+			s.Do("SCRIPT", "FLUSH")
+			if err := l.Extend(t.Context(), 2*long); err != nil {
+				t.Error(err)
+			}
+			s.Do("SCRIPT", "FLUSH")
+			if err := warlock.Extend(t.Context(), s.Client(), key, l.ID(), 2*long); err != nil {
+				t.Error(err)
+			}
+			s.Do("SCRIPT", "FLUSH")
+			unlock(t, m)
+		}
+		lock(t, m)
+		s.Kill()
+		s.Restart()
+		lock(t, newMutex(s, long))
+	})
+}
+
+func TestFullServer(t *testing.T) {
+	s := redistest.Start(t)
+	m := newMutex(s, 300*time.Millisecond)
+	l := lock(t, m)
+	s.Do("CONFIG", "SET", "maxmemory", 1)
+	first := l.Deadline()
+	redistest.Eventually(t, func() bool { return l.Deadline().After(first) }, "a full server renews")
+	unlock(t, m)
+	onlyFence(t, s)
+}
+
+func TestUnlockReportsARefusal(t *testing.T) {
+	for name, begin := range map[string]func(*testing.T, *redistest.Server){
+		"MISCONF": misconfigure, "NOREPLICAS": config("min-replicas-to-write", 1), "READONLY": command("REPLICAOF", "127.0.0.1", 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.Start(t)
+			m := newMutex(s, long)
+			lock(t, m)
+			begin(t, s)
+			err := m.UnlockContext(t.Context())
+			if err == nil || errors.Is(err, warlock.ErrLeaseLost) || errors.Is(err, warlock.ErrNotHeld) {
+				t.Fatalf("UnlockContext: %v", err)
+			}
+			contains(t, err.Error(), name, `"invoice:42"`)
+			if m.Lease() != nil {
+				t.Error("the Mutex still has a lease")
+			}
+		})
+	}
+}
+
+func TestWhatNoWaitingMends(t *testing.T) {
+	user := func(rules ...any) func(*testing.T, *redistest.Server) {
+		return command(append([]any{"ACL", "SETUSER", "billing", "on", ">secret"}, rules...)...)
+	}
+	login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
+	for _, c := range []struct {
+		name   string
+		begin  func(*testing.T, *redistest.Server)
+		client func(*redis.Options)
+		says   []string
+	}{
+		{"no password given", config("requirepass", "secret"), nil, []string{"NOAUTH", "username and password"}},
+		{"wrong password", config("requirepass", "secret"), func(o *redis.Options) { o.Password = "wrong" }, []string{"WRONGPASS", "username and password"}},
+		{"unknown user", user(), func(o *redis.Options) { o.Username, o.Password = "nobody", "secret" }, []string{"WRONGPASS"}},
+		{"scripts denied", user("~*", "+@all", "-@scripting"), login, []string{"NOPERM", "EVALSHA"}},
+		{"the key denied", user("~other:*", "+@all"), login, []string{"NOPERM", "EVALSHA", `on "invoice:42"`}},
+		{"the fence denied", user("~"+key, "+@all"), login, []string{"NOPERM", "EVALSHA", "warlock:{invoice:42}:fence"}},
+		{"SET denied inside the script", user("~*", "+@all", "-set"), login, []string{"executing the script", "SET"}},
+		{"TIME denied inside the script", user("~*", "+@all", "-time"), login, []string{"executing the script", "TIME"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := redistest.Start(t)
+			c.begin(t, s)
+			change := []func(*redis.Options){noRetries}
+			if c.client != nil {
+				change = append(change, c.client)
+			}
+			m := warlock.NewMutex(s.Client(change...), key, long)
+			err := m.LockContext(within(t))
+			if err == nil || errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("LockContext: %v, want an error at once", err)
+			}
+			contains(t, err.Error(), append(c.says, "warlock: ", `"invoice:42"`)...)
+			if ok, err := m.TryLockContext(within(t)); ok || err == nil {
+				t.Errorf("TryLockContext: %v, %v", ok, err)
+			}
+			contains(t, panicOf(m.Lock), c.says...)
+			if n := s.Do("EXISTS", key); n != int64(0) {
+				t.Error("the key was left behind")
+			}
+		})
+	}
+}
+
+func TestClientClosedWhileWaiting(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		lock(t, newMutex(s, long))
+		client, count := s.Client(), new(scripts)
+		client.AddHook(count)
+		m := warlock.NewMutex(client, key, long)
+		done := result(func() error { return m.LockContext(within(t)) })
+		redistest.Eventually(t, func() bool { return count.Load() > 0 }, "LockContext waits")
+		if err := client.Close(); err != nil {
+			t.Fatal(err)
+		}
+		err := wait(t, done, "LockContext returns")
+		if !errors.Is(err, redis.ErrClosed) {
+			t.Fatalf("LockContext: %v, want redis.ErrClosed", err)
+		}
+		contains(t, err.Error(), `"invoice:42"`, "keep the client open")
+		contains(t, panicOf(m.Lock), "client is closed")
+	})
+}
+
+// The holder is told at its next renewal that its key is gone, the key is not
+// made again, and tokens do not fall.
+func TestKeyDisappears(t *testing.T) {
+	for name, begin := range map[string]func(*testing.T, *redistest.Server){
+		"FLUSHALL": command("FLUSHALL"), "DEL": command("DEL", key), "overwritten": command("SET", key, "thief", "PX", 50),
+	} {
+		t.Run(name, func(t *testing.T) {
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+				m := newMutex(s, 300*time.Millisecond)
+				l := lock(t, m)
+				begin(t, s)
+				wait(t, l.Context().Done(), "the holder is told")
+				if err := context.Cause(l.Context()); !errors.Is(err, warlock.ErrLeaseLost) {
+					t.Errorf("the cause is %v", err)
+				}
+				if got := s.Get(key); got == l.ID() {
+					t.Error("the key was made again")
+				}
+				s.Do("DEL", key)
+				if next := lock(t, newMutex(s, long)); next.Fence() <= l.Fence() {
+					t.Errorf("the token fell from %d to %d", l.Fence(), next.Fence())
+				}
+				if err := m.UnlockContext(t.Context()); !errors.Is(err, warlock.ErrLeaseLost) {
+					t.Errorf("UnlockContext: %v", err)
+				}
+			})
+		})
+	}
+}
