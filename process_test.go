@@ -1,5 +1,222 @@
 package warlock_test
 
-const roleVar = "WARLOCK_TEST_ROLE"
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
 
-var roles = map[string]func(){}
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+// Tests that need processes of their own: this test's binary, executed again in
+// a role.
+
+const (
+	roleVar = "WARLOCK_TEST_ROLE"
+	addrVar = "WARLOCK_TEST_ADDR"
+	ttlVar  = "WARLOCK_TEST_TTL"
+)
+
+var roles = map[string]func(){
+	"hold":          holdRole,
+	"unlock":        func() { roleMutex().Unlock() },
+	"unlock twice":  func() { m := roleMutex(); m.Lock(); m.Unlock(); m.Unlock() },
+	"another type":  func() { roleMutex().Lock() },
+	"closed client": closedClientRole,
+}
+
+func roleMutex() *warlock.Mutex {
+	ttl, err := time.ParseDuration(os.Getenv(ttlVar))
+	if err != nil {
+		panic(err)
+	}
+	return warlock.NewMutex(redis.NewClient(&redis.Options{Addr: os.Getenv(addrVar)}), key, ttl)
+}
+
+// holdRole locks, says so, and when told to go on says what it finds.
+func holdRole() {
+	m := roleMutex()
+	m.Lock()
+	l := m.Lease()
+	fmt.Println("held", l.Fence(), l.ID())
+	if _, err := fmt.Scanln(); err != nil && err != io.EOF && err.Error() != "unexpected newline" {
+		panic(err)
+	}
+	extended := l.Extend(context.Background(), time.Minute)
+	fmt.Println("found",
+		errors.Is(extended, warlock.ErrLeaseLost),
+		errors.Is(context.Cause(l.Context()), warlock.ErrLeaseLost),
+		errors.Is(m.UnlockContext(context.Background()), warlock.ErrLeaseLost))
+}
+
+func closedClientRole() {
+	client := redis.NewClient(&redis.Options{Addr: os.Getenv(addrVar)})
+	if err := client.Close(); err != nil {
+		panic(err)
+	}
+	warlock.NewMutex(client, key, time.Second).Lock()
+}
+
+// A child is a process in a role.
+type child struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	in     io.Writer
+	lines  chan string
+	stderr *logged
+	exited chan error
+}
+
+func startChild(t *testing.T, s *redistest.Server, role string, ttl time.Duration) *child {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), roleVar+"="+role, addrVar+"="+s.Addr, ttlVar+"="+ttl.String())
+	c := &child{t: t, cmd: cmd, lines: make(chan string, 100), stderr: new(logged), exited: make(chan error, 1)}
+	cmd.Stderr = c.stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c.in = in
+	go func() {
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			c.lines <- lines.Text()
+		}
+		c.exited <- cmd.Wait()
+	}()
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // it may have ended
+	return c
+}
+
+// held returns the token and the ID that the child holds.
+func (c *child) held() (fence int64, id string) {
+	c.t.Helper()
+	line := wait(c.t, c.lines, "the child holds")
+	if _, err := fmt.Sscanf(line, "held %d %s", &fence, &id); err != nil {
+		c.t.Fatalf("the child says %q: %v", line, err)
+	}
+	return fence, id
+}
+
+func (c *child) signal(sig syscall.Signal) {
+	c.t.Helper()
+	if err := c.cmd.Process.Signal(sig); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// The lock of a process that was killed is free after at most one ttl.
+func TestHolderIsKilled(t *testing.T) {
+	const ttl = 500 * time.Millisecond
+	s := redistest.Start(t)
+	c := startChild(t, s, "hold", ttl)
+	fence, _ := c.held()
+	m := newMutex(s, ttl)
+	done := result(func() error { return m.LockContext(within(t)) })
+	for start := time.Now(); time.Since(start) < 2*ttl; <-time.After(time.Millisecond) {
+		if m.Lease() != nil {
+			t.Fatal("the lock of a living process was taken")
+		}
+	}
+	killed := time.Now()
+	c.signal(syscall.SIGKILL)
+	if err := wait(t, done, "the lock is taken over"); err != nil {
+		t.Fatal(err)
+	}
+	if after := time.Since(killed); after > ttl+200*time.Millisecond {
+		t.Errorf("taken over %v after the kill, want within the ttl and 200 ms", after)
+	}
+	if got := m.Lease().Fence(); got <= fence {
+		t.Errorf("the token %d is not above %d", got, fence)
+	}
+}
+
+// A process that was stopped past its ttl finds its lease lost before anything
+// that it asks of the library succeeds, and its token is below its successor's.
+func TestPromiseTheHolderKnowsAfterItWasStopped(t *testing.T) {
+	const ttl = 300 * time.Millisecond
+	s := redistest.Start(t)
+	c := startChild(t, s, "hold", ttl)
+	fence, _ := c.held()
+	c.signal(syscall.SIGSTOP)
+	l := lock(t, newMutex(s, long))
+	c.signal(syscall.SIGCONT)
+	if _, err := fmt.Fprintln(c.in); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := wait(t, c.lines, "the child goes on"), "found true true true"; got != want {
+		t.Errorf("the child %q, want %q", got, want)
+	}
+	if l.Fence() <= fence {
+		t.Errorf("the successor's token %d is not above %d", l.Fence(), fence)
+	}
+	if s.Get(key) != l.ID() {
+		t.Error("the successor lost the lock")
+	}
+}
+
+func TestReleaseFromAnotherProcess(t *testing.T) {
+	s := redistest.Start(t)
+	c := startChild(t, s, "hold", time.Minute)
+	fence, id := c.held()
+	if err := warlock.Extend(t.Context(), s.Client(), key, id, time.Hour); err != nil || s.TTL(key) < 59*time.Minute {
+		t.Errorf("Extend: %v, the key lives for %v", err, s.TTL(key))
+	}
+	if err := warlock.Release(t.Context(), s.Client(), key, id); err != nil {
+		t.Errorf("Release: %v", err)
+	}
+	if l := lock(t, newMutex(s, long)); l.Fence() <= fence {
+		t.Errorf("the token %d is not above %d", l.Fence(), fence)
+	}
+	if _, err := fmt.Fprintln(c.in); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := wait(t, c.lines, "the child goes on"), "found true true true"; got != want {
+		t.Errorf("the child %q, want %q", got, want)
+	}
+}
+
+func TestMisuseEndsTheProcess(t *testing.T) {
+	s := redistest.Start(t)
+	for role, says := range map[string]string{
+		"unlock":        "unlocked Mutex",
+		"unlock twice":  "unlocked Mutex",
+		"another type":  "WRONGTYPE",
+		"closed client": "keep the client open",
+	} {
+		s.Do("DEL", key)
+		if role == "another type" {
+			s.Do("RPUSH", key, "an element")
+		}
+		c := startChild(t, s, role, time.Second)
+		err := wait(t, c.exited, role+" exits")
+		if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.ExitCode() != 2 {
+			t.Errorf("%s: %v, want exit status 2", role, err)
+		}
+		contains(t, c.stderr.String(), "panic: ", says, "invoice:42")
+		if role != "another type" && s.Get(key) != "" {
+			t.Errorf("%s left the lock taken", role)
+		}
+		if strings.Contains(c.stderr.String(), "DATA RACE") {
+			t.Errorf("%s: %s", role, c.stderr)
+		}
+	}
+}

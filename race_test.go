@@ -1,0 +1,225 @@
+package warlock_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+// Hammers: many holders at once, and an invariant that overlap would break. Run
+// them with -race too.
+
+// A section is what the locks protect.
+type section struct {
+	t      *testing.T
+	s      *redistest.Server
+	inside atomic.Int32
+	fence  atomic.Int64 // the last holder's token
+	visits atomic.Int64
+}
+
+// visit is a holder's work under l: a counter in Redis that is read, and then written.
+func (sec *section) visit(l *warlock.Lease) {
+	if n := sec.inside.Add(1); n != 1 {
+		sec.t.Errorf("%d holders at once", n)
+	}
+	if last := sec.fence.Swap(l.Fence()); last >= l.Fence() {
+		sec.t.Errorf("the token %d came after %d", l.Fence(), last)
+	}
+	n, _ := strconv.Atoi(sec.s.Get("counter"))
+	sec.s.Do("SET", "counter", n+1)
+	sec.visits.Add(1)
+	sec.inside.Add(-1)
+}
+
+// check fails the test if a visit was lost or something was left.
+func (sec *section) check() {
+	sec.t.Helper()
+	if got, want := sec.s.Get("counter"), strconv.FormatInt(sec.visits.Load(), 10); got != want {
+		sec.t.Errorf("the counter is at %s after %s visits", got, want)
+	}
+	sec.s.Do("DEL", "counter")
+	onlyFence(sec.t, sec.s)
+}
+
+// ways are the ways to lock; each reports whether it did.
+var ways = []func(m *warlock.Mutex) bool{
+	func(m *warlock.Mutex) bool { m.Lock(); return true },
+	(*warlock.Mutex).TryLock,
+	func(m *warlock.Mutex) bool {
+		ctx, cancel := context.WithTimeout(context.Background(), rand.N(5*time.Millisecond))
+		defer cancel()
+		return m.LockContext(ctx) == nil
+	},
+	func(m *warlock.Mutex) bool {
+		ctx, cancel := context.WithTimeout(context.Background(), rand.N(time.Millisecond))
+		defer cancel()
+		ok, err := m.TryLockContext(ctx)
+		return ok && err == nil
+	},
+}
+
+// hammer lets goroutines visit sec under some Mutexes, each of which stands for
+// a process, and returns when each has visited it often.
+func hammer(sec *section, mutexes []*warlock.Mutex, goroutines, visits int) {
+	var group sync.WaitGroup
+	for _, m := range mutexes {
+		inProcess := 0 // guarded by m: the race detector checks that it is
+		for range goroutines {
+			group.Go(func() {
+				for n := 0; n < visits; {
+					if !ways[rand.N(len(ways))](m) {
+						continue
+					}
+					inProcess++
+					sec.visit(m.Lease())
+					n++
+					m.Unlock()
+				}
+			})
+		}
+	}
+	group.Wait()
+}
+
+// Promise: exclusion.
+func TestPromiseExclusion(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		sec := &section{t: t, s: s}
+		var mutexes []*warlock.Mutex
+		for range 4 {
+			mutexes = append(mutexes, newMutex(s, long, warlock.WithRetry(0, 2*time.Millisecond)))
+		}
+		hammer(sec, mutexes, 4, 25)
+		sec.check()
+	})
+}
+
+// Exclusion over a network that loses replies.
+func TestPromiseExclusionOverABadNetwork(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		sec := &section{t: t, s: s}
+		line := new(redistest.Line)
+		var mutexes []*warlock.Mutex
+		for range 4 {
+			client := line.Client(s, func(o *redis.Options) {
+				o.MinRetryBackoff, o.MaxRetryBackoff, o.MaxRetries = time.Microsecond, time.Millisecond, 1
+			})
+			mutexes = append(mutexes, warlock.NewMutex(client, key, long, warlock.WithRetry(0, 2*time.Millisecond)))
+		}
+		line.Break(func(request string) redistest.Fault {
+			if redistest.IsScript(request) && rand.N(10) == 0 {
+				return redistest.Cut
+			}
+			return redistest.None
+		})
+		hammer(sec, mutexes, 2, 25)
+		sec.check()
+	})
+}
+
+// Exclusion of leases that run out: whoever can still believe to hold has not
+// been succeeded, though nobody unlocks.
+func TestPromiseExclusionOfLeasesThatRunOut(t *testing.T) {
+	s := redistest.Start(t)
+	var holder atomic.Int64 // the last holder's token
+	var group sync.WaitGroup
+	for range 4 {
+		client := s.Client()
+		group.Go(func() {
+			for range 20 {
+				m := warlock.NewMutex(client, key, 10*time.Millisecond, warlock.WithoutRenewal(), warlock.WithRetry(0, time.Millisecond))
+				m.Lock()
+				l := m.Lease()
+				if l.Context().Err() == nil {
+					holder.Store(l.Fence())
+				}
+				for valid := true; valid; {
+					now := holder.Load()
+					valid = l.Context().Err() == nil
+					if valid && now > l.Fence() {
+						t.Errorf("%d holds, and %d still believes to", now, l.Fence())
+					}
+				}
+			}
+		})
+	}
+	group.Wait()
+	onlyFence(t, s)
+}
+
+// Renewals that race unlocks revive nothing, and nobody loses a lease for them.
+func TestRenewalsRacingUnlocks(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		var group sync.WaitGroup
+		for i := range 8 {
+			key := "lock:" + strconv.Itoa(i)
+			m := warlock.NewMutex(s.Client(), key, 100*time.Millisecond)
+			group.Go(func() {
+				for range 15 {
+					m.Lock()
+					l := m.Lease()
+					<-time.After(30*time.Millisecond + rand.N(10*time.Millisecond)) // the first renewal is sent at 33 ms
+					m.Unlock()
+					if got := s.Get(key); got == l.ID() {
+						t.Error("the key is there after its release")
+					}
+				}
+			})
+		}
+		group.Wait()
+		onlyFence(t, s)
+	})
+}
+
+// All methods at once, on one Mutex.
+func TestConcurrentUse(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		m := newMutex(s, 50*time.Millisecond)
+		stop := make(chan struct{})
+		var readers, users sync.WaitGroup
+		for range 2 {
+			readers.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					l := m.Lease()
+					if l == nil {
+						continue
+					}
+					_, _, _ = l.ID(), l.Fence(), l.Deadline()
+					_ = l.Context().Err()
+					if err := l.Extend(t.Context(), time.Second); err != nil && !errors.Is(err, warlock.ErrNotHeld) && !errors.Is(err, warlock.ErrLeaseLost) {
+						t.Errorf("Extend: %v", err)
+					}
+				}
+			})
+		}
+		for range 4 {
+			users.Go(func() {
+				for range 25 {
+					if err := m.Do(t.Context(), func(context.Context) error { return nil }); err != nil && !errors.Is(err, warlock.ErrLeaseLost) {
+						t.Errorf("Do: %v", err)
+					}
+				}
+			})
+		}
+		users.Wait()
+		close(stop)
+		readers.Wait()
+		onlyFence(t, s)
+	})
+}
