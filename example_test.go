@@ -1,0 +1,136 @@
+package warlock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock"
+)
+
+// connect returns a client of a Redis of the example's own.
+func connect() *redis.Client {
+	server, err := miniredis.Run()
+	if err != nil {
+		log.Fatal(err)
+	}
+	return redis.NewClient(&redis.Options{Addr: server.Addr()})
+}
+
+func Example() {
+	client := connect() // redis.NewClient(&redis.Options{Addr: "localhost:6379"})
+	mu := warlock.NewMutex(client, "invoice:42", 10*time.Second)
+
+	mu.Lock()
+	fmt.Println("this process alone handles invoice 42")
+	mu.Unlock()
+	// Output: this process alone handles invoice 42
+}
+
+func ExampleMutex_Do() {
+	mu := warlock.NewMutex(connect(), "invoice:42", 10*time.Second)
+
+	err := mu.Do(context.Background(), func(ctx context.Context) error {
+		// ctx ends if the lease is lost: pass it to all that is done here.
+		fmt.Println("locked:", mu.Lease() != nil)
+		return ctx.Err()
+	})
+	fmt.Println("error:", err)
+	// Output:
+	// locked: true
+	// error: <nil>
+}
+
+func ExampleMutex_LockContext() {
+	client := connect()
+	holder := warlock.NewMutex(client, "invoice:42", 10*time.Second)
+	holder.Lock()
+	defer holder.Unlock()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	mu := warlock.NewMutex(client, "invoice:42", 10*time.Second)
+	err := mu.LockContext(ctx)
+	fmt.Println(errors.Is(err, context.DeadlineExceeded))
+	// Output: true
+}
+
+func ExampleMutex_TryLockContext() {
+	client := connect()
+	a := warlock.NewMutex(client, "invoice:42", 10*time.Second)
+	b := warlock.NewMutex(client, "invoice:42", 10*time.Second)
+
+	ok, err := a.TryLockContext(context.Background())
+	fmt.Println(ok, err)
+	ok, err = b.TryLockContext(context.Background())
+	fmt.Println(ok, err)
+	// Output:
+	// true <nil>
+	// false <nil>
+}
+
+// Storage that compares fencing tokens refuses a holder that was paused, lost
+// its lease, and woke up.
+func ExampleLease_Fence() {
+	type invoice struct {
+		total int
+		fence int64
+	}
+	stored := invoice{}
+	write := func(total int, fence int64) bool {
+		if fence < stored.fence {
+			return false
+		}
+		stored = invoice{total, fence}
+		return true
+	}
+
+	client := connect()
+	ctx := context.Background()
+	paused := warlock.NewMutex(client, "invoice:42", 10*time.Second)
+	paused.Lock()
+	old := paused.Lease()
+	_ = warlock.Release(ctx, client, "invoice:42", old.ID()) // as if it had run out
+
+	next := warlock.NewMutex(client, "invoice:42", 10*time.Second)
+	next.Lock()
+	fmt.Println("the next holder writes:", write(200, next.Lease().Fence()))
+	fmt.Println("the paused one writes:", write(100, old.Fence()))
+	// Output:
+	// the next holder writes: true
+	// the paused one writes: false
+}
+
+func ExampleWithRetry() {
+	client := connect()
+	holder := warlock.NewMutex(client, "invoice:42", 10*time.Second)
+	holder.Lock()
+	defer holder.Unlock()
+
+	mu := warlock.NewMutex(client, "invoice:42", 10*time.Second, warlock.WithRetry(3, 5*time.Millisecond))
+	err := mu.LockContext(context.Background())
+	fmt.Println(errors.Is(err, warlock.ErrNotAcquired))
+	fmt.Println(err)
+	// Output:
+	// true
+	// warlock: lock not acquired in 3 tries (lock "invoice:42")
+}
+
+// A lock is released by whoever knows its lease's ID, from any process.
+func ExampleRelease() {
+	client := connect()
+	mu := warlock.NewMutex(client, "invoice:42", 10*time.Second)
+	mu.Lock()
+	id := mu.Lease().ID() // sent along with the job, say
+
+	fmt.Println(warlock.Release(context.Background(), client, "invoice:42", id))
+	fmt.Println(mu.UnlockContext(context.Background()))
+	// Output:
+	// <nil>
+	// warlock: lease lost: the lock is no longer this lease's (unlock "invoice:42")
+}
