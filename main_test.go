@@ -15,6 +15,7 @@ import (
 
 	"github.com/jonboulle/clockwork"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/warlock-go/warlock"
 	"github.com/warlock-go/warlock/internal/redistest"
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 		roles[name]()
 		os.Exit(0)
 	}
-	redis.SetLogger(silence{}) // clients are broken on purpose
+	logging.Disable() // go-redis's: clients are broken on purpose
 	code := m.Run()
 	if left := goroutinesLeft(); code == 0 && left != "" {
 		fmt.Println("FAIL: the library left goroutines:\n" + left)
@@ -35,10 +36,6 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(code)
 }
-
-type silence struct{}
-
-func (silence) Printf(context.Context, string, ...any) {}
 
 // goroutinesLeft returns the stack of a goroutine of the library, if there still
 // is one after some patience.
