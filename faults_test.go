@@ -569,6 +569,22 @@ func TestWhatNoWaitingMends(t *testing.T) {
 	}
 }
 
+// What the documentation says that a user must be allowed is enough.
+func TestLeastPrivileges(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~"+key, "~warlock:{"+key+"}:fence", "-@all",
+		"+evalsha", "+eval", "+set", "+get", "+del", "+time", "+pttl", "+pexpire")
+	client := s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" })
+	m := warlock.NewMutex(client, key, 100*time.Millisecond)
+	l := lock(t, m)
+	first := l.Deadline()
+	redistest.Eventually(t, func() bool { return l.Deadline().After(first) }, "the lease is renewed")
+	if err := warlock.Extend(t.Context(), client, key, l.ID(), time.Minute); err != nil {
+		t.Error(err)
+	}
+	unlock(t, m)
+}
+
 func TestClientClosedWhileWaiting(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		lock(t, newMutex(s, long))
