@@ -24,7 +24,7 @@ func BenchmarkUncontended(b *testing.B) {
 	s := redistest.Start(b)
 	client := s.Client()
 	m := warlock.NewMutex(client, key, 10*time.Second)
-	ours := func() { m.Lock(); m.Unlock() }
+	ours := func() { m.Lock(); defer m.Unlock() }
 	raw := func() { rawPair(b, client) }
 
 	var ourTurns, rawTurns []float64

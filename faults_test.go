@@ -53,12 +53,6 @@ func TestAcquisitionWhoseReplyIsLostIsHeld(t *testing.T) {
 	}
 }
 
-func lockOnce(t *testing.T, m *warlock.Mutex) {
-	t.Helper()
-	lock(t, m)
-	unlock(t, m)
-}
-
 // Promise: nothing is left. An acquisition that is given up before its reply
 // came is released.
 func TestPromiseNothingIsLeftOfWhatWasGivenUp(t *testing.T) {
@@ -293,12 +287,11 @@ func TestSmallPool(t *testing.T) {
 
 // A trouble is something about a server that passes.
 type trouble struct {
-	name    string
-	args    []string
-	options []func(*redis.Options)
-	begin   func(t *testing.T, s *redistest.Server)
-	says    string // what TryLockContext's error says meanwhile
-	end     func(t *testing.T, s *redistest.Server)
+	name  string
+	args  []string
+	begin func(t *testing.T, s *redistest.Server)
+	says  string // what TryLockContext's error says meanwhile
+	end   func(t *testing.T, s *redistest.Server)
 }
 
 func config(pairs ...any) func(*testing.T, *redistest.Server) {

@@ -94,6 +94,13 @@ func unlock(t testing.TB, m *warlock.Mutex) {
 	}
 }
 
+// lockOnce locks and unlocks m, which loads the scripts.
+func lockOnce(t *testing.T, m *warlock.Mutex) {
+	t.Helper()
+	lock(t, m)
+	unlock(t, m)
+}
+
 // wait waits for c to be closed or to yield.
 func wait[T any](t testing.TB, c <-chan T, what string) (v T) {
 	t.Helper()

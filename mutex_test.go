@@ -78,8 +78,7 @@ func TestRoundTrips(t *testing.T) {
 		client, count := s.Client(), new(scripts)
 		client.AddHook(count)
 		m := warlock.NewMutex(client, key, long)
-		m.Lock() // loads the scripts
-		m.Unlock()
+		lockOnce(t, m) // loads the scripts
 		count.Store(0)
 		expect := func(what string, n int64) {
 			t.Helper()
@@ -136,8 +135,7 @@ func TestUnlockOfUnlocked(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		m := newMutex(s, long)
 		contains(t, panicOf(m.Unlock), "unlocked Mutex", `"invoice:42"`)
-		m.Lock()
-		m.Unlock()
+		lockOnce(t, m)
 		contains(t, panicOf(m.Unlock), "unlocked Mutex", `"invoice:42"`)
 		if err := m.UnlockContext(t.Context()); !errors.Is(err, warlock.ErrNotHeld) {
 			t.Errorf("UnlockContext of an unlocked Mutex: %v", err)

@@ -31,7 +31,7 @@ const (
 var roles = map[string]func(){
 	"hold":          holdRole,
 	"unlock":        func() { roleMutex().Unlock() },
-	"unlock twice":  func() { m := roleMutex(); m.Lock(); m.Unlock(); m.Unlock() },
+	"unlock twice":  func() { m := roleMutex(); m.Lock(); defer m.Unlock(); defer m.Unlock() },
 	"another type":  func() { roleMutex().Lock() },
 	"closed client": closedClientRole,
 }

@@ -64,12 +64,18 @@ func (k *keeper) terms(clock clockwork.Clock, renewals time.Duration) lease.Term
 // to moves the clock to d after the start, with the timer armed for what is next.
 func (k *keeper) to(d time.Duration) {
 	k.t.Helper()
+	k.timers(1)
+	k.clock.Advance(k.start.Add(d).Sub(k.clock.Now()))
+}
+
+// timers waits until so many timers are armed.
+func (k *keeper) timers(n int) {
+	k.t.Helper()
 	ctx, cancel := context.WithTimeout(k.t.Context(), redistest.Patience)
 	defer cancel()
-	if err := k.clock.BlockUntilContext(ctx, 1); err != nil {
-		k.t.Fatal("the lease has no timer armed")
+	if err := k.clock.BlockUntilContext(ctx, n); err != nil {
+		k.t.Fatalf("there are never %d timers armed: %v", n, err)
 	}
-	k.clock.Advance(k.start.Add(d).Sub(k.clock.Now()))
 }
 
 // renewal returns the renewal that is sent at d.
@@ -110,7 +116,7 @@ func (k *keeper) ends() error {
 // quiet fails the test if a renewal was sent or a timer is armed.
 func (k *keeper) quiet() {
 	k.t.Helper()
-	k.clock.BlockUntil(0)
+	k.timers(0)
 	select {
 	case c := <-k.calls:
 		k.t.Errorf("a renewal was sent at %v", c.at.Sub(k.start))
@@ -263,13 +269,13 @@ func TestReleaseDuringRenewal(t *testing.T) {
 }
 
 func TestAnswerTooLate(t *testing.T) {
-	k := &keeper{clock: clockwork.NewFakeClock()}
+	k := &keeper{t: t, clock: clockwork.NewFakeClock()}
 	sent := k.clock.Now()
 	k.clock.Advance(ttl - lease.Margin(ttl))
 	if _, err := lease.Start(k.terms(k.clock, -1), sent); !errors.Is(err, lease.ErrLost) {
 		t.Errorf("a lease was granted that has run out: %v", err)
 	}
-	k.clock.BlockUntil(0)
+	k.timers(0)
 }
 
 func TestWithoutRenewals(t *testing.T) {
