@@ -64,18 +64,15 @@ func (k *keeper) terms(clock clockwork.Clock, renewals time.Duration) lease.Term
 // to moves the clock to d after the start, with the timer armed for what is next.
 func (k *keeper) to(d time.Duration) {
 	k.t.Helper()
-	k.timers(1)
+	redistest.Eventually(k.t, k.armed, "a timer is armed")
 	k.clock.Advance(k.start.Add(d).Sub(k.clock.Now()))
 }
 
-// timers waits until so many timers are armed.
-func (k *keeper) timers(n int) {
-	k.t.Helper()
-	ctx, cancel := context.WithTimeout(k.t.Context(), redistest.Patience)
-	defer cancel()
-	if err := k.clock.BlockUntilContext(ctx, n); err != nil {
-		k.t.Fatalf("there are never %d timers armed: %v", n, err)
-	}
+// armed reports whether a timer is armed.
+func (k *keeper) armed() bool {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	return k.clock.BlockUntilContext(ended, 1) == nil
 }
 
 // renewal returns the renewal that is sent at d.
@@ -116,7 +113,7 @@ func (k *keeper) ends() error {
 // quiet fails the test if a renewal was sent or a timer is armed.
 func (k *keeper) quiet() {
 	k.t.Helper()
-	k.timers(0)
+	redistest.Eventually(k.t, func() bool { return !k.armed() }, "no timer is armed")
 	select {
 	case c := <-k.calls:
 		k.t.Errorf("a renewal was sent at %v", c.at.Sub(k.start))
@@ -275,7 +272,7 @@ func TestAnswerTooLate(t *testing.T) {
 	if _, err := lease.Start(k.terms(k.clock, -1), sent); !errors.Is(err, lease.ErrLost) {
 		t.Errorf("a lease was granted that has run out: %v", err)
 	}
-	k.timers(0)
+	k.quiet()
 }
 
 func TestWithoutRenewals(t *testing.T) {
