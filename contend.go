@@ -74,48 +74,56 @@ func (m *Mutex) check() {
 	}
 }
 
+// acquire locks m as LockContext does.
+func (m *Mutex) acquire(ctx context.Context) (*Lease, error) {
+	if m.opts.attempts > 0 {
+		return m.attempt(ctx)
+	}
+	return m.wait(ctx)
+}
+
 // wait locks m however long it takes, until ctx ends or an error says that no
 // waiting can help.
-func (m *Mutex) wait(ctx context.Context) error {
+func (m *Mutex) wait(ctx context.Context) (*Lease, error) {
 	a := m.acquisition()
-	if err := ctx.Err(); err != nil {
-		return a.giveUp(ctx)
+	if ctx.Err() != nil {
+		return nil, a.giveUp(ctx)
 	}
 	select {
 	case m.turn <- struct{}{}:
 	case <-ctx.Done():
-		return a.giveUp(ctx)
+		return nil, a.giveUp(ctx)
 	}
 	for {
 		l, remaining, err := a.request(ctx)
 		if l != nil {
 			m.hold(l)
-			return nil
+			return l, nil
 		}
 		if protocol.Permanent(err) || a.pause(ctx, a.backoff.Pause(remaining)) != nil {
 			m.leave()
-			return a.giveUp(ctx)
+			return nil, a.giveUp(ctx)
 		}
 	}
 }
 
 // attempt locks m in a limited number of tries, exactly opts.wait apart.
-func (m *Mutex) attempt(ctx context.Context) error {
+func (m *Mutex) attempt(ctx context.Context) (*Lease, error) {
 	a := m.acquisition()
 	for n := 1; ctx.Err() == nil; n++ {
-		ok, err := a.try(ctx)
-		if ok {
-			return nil
+		l, err := a.try(ctx)
+		if l != nil {
+			return l, nil
 		}
 		if protocol.Permanent(err) {
 			break
 		}
 		if n == m.opts.attempts {
-			return a.refused(ctx)
+			return nil, a.refused(ctx)
 		}
 		_ = a.pause(ctx, m.opts.wait) // the loop sees the end of ctx
 	}
-	return a.giveUp(ctx)
+	return nil, a.giveUp(ctx)
 }
 
 // try locks m if that can be done at once.
@@ -124,28 +132,28 @@ func (m *Mutex) try(ctx context.Context) (bool, error) {
 	if ctx.Err() != nil {
 		return false, a.giveUp(ctx)
 	}
-	ok, err := a.try(ctx)
+	l, err := a.try(ctx)
 	if err != nil {
 		return false, a.giveUp(ctx)
 	}
-	return ok, nil
+	return l != nil, nil
 }
 
 // try makes one request, unless a goroutine of this process holds the lock or
-// is on its way to it.
-func (a *acquisition) try(ctx context.Context) (bool, error) {
+// is on its way to it. It returns no lease and no error if the lock is taken.
+func (a *acquisition) try(ctx context.Context) (*Lease, error) {
 	select {
 	case a.m.turn <- struct{}{}:
 	default:
-		return false, nil
+		return nil, nil
 	}
 	l, _, err := a.request(ctx)
 	if l == nil {
 		a.m.leave()
-		return false, err
+		return nil, err
 	}
 	a.m.hold(l)
-	return true, nil
+	return l, nil
 }
 
 // request asks for the lock once. It returns a lease, or for how long the

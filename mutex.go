@@ -80,7 +80,7 @@ func checkTTL(key string, ttl time.Duration) error {
 // where no waiting can help: the client is closed, authentication fails, a command is denied,
 // the key is of another type.
 func (m *Mutex) Lock() {
-	if err := m.wait(context.Background()); err != nil {
+	if _, err := m.wait(context.Background()); err != nil {
 		panic(err)
 	}
 }
@@ -90,10 +90,8 @@ func (m *Mutex) Lock() {
 // once what makes Lock panic. Whatever it returns an error for is not held, and
 // nothing of it stays in Redis.
 func (m *Mutex) LockContext(ctx context.Context) error {
-	if m.opts.attempts > 0 {
-		return m.attempt(ctx)
-	}
-	return m.wait(ctx)
+	_, err := m.acquire(ctx)
+	return err
 }
 
 // TryLock tries once to lock m and reports whether it did. It is one round trip
@@ -144,10 +142,11 @@ func (m *Mutex) UnlockContext(ctx context.Context) error {
 // ends with ctx and with the lease. Do returns the error of LockContext, or that of
 // fn, joined with [ErrLeaseLost] if the lease was gone before fn was done.
 func (m *Mutex) Do(ctx context.Context, fn func(context.Context) error) (err error) {
-	if err := m.LockContext(ctx); err != nil {
+	l, err := m.acquire(ctx)
+	if err != nil {
 		return err
 	}
-	held := m.Lease().Context()
+	held := l.Context()
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(held, func() { cancel(context.Cause(held)) })
 	defer func() {

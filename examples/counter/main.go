@@ -47,6 +47,7 @@ func main() {
 // run is the first process, or a worker if the environment says so.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if job, ok := jobOfWorker(); ok {
+		signal.Ignore(os.Interrupt) // a terminal's reaches the first process too, which ends this one
 		return work(ctx, job, os.Stdin, stdout)
 	}
 	var job job

@@ -221,6 +221,29 @@ func TestFenceOutlivesAStepBack(t *testing.T) {
 	})
 }
 
+// However long a lease is held, the fence outlives it by the floor lifetime.
+func TestFenceOutlivesARenewedLease(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		token := acquire(t, l, "a")
+		for name, renew := range map[string]func() error{
+			"renew":  func() error { return l.Renew(t.Context(), "a", token, ttl) },
+			"extend": func() error { return l.Extend(t.Context(), "a", ttl) },
+		} {
+			s.Do("PEXPIRE", fence, 1000) // as after a hold of almost two minutes
+			if err := renew(); err != nil {
+				t.Fatal(err)
+			}
+			if left := s.TTL(fence); !about(left, ttl+protocol.FloorLifetime) {
+				t.Errorf("after %s the fence lives for %v", name, left)
+			}
+			if s.Get(fence) != strconv.FormatInt(token, 10) {
+				t.Errorf("after %s the fence is %s, want %d", name, s.Get(fence), token)
+			}
+		}
+	})
+}
+
 // go-redis asks again where a reply got lost. So does Release, which takes "not
 // held" for success then.
 func TestLostReplies(t *testing.T) {
