@@ -3,6 +3,7 @@ package warlock_test
 import (
 	"context"
 	"errors"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -129,6 +130,37 @@ func TestUnlockFromAnotherGoroutine(t *testing.T) {
 		wait(t, result(func() error { m.Unlock(); return nil }), "Unlock returns")
 		lock(t, newMutex(s, long))
 	})
+}
+
+// A Mutex serves wherever a sync.Locker does.
+func TestCond(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		cond := sync.NewCond(newMutex(s, long))
+		ready := false // guarded by cond.L
+		cond.L.Lock()
+		done := result(func() error {
+			cond.L.Lock()
+			defer cond.L.Unlock()
+			ready = true
+			cond.Broadcast()
+			return nil
+		})
+		for !ready {
+			cond.Wait()
+		}
+		cond.L.Unlock()
+		wait(t, done, "the other goroutine is done")
+		onlyFence(t, s)
+	})
+}
+
+func TestVetReportsCopies(t *testing.T) {
+	redistest.Require(t, "go")
+	out, err := exec.CommandContext(within(t), "go", "vet", "./testdata/copies").CombinedOutput()
+	if err == nil {
+		t.Fatal("go vet accepts a copy of a Mutex")
+	}
+	contains(t, string(out), "passes lock by value", "warlock.Mutex")
 }
 
 func TestUnlockOfUnlocked(t *testing.T) {
