@@ -181,6 +181,30 @@ func TestUnlockDoesNotOutlastTheLease(t *testing.T) {
 	})
 }
 
+// What is released in the background is given up when it must have run out.
+func TestBackgroundReleaseIsBounded(t *testing.T) {
+	s := redistest.StartMini(t)
+	client := s.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout = 1, time.Hour })
+	const ttl = time.Minute
+	clock, log := clockwork.NewFakeClock(), new(logged)
+	m := warlock.NewMutex(client, key, ttl, warlock.WithClock(clock), warlock.WithoutRenewal(), warlock.WithLogger(log.logger()))
+	lock(t, m)
+	conn := client.Conn() // the only one
+	defer conn.Close()
+	if err := conn.Ping(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	clock.Advance(ttl)
+	if err := m.UnlockContext(t.Context()); !errors.Is(err, warlock.ErrLeaseLost) {
+		t.Errorf("UnlockContext: %v", err)
+	}
+	if err := clock.BlockUntilContext(within(t), 1); err != nil {
+		t.Fatal(err)
+	}
+	clock.Advance(ttl)
+	redistest.Eventually(t, func() bool { return strings.Contains(log.String(), "could not be released") }, "it is given up")
+}
+
 func TestUnlockWithEndedContextDoesNotWaitLong(t *testing.T) {
 	s := redistest.Start(t)
 	m := newMutex(s, long)
