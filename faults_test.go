@@ -82,6 +82,54 @@ func TestPromiseNothingIsLeftOfWhatWasGivenUp(t *testing.T) {
 	}
 }
 
+// Nobody waits for an answer longer than the context says, though go-redis would.
+func TestCallsEndWithTheirContext(t *testing.T) {
+	type call func(ctx context.Context, client *redis.Client, l *warlock.Lease) error
+	for name, call := range map[string]call{
+		"LockContext": func(ctx context.Context, client *redis.Client, _ *warlock.Lease) error {
+			return warlock.NewMutex(client, key, long).LockContext(ctx)
+		},
+		"TryLockContext": func(ctx context.Context, client *redis.Client, _ *warlock.Lease) error {
+			_, err := warlock.NewMutex(client, key, long).TryLockContext(ctx)
+			return err
+		},
+		"Lease.Extend": func(ctx context.Context, _ *redis.Client, l *warlock.Lease) error {
+			return l.Extend(ctx, 2*long)
+		},
+		"Extend": func(ctx context.Context, client *redis.Client, l *warlock.Lease) error {
+			return warlock.Extend(ctx, client, key, l.ID(), 2*long)
+		},
+		"Release": func(ctx context.Context, client *redis.Client, l *warlock.Lease) error {
+			return warlock.Release(ctx, client, key, l.ID())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+				line := new(redistest.Line)
+				client := line.Client(s, func(o *redis.Options) { o.ReadTimeout = -1 })
+				l := lock(t, warlock.NewMutex(client, key, long))
+				sent := make(chan struct{}, 1)
+				line.Break(func(string) redistest.Fault {
+					select {
+					case sent <- struct{}{}:
+					default:
+					}
+					return redistest.Lost
+				})
+				ctx, cancel := context.WithCancel(t.Context())
+				done := result(func() error { return call(ctx, client, l) })
+				wait(t, sent, "the request is sent")
+				cancel()
+				err := wait(t, done, name+" returns")
+				if !errors.Is(err, context.Canceled) {
+					t.Fatalf("%s: %v, want context.Canceled", name, err)
+				}
+				contains(t, err.Error(), `"invoice:42"`)
+			})
+		})
+	}
+}
+
 func TestLimitedTriesThatFailLeaveNothing(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		lockOnce(t, newMutex(s, long))

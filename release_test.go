@@ -1,7 +1,6 @@
 package warlock_test
 
 import (
-	"context"
 	"errors"
 	"testing"
 	"time"
@@ -90,22 +89,6 @@ func TestByIDOnAnotherType(t *testing.T) {
 		}
 		if s.Do("LLEN", key) != int64(1) {
 			t.Error("Release deleted a list")
-		}
-	})
-}
-
-func TestByIDEndsWithItsContext(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		line := new(redistest.Line)
-		client := line.Client(s)
-		line.Break(func(string) redistest.Fault { return redistest.Lost })
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-		defer cancel()
-		if err := warlock.Release(ctx, client, key, "id"); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("Release: %v", err)
-		}
-		if err := warlock.Extend(ctx, client, key, "id", long); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("Extend: %v", err)
 		}
 	})
 }
