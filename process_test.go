@@ -194,6 +194,21 @@ func TestReleaseFromAnotherProcess(t *testing.T) {
 	}
 }
 
+// No two processes come to use the same ID.
+func TestIDsDifferBetweenProcesses(t *testing.T) {
+	s := redistest.Start(t)
+	seen := make(map[string]bool)
+	for range 2 {
+		c := startChild(t, s, "hold", time.Minute)
+		_, id := c.held() // the first of its process
+		if seen[id] {
+			t.Errorf("two processes hold by the ID %q", id)
+		}
+		seen[id] = true
+		s.Do("DEL", key)
+	}
+}
+
 func TestMisuseEndsTheProcess(t *testing.T) {
 	s := redistest.Start(t)
 	for role, says := range map[string]string{
