@@ -145,36 +145,41 @@ func TestLimitedTriesThatFailLeaveNothing(t *testing.T) {
 
 // A reply that comes when the lease has run out is no lock.
 func TestReplyAfterTheLease(t *testing.T) {
-	s := redistest.StartMini(t)
-	lockOnce(t, newMutex(s, long))
-	tl := newTimeline(s)
-	line := new(redistest.Line)
-	m := warlock.NewMutex(line.Client(s), key, time.Second, warlock.WithClock(tl))
-	slow := func(request string) redistest.Fault {
-		if redistest.IsScript(request) {
-			line.Break(nil)
-			tl.Advance(time.Second)
+	// slow returns a Mutex of a ttl of a second whose first request takes as long.
+	slow := func(t *testing.T) (*redistest.Server, timeline, *warlock.Mutex) {
+		s := redistest.StartMini(t)
+		lockOnce(t, newMutex(s, long)) // loads the scripts
+		tl, line := newTimeline(s), new(redistest.Line)
+		line.Break(func(request string) redistest.Fault {
+			if redistest.IsScript(request) {
+				line.Break(nil)
+				tl.Advance(time.Second)
+			}
+			return redistest.None
+		})
+		return s, tl, warlock.NewMutex(line.Client(s), key, time.Second, warlock.WithClock(tl))
+	}
+	t.Run("TryLockContext", func(t *testing.T) {
+		s, _, m := slow(t)
+		ok, err := m.TryLockContext(within(t))
+		if ok || !errors.Is(err, warlock.ErrLeaseLost) {
+			t.Errorf("TryLockContext: %v, %v, want ErrLeaseLost", ok, err)
 		}
-		return redistest.None
-	}
-	line.Break(slow)
-	ok, err := m.TryLockContext(within(t))
-	if ok || !errors.Is(err, warlock.ErrLeaseLost) {
-		t.Errorf("TryLockContext: %v, %v, want ErrLeaseLost", ok, err)
-	}
-	onlyFence(t, s)
-
-	line.Break(slow)
-	done := result(func() error { return m.LockContext(within(t)) })
-	waitForTimers(t, tl, 1)
-	tl.Advance(time.Second) // the pause; the second try is answered in time
-	if err := wait(t, done, "LockContext returns"); err != nil {
-		t.Fatal(err)
-	}
-	if left := tl.Until(m.Lease().Deadline()); left < 900*time.Millisecond {
-		t.Errorf("the lease is held for %v more", left)
-	}
-	unlock(t, m)
+		onlyFence(t, s)
+	})
+	t.Run("LockContext", func(t *testing.T) {
+		_, tl, m := slow(t)
+		done := result(func() error { return m.LockContext(within(t)) })
+		waitForTimers(t, tl, 1)
+		tl.Advance(time.Second) // the pause; the second try is answered in time
+		if err := wait(t, done, "LockContext returns"); err != nil {
+			t.Fatal(err)
+		}
+		if left := tl.Until(m.Lease().Deadline()); left < 900*time.Millisecond {
+			t.Errorf("the lease is held for %v more", left)
+		}
+		unlock(t, m)
+	})
 }
 
 func TestUnlockWhoseReplyIsLost(t *testing.T) {
@@ -213,10 +218,10 @@ func TestUnlockDoesNotOutlastTheLease(t *testing.T) {
 		l := lock(t, m)
 		line.BreakScripts(100, redistest.Lost)
 		done := result(func() error { return m.UnlockContext(t.Context()) })
-		if err := clock.BlockUntilContext(within(t), 1); err != nil {
+		wait(t, l.Context().Done(), "Unlock has begun")
+		if err := clock.BlockUntilContext(within(t), 1); err != nil { // the lease's timer is gone: this is Unlock's
 			t.Fatal(err)
 		}
-		redistest.Eventually(t, func() bool { return m.Lease() == nil }, "Unlock has begun")
 		clock.Advance(clock.Until(l.Deadline()))
 		err := wait(t, done, "Unlock returns at the deadline")
 		if err == nil || errors.Is(err, warlock.ErrLeaseLost) || errors.Is(err, warlock.ErrNotHeld) {
