@@ -328,36 +328,35 @@ func TestFailedRenewalIsRetried(t *testing.T) {
 // With one connection, a holder's renewals queue with everything else, and get
 // through; with none, the lease ends, and nothing blocks for ever.
 func TestSmallPool(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		const ttl = 150 * time.Millisecond
-		client := s.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout, o.MaxRetries = 1, 50*time.Millisecond, -1 })
-		m := warlock.NewMutex(client, key, ttl)
-		l := lock(t, m)
-		for first := l.Deadline(); l.Deadline().Sub(first) < 2*ttl; {
-			if err := client.Ping(t.Context()).Err(); err != nil {
-				t.Fatal(err)
-			}
-		}
+	s := redistest.Start(t)
+	const ttl = 300 * time.Millisecond
+	client := s.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout, o.MaxRetries = 1, 50*time.Millisecond, -1 })
+	m := warlock.NewMutex(client, key, ttl)
+	l := lock(t, m)
+	for first := l.Deadline(); l.Deadline().Sub(first) < 2*ttl; {
 		if l.Context().Err() != nil {
 			t.Fatal("the lease was lost beside other traffic")
 		}
+		if err := client.Ping(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
 
-		ctx, cancel := context.WithCancel(t.Context())
-		blocked := result(func() error {
-			return client.BLPop(ctx, 0, "an empty list").Err()
-		})
-		wait(t, l.Context().Done(), "the lease ends when no connection is left")
-		m.Unlock()
-		if _, err := m.TryLockContext(within(t)); err == nil {
-			t.Error("TryLockContext without a connection succeeded")
-		}
-		s.Do("RPUSH", "an empty list", "an element")
-		if err := wait(t, blocked, "the connection is free again"); err != nil {
-			t.Error(err)
-		}
-		cancel()
-		lockOnce(t, m)
+	ctx, cancel := context.WithCancel(t.Context())
+	blocked := result(func() error {
+		return client.BLPop(ctx, 0, "an empty list").Err()
 	})
+	wait(t, l.Context().Done(), "the lease ends when no connection is left")
+	m.Unlock()
+	if _, err := m.TryLockContext(within(t)); err == nil {
+		t.Error("TryLockContext without a connection succeeded")
+	}
+	s.Do("RPUSH", "an empty list", "an element")
+	if err := wait(t, blocked, "the connection is free again"); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	lockOnce(t, m)
 }
 
 // ---- Answers of the server.

@@ -99,6 +99,7 @@ func Require(tb testing.TB, program string) {
 func (s *Server) run(args []string) bool {
 	proc := exec.Command("redis-server", args...)
 	proc.Env = append(os.Environ(), s.env...)
+	proc.SysProcAttr = endWithTest()
 	if err := proc.Start(); err != nil {
 		s.tb.Fatal(err)
 	}
