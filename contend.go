@@ -177,7 +177,9 @@ func (a *acquisition) request(ctx context.Context) (*Lease, time.Duration, error
 	}
 	if err != nil {
 		a.unsettled = a.unsettled || !protocol.Answered(err)
-		a.problem = err
+		if a.problem == nil || !errors.Is(err, ctx.Err()) { // the end of ctx tells less than what was wrong before
+			a.problem = err
+		}
 		return nil, -1, err
 	}
 	return l, 0, nil

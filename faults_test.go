@@ -130,6 +130,38 @@ func TestCallsEndWithTheirContext(t *testing.T) {
 	}
 }
 
+// Who waited in vain learns what was wrong, also if the context ended during a try.
+func TestEndOfAWaitNamesTheTrouble(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		lockOnce(t, newMutex(s, long)) // loads the scripts
+		line := new(redistest.Line)
+		m := warlock.NewMutex(line.Client(s, noRetries, func(o *redis.Options) { o.ReadTimeout = time.Second }), key, long)
+		second := make(chan struct{})
+		requests := 0
+		line.Break(func(request string) redistest.Fault {
+			if !redistest.IsScript(request) {
+				return redistest.None
+			}
+			if requests++; requests == 1 {
+				return redistest.Cut
+			}
+			line.Break(nil)
+			close(second)
+			return redistest.Lost
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := result(func() error { return m.LockContext(ctx) })
+		wait(t, second, "the second try is sent")
+		cancel()
+		err := wait(t, done, "LockContext returns")
+		if !errors.Is(err, context.Canceled) {
+			t.Fatalf("LockContext: %v", err)
+		}
+		contains(t, err.Error(), "the last try failed")
+		onlyFence(t, s)
+	})
+}
+
 func TestLimitedTriesThatFailLeaveNothing(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		lockOnce(t, newMutex(s, long))
