@@ -44,7 +44,8 @@
 // had not received the lock's key loses the lock: two holders may
 // then run at once, the later with the higher token. Tokens may fall only if a
 // server's clock steps back by more than two minutes after the lock was last used,
-// or if a failover that loses the key leads to a server whose clock is further
-// behind than the lock is old. A server whose clock leaps ahead ends leases
-// before their holders know.
+// or by less where the last token was lost as well (FLUSHALL, eviction); or if a
+// failover that loses the key leads to a server whose clock is further behind than
+// the lock is old. A server whose clock leaps ahead ends leases before their
+// holders know.
 package warlock

@@ -41,7 +41,7 @@ func TestAcquisitionWhoseReplyIsLostIsHeld(t *testing.T) {
 				lockOnce(t, newMutex(s, long)) // loads the scripts
 				line := new(redistest.Line)
 				m := warlock.NewMutex(line.Client(s, change), key, long)
-				line.BreakScripts(1, redistest.Cut)
+				line.BreakFirst(1, redistest.Cut)
 				l := lock(t, m)
 				if s.Get(key) != l.ID() {
 					t.Errorf("the key holds %q, want %q", s.Get(key), l.ID())
@@ -66,7 +66,7 @@ func TestPromiseNothingIsLeftOfWhatWasGivenUp(t *testing.T) {
 				lockOnce(t, newMutex(s, long))
 				line := new(redistest.Line)
 				m := warlock.NewMutex(line.Client(s, impatient), key, long)
-				line.BreakScripts(1, redistest.Unanswered)
+				line.BreakFirst(1, redistest.Unanswered)
 				ctx, cancel := context.WithCancel(t.Context())
 				done := result(func() error { return try(m, ctx) })
 				redistest.Eventually(t, func() bool { return s.Get(key) != "" }, "the request is carried out")
@@ -109,7 +109,7 @@ func TestCallsEndWithTheirContext(t *testing.T) {
 				client := line.Client(s, func(o *redis.Options) { o.ReadTimeout = -1 })
 				l := lock(t, warlock.NewMutex(client, key, long))
 				sent := make(chan struct{}, 1)
-				line.Break(func(string) redistest.Fault {
+				line.Break(func(int) redistest.Fault {
 					select {
 					case sent <- struct{}{}:
 					default:
@@ -137,12 +137,8 @@ func TestEndOfAWaitNamesTheTrouble(t *testing.T) {
 		line := new(redistest.Line)
 		m := warlock.NewMutex(line.Client(s, noRetries, func(o *redis.Options) { o.ReadTimeout = time.Second }), key, long)
 		second := make(chan struct{})
-		requests := 0
-		line.Break(func(request string) redistest.Fault {
-			if !redistest.IsScript(request) {
-				return redistest.None
-			}
-			if requests++; requests == 1 {
+		line.Break(func(n int) redistest.Fault {
+			if n == 1 {
 				return redistest.Cut
 			}
 			line.Break(nil)
@@ -167,7 +163,7 @@ func TestLimitedTriesThatFailLeaveNothing(t *testing.T) {
 		lockOnce(t, newMutex(s, long))
 		line := new(redistest.Line)
 		m := warlock.NewMutex(line.Client(s, noRetries), key, long, warlock.WithRetry(2, 0))
-		line.BreakScripts(2, redistest.Cut)
+		line.BreakFirst(2, redistest.Cut)
 		if err := m.LockContext(within(t)); !errors.Is(err, warlock.ErrNotAcquired) {
 			t.Errorf("LockContext: %v", err)
 		}
@@ -182,9 +178,8 @@ func TestReplyAfterTheLease(t *testing.T) {
 		s := redistest.StartMini(t)
 		lockOnce(t, newMutex(s, long)) // loads the scripts
 		tl, line := newTimeline(s), new(redistest.Line)
-		line.Break(func(request string) redistest.Fault {
-			if redistest.IsScript(request) {
-				line.Break(nil)
+		line.Break(func(n int) redistest.Fault {
+			if n == 1 {
 				tl.Advance(time.Second)
 			}
 			return redistest.None
@@ -221,11 +216,8 @@ func TestUnlockWhoseReplyIsLost(t *testing.T) {
 		lockOnce(t, m)
 		lock(t, m)
 		requests := 0
-		line.Break(func(request string) redistest.Fault {
-			if !redistest.IsScript(request) {
-				return redistest.None
-			}
-			if requests++; requests == 1 {
+		line.Break(func(n int) redistest.Fault {
+			if requests = n; n == 1 {
 				return redistest.Cut
 			}
 			lock(t, next) // the first was carried out
@@ -248,7 +240,7 @@ func TestUnlockDoesNotOutlastTheLease(t *testing.T) {
 		line, clock := new(redistest.Line), clockwork.NewFakeClock()
 		m := warlock.NewMutex(line.Client(s), key, ttl, warlock.WithClock(clock))
 		l := lock(t, m)
-		line.BreakScripts(100, redistest.Lost)
+		line.BreakFirst(100, redistest.Lost)
 		done := result(func() error { return m.UnlockContext(t.Context()) })
 		wait(t, l.Context().Done(), "Unlock has begun")
 		if err := clock.BlockUntilContext(within(t), 1); err != nil { // the lease's timer is gone: this is Unlock's
@@ -337,10 +329,7 @@ func TestFailedRenewalIsRetried(t *testing.T) {
 				m := warlock.NewMutex(line.Client(s, impatient), key, ttl)
 				l := lock(t, m)
 				broken := make(chan struct{})
-				line.Break(func(request string) redistest.Fault {
-					if !redistest.IsScript(request) {
-						return redistest.None
-					}
+				line.Break(func(int) redistest.Fault {
 					line.Break(nil)
 					close(broken)
 					return fault
@@ -703,6 +692,32 @@ func TestClientClosedWhileWaiting(t *testing.T) {
 		}
 		contains(t, err.Error(), `"invoice:42"`, "keep the client open")
 		contains(t, panicOf(m.Lock), "client is closed")
+	})
+}
+
+// A closed client under a held lock: the lock is free when the lease has run out.
+func TestClientClosedWhileHeld(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		log := new(logged)
+		for _, unlock := range []func(m *warlock.Mutex) error{
+			func(m *warlock.Mutex) error { return m.UnlockContext(t.Context()) },
+			func(m *warlock.Mutex) error { m.Unlock(); return redis.ErrClosed },
+		} {
+			client := s.Client()
+			m := warlock.NewMutex(client, key, long, warlock.WithLogger(log.logger()))
+			lock(t, m)
+			if err := client.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := unlock(m); !errors.Is(err, redis.ErrClosed) {
+				t.Errorf("UnlockContext: %v, want redis.ErrClosed", err)
+			}
+			if m.Lease() != nil || m.TryLock() {
+				t.Error("the Mutex is locked, or can be, without a client")
+			}
+			s.Expire(key)
+		}
+		contains(t, log.String(), "Unlock failed", "TryLock failed", "client is closed", "invoice:42")
 	})
 }
 

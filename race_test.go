@@ -117,8 +117,8 @@ func TestPromiseExclusionOverABadNetwork(t *testing.T) {
 			})
 			mutexes = append(mutexes, warlock.NewMutex(client, key, long, warlock.WithRetry(0, 2*time.Millisecond)))
 		}
-		line.Break(func(request string) redistest.Fault {
-			if redistest.IsScript(request) && rand.N(10) == 0 {
+		line.Break(func(int) redistest.Fault {
+			if rand.N(10) == 0 {
 				return redistest.Cut
 			}
 			return redistest.None

@@ -110,6 +110,21 @@ func (k *keeper) ends() error {
 	}
 }
 
+// runsOut moves the clock to the deadline of a lease that was never renewed, and
+// fails the test unless it ends there and not before.
+func (k *keeper) runsOut() {
+	k.t.Helper()
+	end := ttl - lease.Margin(ttl)
+	k.to(end - 1)
+	if err := k.Context().Err(); err != nil {
+		k.t.Errorf("the lease ended before its deadline: %v", err)
+	}
+	k.to(end)
+	if err := k.ends(); !errors.Is(err, lease.ErrLost) {
+		k.t.Errorf("the cause is %v", err)
+	}
+}
+
 // quiet fails the test if a renewal was sent or a timer is armed.
 func (k *keeper) quiet() {
 	k.t.Helper()
@@ -168,15 +183,7 @@ func TestPromiseTheHolderKnowsThoughCallsHang(t *testing.T) {
 		k.to(at * time.Millisecond)
 		hung = append(hung, k.renewal(at*time.Millisecond))
 	}
-	end := ttl - lease.Margin(ttl)
-	k.to(end - 1)
-	if err := k.Context().Err(); err != nil {
-		t.Errorf("the lease ended before its deadline: %v", err)
-	}
-	k.to(end)
-	if err := k.ends(); !errors.Is(err, lease.ErrLost) {
-		t.Errorf("the cause is %v", err)
-	}
+	k.runsOut()
 	for _, c := range hung {
 		c.answer <- nil
 	}
@@ -277,15 +284,7 @@ func TestAnswerTooLate(t *testing.T) {
 
 func TestWithoutRenewals(t *testing.T) {
 	k := start(t, 0)
-	end := ttl - lease.Margin(ttl)
-	k.to(end - 1)
-	if err := k.Context().Err(); err != nil {
-		t.Errorf("the lease ended before its deadline: %v", err)
-	}
-	k.to(end)
-	if err := k.ends(); !errors.Is(err, lease.ErrLost) {
-		t.Errorf("the cause is %v", err)
-	}
+	k.runsOut()
 	k.quiet()
 }
 

@@ -252,13 +252,13 @@ func TestLostReplies(t *testing.T) {
 		l := newLock(t, line.Client(s))
 		warm(t, l)
 
-		line.BreakScripts(2, redistest.Cut)
+		line.BreakFirst(2, redistest.Cut)
 		first := acquire(t, l, "a")
-		line.BreakScripts(2, redistest.Cut)
+		line.BreakFirst(2, redistest.Cut)
 		if err := l.Renew(t.Context(), "a", first, ttl); err != nil {
 			t.Errorf("renew: %v", err)
 		}
-		line.BreakScripts(2, redistest.Cut)
+		line.BreakFirst(2, redistest.Cut)
 		if err := l.Release(t.Context(), "a"); err != nil {
 			t.Errorf("release: %v", err)
 		}
@@ -266,7 +266,7 @@ func TestLostReplies(t *testing.T) {
 			t.Errorf("the lock holds %q", s.Get(key))
 		}
 
-		line.BreakScripts(100, redistest.Cut)
+		line.BreakFirst(100, redistest.Cut)
 		if err := l.Release(t.Context(), "a"); err == nil || errors.Is(err, protocol.ErrNotHeld) {
 			t.Errorf("release without any reply: %v, want an error that leaves it open", err)
 		}
@@ -282,12 +282,9 @@ func TestLostReplyOfReleaseAndASuccessor(t *testing.T) {
 		warm(t, l)
 		acquire(t, l, "a")
 		requests := 0
-		line.Break(func(request string) redistest.Fault {
-			if !redistest.IsScript(request) {
-				return redistest.None
-			}
-			requests++
-			switch requests {
+		line.Break(func(n int) redistest.Fault {
+			requests = n
+			switch n {
 			case 1:
 				return redistest.Cut
 			case 2: // the first was carried out

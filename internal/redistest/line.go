@@ -1,10 +1,10 @@
 package redistest
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
-	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -20,11 +20,12 @@ const (
 	Cut              // it is carried out, and the connection breaks before the answer
 )
 
-// A Line is the way of a client to its server. A test breaks it by the request.
-// The zero value is whole.
+// A Line is the way of a client to its server. A test breaks it by the request,
+// of which those that run a script count. The zero value is whole.
 type Line struct {
-	mu    sync.Mutex
-	judge func(request string) Fault
+	mu      sync.Mutex
+	judge   func(n int) Fault
+	scripts int // since Break
 }
 
 // Client returns a client of s that speaks over the line.
@@ -32,30 +33,23 @@ func (l *Line) Client(s *Server, change ...func(*redis.Options)) *redis.Client {
 	return s.Client(append([]func(*redis.Options){func(o *redis.Options) { o.Dialer = l.dial }}, change...)...)
 }
 
-// Break lets judge decide about each request from now on. A request is what is
-// sent at once, as it is sent: "*6\r\n$7\r\nevalsha\r\n...". A nil judge mends
-// the line for what comes after.
-func (l *Line) Break(judge func(request string) Fault) {
+// Break lets judge decide about each request that runs a script from now on, the
+// first of which is number 1. A nil judge mends the line for what comes after.
+func (l *Line) Break(judge func(n int) Fault) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.judge = judge
+	l.judge, l.scripts = judge, 0
 }
 
-// BreakScripts lets the next n requests that run a script meet f.
-func (l *Line) BreakScripts(n int, f Fault) {
-	l.Break(func(request string) Fault {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if n == 0 || !IsScript(request) {
+// BreakFirst lets the next n requests that run a script meet f.
+func (l *Line) BreakFirst(n int, f Fault) {
+	l.Break(func(i int) Fault {
+		if i > n {
 			return None
 		}
-		n--
 		return f
 	})
 }
-
-// IsScript reports whether request runs a script.
-func IsScript(request string) bool { return strings.Contains(request, "\r\neval") }
 
 func (l *Line) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
@@ -65,14 +59,20 @@ func (l *Line) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return &lineConn{Conn: conn, line: l}, nil
 }
 
+// meets returns the fault that request meets, which is as it is sent:
+// "*6\r\n$7\r\nevalsha\r\n...".
 func (l *Line) meets(request []byte) Fault {
+	if !bytes.Contains(request, []byte("\r\neval")) {
+		return None
+	}
 	l.mu.Lock()
-	judge := l.judge
+	l.scripts++
+	judge, n := l.judge, l.scripts
 	l.mu.Unlock()
 	if judge == nil {
 		return None
 	}
-	return judge(string(request))
+	return judge(n)
 }
 
 type lineConn struct {
