@@ -135,7 +135,7 @@ func TestEndOfAWaitNamesTheTrouble(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		lockOnce(t, newMutex(s, long)) // loads the scripts
 		line := new(redistest.Line)
-		m := warlock.NewMutex(line.Client(s, noRetries, func(o *redis.Options) { o.ReadTimeout = time.Second }), key, long)
+		m := warlock.NewMutex(line.Client(s, noRetries, func(o *redis.Options) { o.ReadTimeout = 300 * time.Millisecond }), key, long)
 		second := make(chan struct{})
 		line.Break(func(n int) redistest.Fault {
 			if n == 1 {
@@ -480,6 +480,7 @@ func TestNameThatDoesNotResolveIsWaitedOut(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		var dials atomic.Int64
 		client := s.Client(noRetries, func(o *redis.Options) {
+			o.DialerRetryTimeout = time.Millisecond
 			o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
 				if dials.Add(1) <= 10 {
 					return nil, &net.DNSError{Err: "no such host", Name: "redis.example", IsNotFound: true}
@@ -498,6 +499,7 @@ func TestNameThatDoesNotResolveIsWaitedOut(t *testing.T) {
 
 // A cluster's own troubles: no slot is served, and a slot is under migration.
 func TestClusterTroubleIsWaitedOut(t *testing.T) {
+	t.Parallel() // a cluster takes two seconds to come up
 	a, b := startClusterNode(t), startClusterNode(t)
 	client := a.Client(noRetries)
 	m := warlock.NewMutex(client, key, long)
@@ -534,6 +536,7 @@ func startClusterNode(t *testing.T) *redistest.Server {
 // Promise: one slot. A cluster refuses scripts that touch what they did not
 // declare, or more than one slot.
 func TestPromiseOneSlotOnACluster(t *testing.T) {
+	t.Parallel() // a cluster takes two seconds to come up
 	s := startClusterNode(t)
 	s.Do("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
 	redistest.Eventually(t, func() bool {
