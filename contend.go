@@ -5,11 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
-	"sync/atomic"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/warlock-go/warlock/internal/lease"
 	"github.com/warlock-go/warlock/internal/protocol"
@@ -25,6 +21,10 @@ import (
 //     after that request has returned.
 //   - A lease is counted from before its request was sent. An answer that comes
 //     when the lease has run out is no lock.
+//   - Who is refused is in the queue in Redis, and either learns of its grant from a
+//     message or finds out by asking again. A message counts only if it answers
+//     the last request, and the lease then counts from before that was sent: the
+//     grant came later. So a late message is worth no more than it should be.
 //   - Nobody waits for a call to Redis longer than its context says, though
 //     go-redis would: see within.
 
@@ -36,31 +36,26 @@ var (
 	errUnlocked = fmt.Errorf("%w: unlock of an unlocked Mutex", ErrNotHeld)
 )
 
-// IDs are unique per acquisition: a process's own part, and a number.
-var (
-	process  = uuid.NewString() + ":"
-	sequence atomic.Uint64
-)
-
-func newID() string {
-	id := append(make([]byte, 0, 64), process...)
-	return string(strconv.AppendUint(id, sequence.Add(1), 10))
-}
-
 // An acquisition is one call's way to the lock.
 type acquisition struct {
 	m         *Mutex
 	id        string
-	backoff   wait.Backoff
+	sent      time.Time    // of the last request
+	spare     int64        // tokens that it asked for beside its own
 	problem   error        // of the last request, if it was not answered with yes or no
 	logged    bool         // the first problem was
 	unsettled bool         // a request may have been carried out without our knowing
 	late      <-chan error // the request that was under way when the context ended
+
+	// Of one that waits.
+	round   int64        // of the last request; 0: it does not wait
+	place   int64        // in the queue in Redis; 0: none
+	waiter  *wait.Waiter // in the mailbox; nil: not yet
+	backoff wait.Backoff
 }
 
 func (m *Mutex) acquisition() *acquisition {
-	m.check()
-	a := &acquisition{m: m, id: newID()}
+	a := &acquisition{m: m, id: m.box.NewID()}
 	if m.opts.wait > 0 {
 		a.backoff = wait.Steady(m.opts.wait)
 	}
@@ -69,7 +64,7 @@ func (m *Mutex) acquisition() *acquisition {
 
 // check panics if m is a zero value.
 func (m *Mutex) check() {
-	if m.turn == nil {
+	if m.lock == nil {
 		panic("warlock: the Mutex was not made by NewMutex")
 	}
 }
@@ -85,22 +80,30 @@ func (m *Mutex) acquire(ctx context.Context) (*Lease, error) {
 // wait locks m however long it takes, until ctx ends or an error says that no
 // waiting can help.
 func (m *Mutex) wait(ctx context.Context) (*Lease, error) {
-	a := m.acquisition()
+	m.check()
 	if ctx.Err() != nil {
-		return nil, a.giveUp(ctx)
+		return nil, m.acquisition().giveUp(ctx)
 	}
-	select {
-	case m.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, a.giveUp(ctx)
+	l, err := m.enter(ctx)
+	if err != nil {
+		return nil, m.acquisition().giveUp(ctx)
 	}
+	if l != nil {
+		return l, nil
+	}
+	a := m.acquisition()
+	defer a.leaveMailbox()
 	for {
-		l, remaining, err := a.request(ctx)
-		if l != nil {
+		a.join()
+		l, answer, err := a.request(ctx)
+		if l == nil && !protocol.Permanent(err) {
+			l, err = a.sleep(ctx, a.interval(answer))
+		}
+		switch {
+		case l != nil:
 			m.hold(l)
 			return l, nil
-		}
-		if protocol.Permanent(err) || a.pause(ctx, a.backoff.Pause(remaining)) != nil {
+		case err != nil:
 			m.leave()
 			return nil, a.giveUp(ctx)
 		}
@@ -109,6 +112,7 @@ func (m *Mutex) wait(ctx context.Context) (*Lease, error) {
 
 // attempt locks m in a limited number of tries, exactly opts.wait apart.
 func (m *Mutex) attempt(ctx context.Context) (*Lease, error) {
+	m.check()
 	a := m.acquisition()
 	for n := 1; ctx.Err() == nil; n++ {
 		l, err := a.try(ctx)
@@ -121,13 +125,14 @@ func (m *Mutex) attempt(ctx context.Context) (*Lease, error) {
 		if n == m.opts.attempts {
 			return nil, a.refused(ctx)
 		}
-		_ = a.pause(ctx, m.opts.wait) // the loop sees the end of ctx
+		_, _ = a.sleep(ctx, m.opts.wait) // the loop sees the end of ctx
 	}
 	return nil, a.giveUp(ctx)
 }
 
 // try locks m if that can be done at once.
 func (m *Mutex) try(ctx context.Context) (bool, error) {
+	m.check()
 	a := m.acquisition()
 	if ctx.Err() != nil {
 		return false, a.giveUp(ctx)
@@ -142,9 +147,7 @@ func (m *Mutex) try(ctx context.Context) (bool, error) {
 // try makes one request, unless a goroutine of this process holds the lock or
 // is on its way to it. It returns no lease and no error if the lock is taken.
 func (a *acquisition) try(ctx context.Context) (*Lease, error) {
-	select {
-	case a.m.turn <- struct{}{}:
-	default:
+	if !a.m.tryEnter() {
 		return nil, nil
 	}
 	l, _, err := a.request(ctx)
@@ -156,48 +159,139 @@ func (a *acquisition) try(ctx context.Context) (*Lease, error) {
 	return l, nil
 }
 
-// request asks for the lock once. It returns a lease, or for how long the
-// holder's lasts, or an error after which neither is known. Its caller owns the turn.
-func (a *acquisition) request(ctx context.Context) (*Lease, time.Duration, error) {
+// join makes the next request one that queues. It listens for the grant from before
+// that if that costs nothing, and else from when it was refused.
+func (a *acquisition) join() {
+	a.round++
+	if a.waiter == nil && a.m.box.Open() {
+		a.waiter = a.m.box.Join(a.id)
+	}
+}
+
+// leaveMailbox ends what join or sleep began.
+func (a *acquisition) leaveMailbox() {
+	if a.waiter != nil {
+		a.waiter.Leave()
+	}
+}
+
+// request asks for the lock once. It returns a lease, or a refusal, or an error
+// after which neither is known. Its caller owns the turn.
+func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, error) {
 	m := a.m
-	sent := m.opts.clock.Now()
-	var grant protocol.Grant
+	a.spare = m.spare()
+	a.sent = m.opts.clock.Now()
+	r := protocol.Request{
+		ID: a.id, TTL: m.ttl, Spare: a.spare,
+		Round: a.round, Place: a.place, Counted: a.waiter != nil && m.box.Counted && m.box.Open(),
+	}
+	var answer protocol.Grant
 	late, err := within(ctx, func() (err error) {
-		grant, err = m.lock.Acquire(ctx, a.id, m.ttl)
+		answer, err = m.lock.Acquire(ctx, r)
 		return err
 	})
 	a.late = late
-	if err == nil && !grant.Granted {
-		a.problem = nil
-		return nil, grant.Remaining, nil
-	}
 	var l *Lease
-	if err == nil {
-		l, err = m.newLease(a.id, grant.Token, sent)
+	if err == nil && answer.Granted {
+		l, err = a.granted(answer.Token)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		a.unsettled = a.unsettled || !protocol.Answered(err)
 		if a.problem == nil || !errors.Is(err, ctx.Err()) { // the end of ctx tells less than what was wrong before
 			a.problem = err
 		}
-		return nil, -1, err
+		return nil, protocol.Grant{Remaining: -1}, err
+	case l == nil:
+		a.problem, a.place = nil, answer.Place
 	}
-	return l, 0, nil
+	return l, answer, nil
 }
 
-// pause waits for d, or until ctx ends, whose error it then returns.
-func (a *acquisition) pause(ctx context.Context, d time.Duration) error {
-	if a.problem != nil && !a.logged && ctx.Err() == nil {
-		a.logged = true
-		a.m.log().Warn("warlock: the lock cannot be asked for; trying again", "error", a.problem)
+// granted returns the lease that the last request led to.
+func (a *acquisition) granted(token int64) (*Lease, error) {
+	m, id, last := a.m, a.id, token+a.spare
+	kept, err := lease.Start(lease.Terms{
+		Clock:    m.opts.clock,
+		TTL:      m.ttl,
+		Renewals: m.opts.renewals(),
+		Logger:   m.opts.logger,
+		Key:      m.lock.Key(),
+		Renew: func(ctx context.Context, ttl time.Duration) error {
+			return m.lock.Renew(ctx, id, last, ttl)
+		},
+	}, a.sent)
+	if err != nil {
+		return nil, err
+	}
+	return &Lease{
+		lock: m.lock, id: id, fence: token, lease: kept,
+		last: last, until: m.opts.clock.Now().Add(handOnTime),
+	}, nil
+}
+
+// askShare is the share of its ttl in which a waiter asks again, which keeps its
+// place in the queue fresh for two requests that may fail.
+const askShare = 3
+
+// interval returns when to ask again if nothing is heard until then: when the holder's
+// lease may have ended; and where nothing can be heard, often.
+func (a *acquisition) interval(answer protocol.Grant) time.Duration {
+	most := a.m.ttl / askShare
+	heard := a.m.box.Open() && answer.HandsOn
+	if !heard || a.m.opts.wait > 0 {
+		return min(a.backoff.Pause(answer.Remaining), most)
+	}
+	if answer.Remaining >= 0 {
+		return min(answer.Remaining+time.Millisecond, most)
+	}
+	return most
+}
+
+// sleep waits for d, for a signal if it waits for one, or for the end of ctx, whose error
+// it then returns. It returns a lease if the signal was a grant.
+func (a *acquisition) sleep(ctx context.Context, d time.Duration) (*Lease, error) {
+	a.report(ctx)
+	var signals <-chan wait.Signal
+	if a.round > 0 {
+		if a.waiter == nil {
+			a.waiter = a.m.box.Join(a.id)
+			if a.m.box.Open() { // since after the request: ask again
+				return nil, ctx.Err()
+			}
+		}
+		signals = a.waiter.Signals()
 	}
 	timer := a.m.opts.clock.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.Chan():
-		return nil
+		return nil, nil
+	case s := <-signals:
+		if s.Round == a.round {
+			if l, err := a.granted(s.Token); err == nil {
+				return l, nil
+			}
+		}
+		return nil, ctx.Err() // ask again
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
+	}
+}
+
+// report logs what is wrong, once.
+func (a *acquisition) report(ctx context.Context) {
+	if a.problem != nil && !a.logged && ctx.Err() == nil {
+		a.logged = true
+		a.m.log().Warn("warlock: the lock cannot be asked for; trying again", "error", a.problem)
+	}
+	a.m.reportMailbox()
+}
+
+// reportMailbox logs, once for each client, why waiters are not woken.
+func (m *Mutex) reportMailbox() {
+	if err := m.box.Trouble(); err != nil {
+		m.log().Warn("warlock: waiters cannot be told of their grants; they ask at intervals", "error", err)
 	}
 }
 
@@ -228,9 +322,10 @@ func (a *acquisition) refused(ctx context.Context) error {
 	return a.m.lock.Explain("lock", err)
 }
 
-// withdraw releases in the background what the acquisition may have come to hold.
+// withdraw leaves the queue, in the background, and releases what the acquisition
+// may have come to hold.
 func (a *acquisition) withdraw(ctx context.Context) {
-	if a.unsettled {
+	if a.unsettled || a.place > 0 {
 		go func() {
 			if a.late != nil {
 				<-a.late
@@ -240,39 +335,24 @@ func (a *acquisition) withdraw(ctx context.Context) {
 	}
 }
 
-func (m *Mutex) newLease(id string, token int64, sent time.Time) (*Lease, error) {
-	kept, err := lease.Start(lease.Terms{
-		Clock:    m.opts.clock,
-		TTL:      m.ttl,
-		Renewals: m.opts.renewals(),
-		Logger:   m.opts.logger,
-		Key:      m.lock.Key(),
-		Renew: func(ctx context.Context, ttl time.Duration) error {
-			return m.lock.Renew(ctx, id, token, ttl)
-		},
-	}, sent)
-	if err != nil {
-		return nil, err
-	}
-	return &Lease{lock: m.lock, id: id, fence: token, lease: kept}, nil
-}
-
 func (m *Mutex) hold(l *Lease) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.held = l
 }
 
-// leave gives the turn to the next goroutine.
-func (m *Mutex) leave() { <-m.turn }
-
-// unlock takes the lease out of m, ends it, and then frees the lock in Redis.
+// unlock takes the lease out of m and hands it on, or ends it and then frees the
+// lock in Redis.
 func (m *Mutex) unlock(ctx context.Context) error {
 	m.check()
 	m.mu.Lock()
 	l := m.held
 	m.held = nil
+	passed := l != nil && m.handOnLocked(l)
 	m.mu.Unlock()
+	if passed {
+		return nil
+	}
 	if l == nil {
 		return m.lock.Explain("unlock", errUnlocked)
 	}
@@ -296,8 +376,12 @@ func (m *Mutex) unlock(ctx context.Context) error {
 // release frees the lock in Redis. It does not wait for that beyond the lease's
 // deadline, nor for long when ctx has ended.
 func (m *Mutex) release(ctx context.Context, l *Lease) error {
+	used := l.fence
+	if used == l.last {
+		used = 0
+	}
 	done := make(chan error, 1)
-	go func() { done <- m.lock.Release(context.WithoutCancel(ctx), l.id) }()
+	go func() { done <- m.free(context.WithoutCancel(ctx), l.id, used) }()
 
 	ended := ctx.Done()
 	left := m.opts.clock.Until(l.Deadline())
@@ -326,9 +410,19 @@ func (m *Mutex) releaseLate(ctx context.Context, id string) {
 	defer cancel()
 	timer := m.opts.clock.AfterFunc(m.ttl, cancel)
 	defer timer.Stop()
-	if err := m.lock.Release(ctx, id); err != nil && !errors.Is(err, protocol.ErrNotHeld) {
+	if err := m.free(ctx, id, 0); err != nil && !errors.Is(err, protocol.ErrNotHeld) {
 		m.log().Warn("warlock: a lock that was given up could not be released; it expires", "error", err)
 	}
+}
+
+// free asks Redis to release id, or to take it out of the queue.
+func (m *Mutex) free(ctx context.Context, id string, used int64) error {
+	untold, err := m.lock.Release(ctx, id, used)
+	if untold != nil {
+		m.box.Mute(untold)
+		m.reportMailbox()
+	}
+	return err
 }
 
 func (m *Mutex) log() *slog.Logger { return m.opts.logger.With("key", m.lock.Key()) }

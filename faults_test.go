@@ -629,7 +629,7 @@ func TestWhatNoWaitingMends(t *testing.T) {
 		client func(*redis.Options)
 		says   []string
 	}{
-		{"no password given", config("requirepass", "secret"), nil, []string{"NOAUTH", "username and password"}},
+		{"no password given", config("requirepass", "secret"), nil, []string{"unauthenticated", "username and password"}},
 		{"wrong password", config("requirepass", "secret"), func(o *redis.Options) { o.Password = "wrong" }, []string{"WRONGPASS", "username and password"}},
 		{"unknown user", user(), func(o *redis.Options) { o.Username, o.Password = "nobody", "secret" }, []string{"WRONGPASS"}},
 		{"scripts denied", user("~*", "+@all", "-@scripting"), login, []string{"NOPERM", "EVALSHA"}},
@@ -665,8 +665,9 @@ func TestWhatNoWaitingMends(t *testing.T) {
 // What the documentation says that a user must be allowed is enough.
 func TestLeastPrivileges(t *testing.T) {
 	s := redistest.Start(t)
-	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~"+key, "~warlock:{"+key+"}:fence", "-@all",
-		"+evalsha", "+eval", "+set", "+get", "+del", "+time", "+pttl", "+pexpire")
+	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~"+key, "~warlock:{"+key+"}:*", "-@all",
+		"+evalsha", "+eval", "+set", "+get", "+del", "+time", "+pttl", "+pexpire", "+hset", "+hget", "+hdel",
+		"+zadd", "+zcard", "+zpopmin", "+zrem", "+zrevrange", "+zscore", "+publish", "+subscribe", "+ping", "&warlock:mailbox:*")
 	client := s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" })
 	m := warlock.NewMutex(client, key, 100*time.Millisecond)
 	l := lock(t, m)

@@ -217,7 +217,7 @@ func waiters() (n int) {
 	buf = buf[:runtime.Stack(buf, true)]
 	for stack := range strings.SplitSeq(string(buf), "\n\n") {
 		state, frames, _ := strings.Cut(stack, "\n")
-		if strings.Contains(state, "[select") && strings.HasPrefix(frames, "github.com/warlock-go/warlock.(*Mutex).wait(") {
+		if strings.Contains(state, "[select") && strings.HasPrefix(frames, "github.com/warlock-go/warlock.(*Mutex).enter(") {
 			n++
 		}
 	}

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock/internal/lease"
 	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/wait"
 )
 
 // minTTL is the shortest ttl of a lease: there must be room in it for a round
@@ -21,8 +24,13 @@ const minTTL = 10 * time.Millisecond
 // [sync.Locker].
 //
 // Its zero value is not usable: make it with [NewMutex]. It must not be copied
-// after first use. Its methods may be called concurrently; within a process,
-// goroutines that wait in Lock get their turn in the order in which they came.
+// after first use. Its methods may be called concurrently.
+//
+// Waiting is in order: processes get the lock in the order in which they asked
+// Redis for it, and the goroutines of one Mutex in that in which they called
+// Lock. A process that has the lock hands it from goroutine to goroutine
+// for 10 ms at most before the next process is due. TryLock, and the tries of
+// [WithRetry], do not queue, and find the lock taken while others wait for it.
 //
 // In the terminology of the Go memory model, within a process the n'th call of Unlock
 // “synchronizes before” the m'th call of Lock for any n < m, as with
@@ -30,16 +38,13 @@ const minTTL = 10 * time.Millisecond
 // storage before Unlock is there for the next holder to read.
 type Mutex struct {
 	lock *protocol.Lock
+	box  *wait.Mailbox
 	ttl  time.Duration
 	opts options
 
-	// turn holds an element while the Mutex is locked, and while a goroutine is
-	// on its way to that. So one goroutine of the process at a time contends in
-	// Redis, and a channel's senders are served in order.
-	turn chan struct{}
-
-	mu   sync.Mutex // guards held
-	held *Lease     // set by the owner of the turn, taken by unlock, which then gives up the turn
+	mu   sync.Mutex // guards the following; never held over a call to Redis
+	turn turn       // who may ask Redis, and hold the lock
+	held *Lease     // set by the owner of the turn, or by who hands the lease on to it; taken by unlock
 }
 
 // NewMutex returns an unlocked Mutex. Mutexes with the same key on the same
@@ -62,9 +67,9 @@ func NewMutex(client redis.UniversalClient, key string, ttl time.Duration, opts 
 	}
 	return &Mutex{
 		lock: lock,
+		box:  wait.Of(client),
 		ttl:  ttl.Truncate(time.Millisecond),
 		opts: newOptions(opts),
-		turn: make(chan struct{}, 1),
 	}
 }
 
@@ -177,11 +182,35 @@ type Lease struct {
 	id    string
 	fence int64
 	lease *lease.Lease
+
+	// What is needed to hand the lease on in this process, see turn.go.
+	last  int64     // the highest of the tokens reserved with it
+	until time.Time // when the process's turn is over
+	fate  atomic.Int32
+}
+
+// The fates of a lease, each of which excludes the others.
+const (
+	undecided int32 = iota
+	kept            // its ID or its length were made the holder's own: not to be handed on
+	handedOn        // the next holder in this process has the ID now
+)
+
+// keep claims the lease for its holder alone, and reports whether it is.
+func (l *Lease) keep() bool {
+	return l.fate.CompareAndSwap(undecided, kept) || l.fate.Load() == kept
 }
 
 // ID returns the value under the lock's key in Redis while the lease lasts. With
-// it any process can [Release] or [Extend] the lease.
-func (l *Lease) ID() string { return l.id }
+// it any process can [Release] or [Extend] the lease. A lease whose ID was asked
+// for goes back to Redis when it is unlocked. When it was not asked for until
+// the lock had gone to another goroutine, the ID is one that holds nothing.
+func (l *Lease) ID() string {
+	if !l.keep() {
+		return l.id + "/" + strconv.FormatInt(l.fence, 10)
+	}
+	return l.id
+}
 
 // Fence returns the fencing token: a number above that of every earlier
 // acquisition of the key, and below 2^53.
@@ -203,6 +232,7 @@ func (l *Lease) Extend(ctx context.Context, ttl time.Duration) error {
 	if err := checkTTL(l.lock.Key(), ttl); err != nil {
 		return err
 	}
+	l.keep() // the next holder is not to inherit a longer lease than its own
 	_, err := within(ctx, func() error { return l.lease.Extend(ctx, ttl) })
 	if err != nil {
 		return l.lock.Explain("extend", err)

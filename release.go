@@ -9,7 +9,8 @@ import (
 	"github.com/warlock-go/warlock/internal/protocol"
 )
 
-// Release frees the lock under key if it is held by id, from any process: id is
+// Release frees the lock under key, or hands it on to the first who waits, if it
+// is held by id, from any process: id is
 // what [Lease.ID] returned to the holder, or what was set by SET key id NX PX
 // ttl. It returns [ErrNotHeld] if the lock is free or another's. The holder, if it
 // lives, finds its lease lost at its next renewal.
@@ -18,7 +19,10 @@ func Release(ctx context.Context, client redis.UniversalClient, key, id string) 
 	if err != nil {
 		return err
 	}
-	_, err = within(ctx, func() error { return lock.Release(ctx, id) })
+	_, err = within(ctx, func() error {
+		_, err := lock.Release(ctx, id, 0)
+		return err
+	})
 	if err != nil {
 		return lock.Explain("release", err)
 	}

@@ -11,7 +11,7 @@
 //   - A lease that is not held any more never is again, and its context is done.
 //     Whoever looks at a lease past its deadline ends it there and then, so a
 //     process that wakes up from a stop sees the loss before it can act.
-//   - While a lease is held its timer is armed, at the deadline or before. It
+//   - While a lease is held, by one holder of this process after another, its timer is armed, at the deadline or before. It
 //     is armed anew before a renewal is sent, so a call that hangs holds up
 //     neither the next try nor the end.
 package lease
@@ -66,19 +66,15 @@ type Terms struct {
 	Renew func(ctx context.Context, ttl time.Duration) error
 }
 
-// Lease is one lease. Its methods may be called concurrently.
+// Lease is one hold of a lease. Its methods may be called concurrently.
 type Lease struct {
-	terms Terms
-	ctx   context.Context
-	end   context.CancelCauseFunc
+	keeper *keeper
 
-	mu       sync.Mutex      // guards the following; never held over a call of Renew
-	state    state           // leaves held once
-	cause    error           // why it was lost
-	deadline time.Time       // grows while held
-	renewAt  time.Time       // when the next renewal is due
-	lastAt   time.Time       // no renewal from then on; zero: no such time
-	timer    clockwork.Timer // fires tick; nil unless held
+	// Guarded by the keeper's mu.
+	state state           // leaves held once
+	cause error           // why it left
+	ctx   context.Context // made when it is first asked for: most holders never do
+	end   context.CancelCauseFunc
 }
 
 type state int
@@ -89,51 +85,73 @@ const (
 	lost
 )
 
+// A keeper keeps a lease alive while it is passed from holder to holder in this
+// process; to the server they are one.
+type keeper struct {
+	terms Terms
+
+	mu       sync.Mutex      // guards the following; never held over a call of Renew
+	current  *Lease          // the hold, which may have ended
+	deadline time.Time       // grows while held
+	renewAt  time.Time       // when the next renewal is due
+	lastAt   time.Time       // no renewal from then on; zero: no such time
+	timer    clockwork.Timer // fires tick; nil unless held
+
+	renewing context.Context // of renewals; made for the first, ends with the last hold
+	stop     context.CancelFunc
+}
+
 // Start returns the lease that was granted to a request sent at sent. It errs
 // if the answer took so long that the lease has already run out.
 func Start(terms Terms, sent time.Time) (*Lease, error) {
-	l := &Lease{terms: terms}
-	l.ctx, l.end = context.WithCancelCause(context.Background())
-	if terms.Renewals > 0 {
-		l.lastAt = sent.Add(terms.Renewals)
-	}
-	l.grantedLocked(sent, terms.TTL)
-
+	k := &keeper{terms: terms}
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	now := terms.Clock.Now()
-	if !now.Before(l.deadline) {
-		l.end(errRanOut)
+	k.grantedLocked(sent, terms.TTL)
+	if !now.Before(k.deadline) {
 		return nil, errRanOut
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.timer = terms.Clock.AfterFunc(l.nextLocked().Sub(now), l.tick)
-	return l, nil
+	k.beginLocked(sent, now)
+	return k.current, nil
 }
 
 // Context is done once the lease is lost, with a cause that is ErrLost, or
 // released, with context.Canceled.
 func (l *Lease) Context() context.Context {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.checkLocked(l.terms.Clock.Now())
+	k := l.keeper
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.checkLocked(k.terms.Clock.Now())
+	if l.ctx == nil {
+		l.ctx, l.end = context.WithCancelCause(context.Background())
+		if l.state != held {
+			l.end(l.cause)
+		}
+	}
 	return l.ctx
 }
 
 // Deadline returns until when the lease is valid if nothing renews it.
 func (l *Lease) Deadline() time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.deadline
+	l.keeper.mu.Lock()
+	defer l.keeper.mu.Unlock()
+	return l.keeper.deadline
 }
 
 // Extend makes the lease live for at least ttl from now. It returns ErrLost,
 // protocol.ErrNotHeld after a release, or an error that leaves the lease as it was.
 func (l *Lease) Extend(ctx context.Context, ttl time.Duration) error {
-	sent := l.terms.Clock.Now()
+	k := l.keeper
+	sent := k.terms.Clock.Now()
 	if err := l.err(sent); err != nil {
 		return err
 	}
-	return l.renewed(sent, ttl, l.terms.Renew(ctx, ttl))
+	err := k.renewed(sent, ttl, k.terms.Renew(ctx, ttl))
+	if ended := l.err(k.terms.Clock.Now()); ended != nil {
+		return ended
+	}
+	return err
 }
 
 // Release ends the lease on the holder's side; freeing the lock on the server
@@ -141,21 +159,38 @@ func (l *Lease) Extend(ctx context.Context, ttl time.Duration) error {
 // valid until now, ErrLost if it was lost before, and protocol.ErrNotHeld if it
 // was released before.
 func (l *Lease) Release() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.checkLocked(l.terms.Clock.Now())
-	if err := l.errLocked(); err != nil {
-		return err
+	k := l.keeper
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.checkLocked(k.terms.Clock.Now())
+	if l.state != held {
+		return l.errLocked()
+	}
+	k.endLocked(released, context.Canceled)
+	return nil
+}
+
+// HandOn ends the lease as Release does, for the next holder in this process,
+// whose lease it returns: the server sees one lease that goes on.
+func (l *Lease) HandOn() (*Lease, error) {
+	k := l.keeper
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.terms.Clock.Now()
+	k.checkLocked(now)
+	if l.state != held {
+		return nil, l.errLocked()
 	}
 	l.leaveLocked(released, context.Canceled)
-	return nil
+	k.beginLocked(now, now)
+	return k.current, nil
 }
 
 // err returns why the lease is not held at now, or nil.
 func (l *Lease) err(now time.Time) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.checkLocked(now)
+	l.keeper.mu.Lock()
+	defer l.keeper.mu.Unlock()
+	l.keeper.checkLocked(now)
 	return l.errLocked()
 }
 
@@ -169,98 +204,123 @@ func (l *Lease) errLocked() error {
 	return nil
 }
 
-// checkLocked ends the lease if its deadline has passed.
-func (l *Lease) checkLocked(now time.Time) {
-	if l.state != held || now.Before(l.deadline) {
-		return
-	}
-	if l.overdueLocked(now) {
-		l.leaveLocked(lost, errMaxHold)
-	} else {
-		l.leaveLocked(lost, errRanOut)
+func (l *Lease) leaveLocked(s state, cause error) {
+	l.state, l.cause = s, cause
+	if l.end != nil {
+		l.end(cause)
 	}
 }
 
-func (l *Lease) leaveLocked(s state, cause error) {
-	l.state, l.cause = s, cause
-	if l.timer != nil {
-		l.timer.Stop()
-		l.timer = nil
+// beginLocked begins a hold, whose longest time counts from since.
+func (k *keeper) beginLocked(since, now time.Time) {
+	k.current = &Lease{keeper: k}
+	if k.terms.Renewals > 0 {
+		k.lastAt = since.Add(k.terms.Renewals)
 	}
-	l.end(cause)
+	switch next := k.nextLocked().Sub(now); {
+	case k.timer == nil:
+		k.timer = k.terms.Clock.AfterFunc(next, k.tick)
+	case k.terms.Renewals > 0: // may be due earlier than it was armed for
+		k.timer.Reset(next)
+	}
+}
+
+// endLocked ends the last hold of the lease.
+func (k *keeper) endLocked(s state, cause error) {
+	k.current.leaveLocked(s, cause)
+	k.timer.Stop()
+	k.timer = nil
+	if k.stop != nil {
+		k.stop()
+	}
+}
+
+// checkLocked ends the lease if its deadline has passed.
+func (k *keeper) checkLocked(now time.Time) {
+	if k.current.state != held || now.Before(k.deadline) {
+		return
+	}
+	if k.overdueLocked(now) {
+		k.endLocked(lost, errMaxHold)
+	} else {
+		k.endLocked(lost, errRanOut)
+	}
 }
 
 // grantedLocked notes that a request sent at sent, for ttl, was answered with yes.
-func (l *Lease) grantedLocked(sent time.Time, ttl time.Duration) {
-	if d := sent.Add(ttl - Margin(ttl)); d.After(l.deadline) {
-		l.deadline = d
+func (k *keeper) grantedLocked(sent time.Time, ttl time.Duration) {
+	if d := sent.Add(ttl - Margin(ttl)); d.After(k.deadline) {
+		k.deadline = d
 		// Due when what is left is what is left of a plain lease after a third.
-		rest := min(ttl, l.terms.TTL)
-		l.renewAt = sent.Add(ttl - rest + rest/renewShare)
+		rest := min(ttl, k.terms.TTL)
+		k.renewAt = sent.Add(ttl - rest + rest/renewShare)
 	}
 }
 
 // nextLocked returns when there is something to do: a renewal, or the end.
-func (l *Lease) nextLocked() time.Time {
-	if l.terms.Renewals == 0 || l.overdueLocked(l.renewAt) || l.deadline.Before(l.renewAt) {
-		return l.deadline
+func (k *keeper) nextLocked() time.Time {
+	if k.terms.Renewals == 0 || k.overdueLocked(k.renewAt) || k.deadline.Before(k.renewAt) {
+		return k.deadline
 	}
-	return l.renewAt
+	return k.renewAt
 }
 
 // overdueLocked reports whether renewals have ended at t.
-func (l *Lease) overdueLocked(t time.Time) bool {
-	return !l.lastAt.IsZero() && !t.Before(l.lastAt)
+func (k *keeper) overdueLocked(t time.Time) bool {
+	return !k.lastAt.IsZero() && !t.Before(k.lastAt)
 }
 
 // tick runs on the timer's goroutine, at least once for each time it is armed.
-func (l *Lease) tick() {
-	now := l.terms.Clock.Now()
-	due, err := l.turn(now)
-	if due {
-		err = l.renewed(now, l.terms.TTL, l.terms.Renew(l.ctx, l.terms.TTL))
+func (k *keeper) tick() {
+	now := k.terms.Clock.Now()
+	ctx, err := k.turn(now)
+	if ctx != nil {
+		err = k.renewed(now, k.terms.TTL, k.terms.Renew(ctx, k.terms.TTL))
 	}
 	switch {
 	case errors.Is(err, ErrLost):
-		l.terms.Logger.Warn("warlock: a lease was lost while the lock was held", "key", l.terms.Key, "error", err)
-	case err != nil && l.ctx.Err() == nil:
-		l.terms.Logger.Warn("warlock: a renewal was not answered; trying again", "key", l.terms.Key, "error", err)
+		k.terms.Logger.Warn("warlock: a lease was lost while the lock was held", "key", k.terms.Key, "error", err)
+	case err != nil && !errors.Is(err, protocol.ErrNotHeld): // but released meanwhile
+		k.terms.Logger.Warn("warlock: a renewal was not answered; trying again", "key", k.terms.Key, "error", err)
 	}
 }
 
-// turn arms the timer for what comes after now, and reports whether a renewal
-// is due at now. It errs if the lease is not held any more.
-func (l *Lease) turn(now time.Time) (due bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.checkLocked(now)
-	if err := l.errLocked(); err != nil {
-		return false, err
+// turn arms the timer for what comes after now. It returns a context if a
+// renewal is due at now, and an error if the lease is not held any more.
+func (k *keeper) turn(now time.Time) (renewing context.Context, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.checkLocked(now)
+	if err := k.current.errLocked(); err != nil {
+		return nil, err
 	}
-	if next := l.nextLocked(); next.Equal(l.renewAt) && !now.Before(next) {
-		due = true
-		l.renewAt = now.Add(l.terms.TTL / retryShare)
+	if next := k.nextLocked(); next.Equal(k.renewAt) && !now.Before(next) {
+		k.renewAt = now.Add(k.terms.TTL / retryShare)
+		if k.renewing == nil {
+			k.renewing, k.stop = context.WithCancel(context.Background())
+		}
+		renewing = k.renewing
 	}
-	l.timer.Reset(l.nextLocked().Sub(now))
-	return due, nil
+	k.timer.Reset(k.nextLocked().Sub(now))
+	return renewing, nil
 }
 
 // renewed takes in the answer to a request that was sent at sent.
-func (l *Lease) renewed(sent time.Time, ttl time.Duration, answer error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := l.terms.Clock.Now()
-	l.checkLocked(now)
+func (k *keeper) renewed(sent time.Time, ttl time.Duration, answer error) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.terms.Clock.Now()
+	k.checkLocked(now)
 	switch {
-	case l.state != held:
-		return l.errLocked()
+	case k.current.state != held:
+		return k.current.errLocked()
 	case errors.Is(answer, protocol.ErrNotHeld):
-		l.leaveLocked(lost, ErrTaken)
-		return l.cause
+		k.endLocked(lost, ErrTaken)
+		return ErrTaken
 	case answer != nil:
 		return answer
 	}
-	l.grantedLocked(sent, ttl)
-	l.timer.Reset(l.nextLocked().Sub(now))
+	k.grantedLocked(sent, ttl)
+	k.timer.Reset(k.nextLocked().Sub(now))
 	return nil
 }

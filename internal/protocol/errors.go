@@ -11,9 +11,10 @@ import (
 // permanent lists what no waiting can mend, by the code or words that stand in
 // the error, and what can. A server wraps the errors of commands inside scripts
 // in its own words, by version, so each is looked for anywhere in the text.
-// KEYS in an advice stands for the names of the lock and its fence.
+// KEYS in an advice stands for the names of the lock and its companions.
 var permanent = []struct{ text, advice string }{
 	{"NOAUTH", "give the client a username and password"},
+	{"unauthenticated multibulk length", "give the client a username and password"}, // before it reads on to NOAUTH
 	{"WRONGPASS", "check the client's username and password"},
 	{"invalid password", "check the client's username and password"},
 	{"invalid username-password pair", "check the client's username and password"},
@@ -22,16 +23,17 @@ var permanent = []struct{ text, advice string }{
 	{"The user executing the script", noperm},
 	{wrongType, "one of KEYS holds a value that is no lock's: lock under another key, or delete that value"},
 	{"CROSSSLOT", "KEYS must share a hash slot"},
-	{"unknown command", "the server must offer EVALSHA, EVAL, SET, GET, DEL, TIME, PTTL and PEXPIRE"},
-	{"unknown Redis command", "the server must offer SET, GET, DEL, TIME, PTTL and PEXPIRE to scripts"},
-	{"Unknown Redis command", "the server must offer SET, GET, DEL, TIME, PTTL and PEXPIRE to scripts"},
+	{"unknown command", "the server must offer " + commands},
+	{"unknown Redis command", "the server must offer, also to scripts, " + commands},
+	{"Unknown Redis command", "the server must offer, also to scripts, " + commands},
 	{"DENIED", "the server is in protected mode: give it a password or a bind address"},
 }
 
 const (
 	prefix    = "warlock: "
 	wrongType = "WRONGTYPE"
-	noperm    = "allow the user EVALSHA, EVAL, SET, GET, DEL, TIME, PTTL and PEXPIRE on KEYS"
+	commands  = "EVALSHA, EVAL, SET, GET, DEL, TIME, PTTL, PEXPIRE, HSET, HGET, HDEL, ZADD, ZCARD, ZPOPMIN, ZREM, ZREVRANGE and ZSCORE"
+	noperm    = "allow the user " + commands + " on KEYS"
 )
 
 // Permanent reports whether err is one that no waiting can mend: a closed
@@ -57,8 +59,18 @@ func (l *Lock) Explain(doing string, err error) error {
 	if a == "" {
 		return fmt.Errorf(prefix+"%s %s: %w", doing, Quote(l.Key()), err)
 	}
-	a = strings.ReplaceAll(a, "KEYS", Quote(l.keys[0])+" and "+Quote(l.keys[1]))
+	a = strings.ReplaceAll(a, "KEYS", l.names())
 	return fmt.Errorf(prefix+"%s %s: %w (%s)", doing, Quote(l.Key()), err, a)
+}
+
+// names returns the keys of the lock as they stand in messages.
+func (l *Lock) names() string {
+	quoted := make([]string, len(l.keys))
+	for i, key := range l.keys {
+		quoted[i] = Quote(key)
+	}
+	last := len(quoted) - 1
+	return strings.Join(quoted[:last], ", ") + " and " + quoted[last]
 }
 
 func advice(err error) string {

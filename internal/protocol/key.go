@@ -12,34 +12,44 @@ import (
 //	invoice:42         warlock:{invoice:42}:fence    no braces: the whole name is the tag
 //	invoice:{42}:lock  invoice:{42}:lock:warlock:fence    a tag of its own: kept as it is
 //
-// The two forms cannot meet: one ends in "}:fence", the other in ":warlock:fence".
+// and likewise for the queue and the waiters. The two forms cannot meet: one ends in
+// "}:fence", the other in ":warlock:fence".
 //
 // Redis takes as the hash tag what stands between the first '{' and the next
 // '}', if that is not empty, and the whole name otherwise. A name without a tag
 // can be wrapped in one only if it holds no '}', which would end the tag early.
 
 const (
-	taggedFence   = ":warlock:fence"
-	prefixed      = "warlock:{"
-	prefixedFence = "}:fence"
+	tagged   = ":warlock"
+	prefixed = "warlock:{"
 )
 
-// keys returns the names of the lock and its fence, in the order in which the
+// companions are the keys beside the lock's own, in the order in which the
 // scripts take them.
+var companions = []string{":fence", ":queue", ":waiters"}
+
+// keys returns the names of the lock and its companions.
 func keys(key string) ([]string, error) {
 	if key == "" {
 		return nil, errors.New("warlock: the key is empty: name what is to be locked")
 	}
-	if strings.HasSuffix(key, taggedFence) || strings.HasPrefix(key, prefixed) && strings.HasSuffix(key, prefixedFence) {
-		return nil, fmt.Errorf("warlock: the key %s is named as the fence of another lock: choose another name", Quote(key))
+	for _, c := range companions {
+		if strings.HasSuffix(key, tagged+c) || strings.HasPrefix(key, prefixed) && strings.HasSuffix(key, "}"+c) {
+			return nil, fmt.Errorf("warlock: the key %s is named as the %s of another lock: choose another name", Quote(key), c[1:])
+		}
 	}
-	if hasTag(key) {
-		return []string{key, key + taggedFence}, nil
-	}
-	if strings.Contains(key, "}") {
+	base := prefixed + key + "}"
+	switch {
+	case hasTag(key):
+		base = key + tagged
+	case strings.Contains(key, "}"):
 		return nil, fmt.Errorf("warlock: the braces of key %s give it no usable hash tag: put something between { and }, or use none", Quote(key))
 	}
-	return []string{key, prefixed + key + prefixedFence}, nil
+	names := []string{key}
+	for _, c := range companions {
+		names = append(names, base+c)
+	}
+	return names, nil
 }
 
 func hasTag(key string) bool {

@@ -34,6 +34,8 @@ var floorLifetime any = FloorLifetime.Milliseconds() // as the scripts take it
 var ErrNotHeld = errors.New("warlock: lock not held")
 
 var (
+	//go:embed queue.lua
+	queueSource string
 	//go:embed acquire.lua
 	acquireSource string
 	//go:embed renew.lua
@@ -43,10 +45,10 @@ var (
 	//go:embed release.lua
 	releaseSource string
 
-	acquireScript = redis.NewScript(acquireSource)
+	acquireScript = redis.NewScript(queueSource + acquireSource)
 	renewScript   = redis.NewScript(renewSource)
 	extendScript  = redis.NewScript(extendSource)
-	releaseScript = redis.NewScript(releaseSource)
+	releaseScript = redis.NewScript(queueSource + releaseSource)
 )
 
 // Lock is one lock key on one server. It keeps no state of its own and may be
@@ -54,7 +56,7 @@ var (
 type Lock struct {
 	client redis.Scripter
 	once   redis.Scripter // the client without go-redis's own retries
-	keys   []string       // the lock and its fence
+	keys   []string       // the lock and its companions
 }
 
 // New returns the lock named key on the server of client. It errs if the client
@@ -73,17 +75,36 @@ func New(client redis.UniversalClient, key string) (*Lock, error) {
 // Key returns the name of the lock.
 func (l *Lock) Key() string { return l.keys[0] }
 
+// A Request asks for a lock.
+type Request struct {
+	ID    string
+	TTL   time.Duration // of the lease, from when the server runs the script
+	Spare int64         // tokens to reserve above the one granted
+
+	// A waiter queues if it is refused. Its rounds count from 1, and each of its
+	// requests has the next one.
+	Round   int64 // 0: do not queue
+	Place   int64 // as of the last refusal; 0: none yet
+	Counted bool  // PUBLISH counts its mailbox, on whatever server of this lock
+}
+
 // A Grant is the answer to an acquisition.
 type Grant struct {
 	Granted   bool
 	Token     int64         // if granted: the fencing token
 	Remaining time.Duration // if refused: until the holder's lease ends; negative if it never does
+	HandsOn   bool          // if refused: the holder hands the lock on to the first in the queue
+	Place     int64         // if refused: the waiter's, for its next request
 }
 
-// Acquire asks for the lock on behalf of id, for ttl from when the server runs
-// the script. Asked again by the ID that holds, it grants again.
-func (l *Lock) Acquire(ctx context.Context, id string, ttl time.Duration) (Grant, error) {
-	reply, err := acquireScript.Run(ctx, l.client, l.keys, id, ttl.Milliseconds(), floorLifetime).Result()
+// Acquire asks for the lock. Asked again by the ID that holds, it grants again.
+func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
+	counted := 0
+	if r.Counted {
+		counted = 1
+	}
+	reply, err := acquireScript.Run(ctx, l.client, l.keys,
+		r.ID, r.TTL.Milliseconds(), floorLifetime, r.Spare, r.Round, r.Place, counted).Result()
 	if err != nil {
 		return Grant{}, err
 	}
@@ -91,9 +112,12 @@ func (l *Lock) Acquire(ctx context.Context, id string, ttl time.Duration) (Grant
 	case int64:
 		return Grant{Granted: true, Token: reply}, nil
 	case []any:
-		if len(reply) == 1 {
-			if ms, ok := reply[0].(int64); ok {
-				return Grant{Remaining: time.Duration(ms) * time.Millisecond}, nil
+		if len(reply) == 3 {
+			ms, ok1 := reply[0].(int64)
+			handsOn, ok2 := reply[1].(int64)
+			place, ok3 := reply[2].(int64)
+			if ok1 && ok2 && ok3 {
+				return Grant{Remaining: time.Duration(ms) * time.Millisecond, HandsOn: handsOn == 1, Place: place}, nil
 			}
 		}
 	}
@@ -101,39 +125,52 @@ func (l *Lock) Acquire(ctx context.Context, id string, ttl time.Duration) (Grant
 }
 
 // Renew makes the lease of id, whose fencing token is token, live for at least
-// ttl from when the server runs the script.
+// ttl from when the server runs the script. Tokens to spare count as used.
 func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) error {
-	return held(renewScript.Run(ctx, l.client, l.keys, id, ttl.Milliseconds(), floorLifetime, token))
+	return held(renewScript.Run(ctx, l.client, l.keys[:2], id, ttl.Milliseconds(), floorLifetime, token))
 }
 
 // Extend is Renew for a caller that knows nothing of the lease but its ID.
 func (l *Lock) Extend(ctx context.Context, id string, ttl time.Duration) error {
-	return held(extendScript.Run(ctx, l.client, l.keys, id, ttl.Milliseconds(), floorLifetime))
+	return held(extendScript.Run(ctx, l.client, l.keys[:2], id, ttl.Milliseconds(), floorLifetime))
 }
 
 // releaseTries is how often Release asks in all: as often as go-redis by default.
 const releaseTries = 4
 
-// Release frees the lock if it is held by id. It asks again where the answer
-// got lost, and knows that the first request may have been carried out: "not
-// held" means released then.
-func (l *Lock) Release(ctx context.Context, id string) error {
+// Release hands the lock on to the first waiter, or frees it, if it is held by
+// id; if not, id leaves the queue. used is the last token used of those that
+// were reserved with its own, 0 if none were. It asks again where the answer got
+// lost, and knows that the first request may have been carried out: "not held"
+// means released then.
+//
+// A nil error may come with one that says why the next holder could not be told;
+// it finds out when it asks again.
+func (l *Lock) Release(ctx context.Context, id string, used int64) (untold, err error) {
 	unanswered := false
 	for try := 1; ; try++ {
-		err := held(releaseScript.Run(ctx, l.once, l.keys[:1], id))
+		untold, err = released(releaseScript.Run(ctx, l.once, l.keys, id, floorLifetime, used))
 		switch {
 		case err == nil:
-			return nil
+			return untold, nil
 		case errors.Is(err, ErrNotHeld):
 			if unanswered {
-				return nil
+				return nil, nil
 			}
-			return err
+			return nil, err
 		case try == releaseTries || ctx.Err() != nil || Permanent(err):
-			return err
+			return nil, err
 		}
 		unanswered = unanswered || !Answered(err)
 	}
+}
+
+// released reads the reply to a release.
+func released(cmd *redis.Cmd) (untold, err error) {
+	if reply, ok := cmd.Val().([]any); ok && len(reply) == 2 && reply[0] == int64(1) {
+		return fmt.Errorf("%v", reply[1]), nil
+	}
+	return nil, held(cmd)
 }
 
 // held reads a reply of 1, yes, or 0, not held.

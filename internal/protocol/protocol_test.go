@@ -31,7 +31,7 @@ func newLock(t *testing.T, client redis.UniversalClient) *protocol.Lock {
 // acquire returns the token of an acquisition that must be granted.
 func acquire(t *testing.T, l *protocol.Lock, id string) int64 {
 	t.Helper()
-	grant, err := l.Acquire(t.Context(), id, ttl)
+	grant, err := l.Acquire(t.Context(), protocol.Request{ID: id, TTL: ttl})
 	if err != nil || !grant.Granted {
 		t.Fatalf("acquire for %s: %+v, %v", id, grant, err)
 	}
@@ -39,6 +39,16 @@ func acquire(t *testing.T, l *protocol.Lock, id string) int64 {
 }
 
 func about(got, want time.Duration) bool { return got > want-redistest.Patience && got <= want }
+
+// release releases id, and fails the test if the next holder could not be told.
+func release(t testing.TB, l *protocol.Lock, id string) error {
+	t.Helper()
+	untold, err := l.Release(t.Context(), id, 0)
+	if untold != nil {
+		t.Errorf("the next holder was not told: %v", untold)
+	}
+	return err
+}
 
 func TestAcquire(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -50,12 +60,12 @@ func TestAcquire(t *testing.T) {
 		if got := s.Get(fence); got != strconv.FormatInt(token, 10) || !about(s.TTL(fence), ttl+protocol.FloorLifetime) {
 			t.Errorf("the fence holds %q for %v, want %d", got, s.TTL(fence), token)
 		}
-		grant, err := l.Acquire(t.Context(), "b", ttl)
+		grant, err := l.Acquire(t.Context(), protocol.Request{ID: "b", TTL: ttl})
 		if err != nil || grant.Granted || !about(grant.Remaining, ttl) {
 			t.Errorf("acquire of a taken lock: %+v, %v", grant, err)
 		}
 		s.Do("SET", key, "for ever")
-		grant, err = l.Acquire(t.Context(), "b", ttl)
+		grant, err = l.Acquire(t.Context(), protocol.Request{ID: "b", TTL: ttl})
 		if err != nil || grant.Granted || grant.Remaining >= 0 {
 			t.Errorf("acquire of a lock that never ends: %+v, %v", grant, err)
 		}
@@ -111,11 +121,11 @@ func TestPromiseIdempotence(t *testing.T) {
 			t.Errorf("the lock lives for %v and its fence for %v", s.TTL(key), s.TTL(fence))
 		}
 
-		if err := l.Release(t.Context(), "a"); err != nil {
+		if err := release(t, l, "a"); err != nil {
 			t.Errorf("release: %v", err)
 		}
 		acquire(t, l, "b")
-		if err := l.Release(t.Context(), "a"); !errors.Is(err, protocol.ErrNotHeld) {
+		if err := release(t, l, "a"); !errors.Is(err, protocol.ErrNotHeld) {
 			t.Errorf("release again: %v", err)
 		}
 		if s.Get(key) != "b" {
@@ -131,7 +141,7 @@ func TestNothingIsRevived(t *testing.T) {
 		operations := map[string]func() error{
 			"renew":   func() error { return l.Renew(t.Context(), "a", token, ttl) },
 			"extend":  func() error { return l.Extend(t.Context(), "a", ttl) },
-			"release": func() error { return l.Release(t.Context(), "a") },
+			"release": func() error { return release(t, l, "a") },
 		}
 		states := map[string]func(){
 			"free":            func() { s.Do("DEL", key) },
@@ -173,7 +183,7 @@ func TestPromiseTokensRise(t *testing.T) {
 		l := newLock(t, s.Client())
 		ends := map[string]func(id string){
 			"release": func(id string) {
-				if err := l.Release(t.Context(), id); err != nil {
+				if err := release(t, l, id); err != nil {
 					t.Error(err)
 				}
 			},
@@ -259,7 +269,7 @@ func TestLostReplies(t *testing.T) {
 			t.Errorf("renew: %v", err)
 		}
 		line.BreakFirst(2, redistest.Cut)
-		if err := l.Release(t.Context(), "a"); err != nil {
+		if err := release(t, l, "a"); err != nil {
 			t.Errorf("release: %v", err)
 		}
 		if s.Get(key) != "" {
@@ -267,7 +277,7 @@ func TestLostReplies(t *testing.T) {
 		}
 
 		line.BreakFirst(100, redistest.Cut)
-		if err := l.Release(t.Context(), "a"); err == nil || errors.Is(err, protocol.ErrNotHeld) {
+		if err := release(t, l, "a"); err == nil || errors.Is(err, protocol.ErrNotHeld) {
 			t.Errorf("release without any reply: %v, want an error that leaves it open", err)
 		}
 	})
@@ -292,7 +302,7 @@ func TestLostReplyOfReleaseAndASuccessor(t *testing.T) {
 			}
 			return redistest.None
 		})
-		if err := l.Release(t.Context(), "a"); err != nil || requests != 2 {
+		if err := release(t, l, "a"); err != nil || requests != 2 {
 			t.Errorf("release: %v after %d requests", err, requests)
 		}
 		if s.Get(key) != "b" {
@@ -306,7 +316,7 @@ func warm(t *testing.T, l *protocol.Lock) {
 	t.Helper()
 	token := acquire(t, l, "warm")
 	for _, err := range []error{
-		l.Renew(t.Context(), "warm", token, ttl), l.Extend(t.Context(), "warm", ttl), l.Release(t.Context(), "warm"),
+		l.Renew(t.Context(), "warm", token, ttl), l.Extend(t.Context(), "warm", ttl), release(t, l, "warm"),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -346,7 +356,7 @@ func TestPermanent(t *testing.T) {
 		"ERR Error running script (call to f_0): @user_script:1: OOM command not al": false,
 	} {
 		s.Mini.SetError(text)
-		_, err := l.Acquire(t.Context(), "a", ttl)
+		_, err := l.Acquire(t.Context(), protocol.Request{ID: "a", TTL: ttl})
 		s.Mini.SetError("")
 		if err == nil || protocol.Permanent(err) != permanent {
 			t.Errorf("Permanent(%v) = %v", err, !permanent)
@@ -369,7 +379,7 @@ func TestClosedClientIsPermanent(t *testing.T) {
 	if err := client.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, err := l.Acquire(t.Context(), "a", ttl)
+	_, err := l.Acquire(t.Context(), protocol.Request{ID: "a", TTL: ttl})
 	if !protocol.Permanent(err) || !errors.Is(l.Explain("lock", err), redis.ErrClosed) {
 		t.Errorf("acquire with a closed client: %v", err)
 	}
@@ -379,7 +389,7 @@ func TestUnreachableServerIsNotPermanent(t *testing.T) {
 	s := redistest.StartMini(t)
 	l := newLock(t, s.Client())
 	s.Kill()
-	_, err := l.Acquire(t.Context(), "a", ttl)
+	_, err := l.Acquire(t.Context(), protocol.Request{ID: "a", TTL: ttl})
 	if err == nil || protocol.Permanent(err) || protocol.Answered(err) {
 		t.Errorf("acquire without a server: %v", err)
 	}

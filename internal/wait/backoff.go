@@ -1,4 +1,6 @@
-// Package wait says how long a waiter sleeps between two tries for a lock.
+// Package wait is how a waiter learns that it may have a lock: it is told through
+// its client's mailbox, and it asks, in ever longer intervals, where it cannot rely
+// on that.
 package wait
 
 import (
@@ -21,7 +23,9 @@ type Backoff struct {
 }
 
 // Steady returns a Backoff whose pauses do not grow beyond d.
-func Steady(d time.Duration) Backoff { return Backoff{next: d, most: d} }
+func Steady(d time.Duration) Backoff { return between(d, d) }
+
+func between(first, last time.Duration) Backoff { return Backoff{next: first, most: last} }
 
 // Pause returns how long to wait for a lock whose holder's lease ends after
 // remaining (negative: unknown, or never). Waiters that were refused together
@@ -29,7 +33,7 @@ func Steady(d time.Duration) Backoff { return Backoff{next: d, most: d} }
 // which the server's clock counts in whole milliseconds, by more than one of them.
 func (b *Backoff) Pause(remaining time.Duration) time.Duration {
 	if b.most == 0 {
-		b.next, b.most = first, last
+		*b = between(first, last)
 	}
 	pause := b.next/2 + rand.N(b.next/2+1)
 	b.next = min(2*b.next, b.most)
