@@ -22,64 +22,58 @@
 
 local ID, TTL, FLOOR, SPARE, ROUND = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
+-- Puts ID into the queue, or notes that it has asked again, and returns its place.
 local function enqueue(now)
-  local place = redis.call('ZSCORE', QUEUE, ID)
-  local kept = math.max(redis.call('PTTL', QUEUE), 2 * TTL)
+  local stale = redis.call('PTTL', QUEUE) < tonumber(TTL) -- or there is none yet
   redis.call('HSET', WAITERS, ID, table.concat({int(now), TTL, ROUND, SPARE, ARGV[7]}, ' '))
-  redis.call('PEXPIRE', WAITERS, kept)
-  if not place then
-    place = tonumber(ARGV[6])
-    if place == 0 then
-      local last = redis.call('ZREVRANGE', QUEUE, 0, 0, 'WITHSCORES')[2]
-      place = math.max(now, (last or 0) + 1)
-    end
-    redis.call('ZADD', QUEUE, int(place), ID)
+  if stale then
+    redis.call('PEXPIRE', WAITERS, 2 * TTL)
   end
-  redis.call('PEXPIRE', QUEUE, kept)
-  return tonumber(place)
-end
-
--- Grants the lock to ID and returns the token.
-local function grant(now)
-  local token, failed = next_token(now, TTL + FLOOR, SPARE)
-  if failed then -- no lease without its token
-    redis.call('DEL', LOCK)
+  local place = tonumber(ARGV[6])
+  if place == 0 then
+    local last = redis.call('ZREVRANGE', QUEUE, 0, 0, 'WITHSCORES')[2]
+    place = math.max(now, (last or 0) + 1)
   end
-  return failed or token
+  if redis.call('ZADD', QUEUE, 'NX', int(place), ID) == 0 then
+    place = tonumber(redis.call('ZSCORE', QUEUE, ID))
+  end
+  if stale then
+    redis.call('PEXPIRE', QUEUE, 2 * TTL)
+  end
+  return place
 end
 
 local now = now_us()
 local waiting = redis.call('ZCARD', QUEUE) > 0 -- raises here, before any write, what is no queue
-if not waiting and redis.call('SET', LOCK, ID, 'NX', 'PX', TTL) then
-  return grant(now)
-end
+local free = not waiting and redis.call('SET', LOCK, ID, 'NX', 'PX', TTL)
+local holder = not free and redis.call('GET', LOCK)
+local place = 0
 
-local holder = redis.call('GET', LOCK)
 if holder == ID then -- granted before: the reply got lost, or the message
   if redis.call('PTTL', LOCK) < tonumber(TTL) then
     redis.call('PEXPIRE', LOCK, TTL)
   end
-  local token, failed = next_token(now, TTL + FLOOR, SPARE)
-  return failed or token
-end
-
-local place = 0
-if ROUND ~= '0' then
-  place = enqueue(now)
-end
-if holder then
-  local ours = string.find(holder, '^%x+%-%x+%-%x+%-%x+%-%x+:%d+$')
-  return {redis.call('PTTL', LOCK), ours and 1 or 0, place}
-end
-
--- The last holder did not hand the lock on: that is done here.
-local next, failed = hand_on(now, FLOOR, nil, ID)
-if failed then
-  return failed
-elseif not next then
+elseif not free then
+  if ROUND ~= '0' then
+    place = enqueue(now)
+  end
+  if holder then
+    local ours = string.find(holder, '^%x+%-%x+%-%x+%-%x+%-%x+:%d+$')
+    return {redis.call('PTTL', LOCK), ours and 1 or 0, place}
+  end
+  -- The last holder did not hand the lock on: that is done here.
+  local next, failed = hand_on(now, FLOOR, nil, ID)
+  if failed then
+    redis.call('DEL', LOCK)
+    return failed
+  elseif next then
+    return next.id == ID and next.token or {tonumber(next.ttl), 1, place}
+  end
   redis.call('SET', LOCK, ID, 'PX', TTL)
-  return grant(now)
-elseif next.id == ID then
-  return next.token
 end
-return {tonumber(next.ttl), 1, place}
+
+local token, failed = next_token(now, TTL + FLOOR, SPARE)
+if failed and holder ~= ID then -- no lease without its token
+  redis.call('DEL', LOCK)
+end
+return failed or token

@@ -168,7 +168,7 @@ func (l *Lock) Release(ctx context.Context, id string, used int64) (untold, err 
 // released reads the reply to a release.
 func released(cmd *redis.Cmd) (untold, err error) {
 	if reply, ok := cmd.Val().([]any); ok && len(reply) == 2 && reply[0] == int64(1) {
-		return fmt.Errorf("%v", reply[1]), nil
+		return fmt.Errorf("PUBLISH by a script: %v", reply[1]), nil
 	}
 	return nil, held(cmd)
 }

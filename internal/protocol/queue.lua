@@ -14,7 +14,7 @@
 -- is, which is the most that a grant to it can cost. One that asks again after
 -- all brings its old place along.
 --
--- A place noted in the future, after a step back of the clock, counts as dead.
+-- A request noted in the future, after a step back of the clock, counts as dead.
 
 local LOCK, FENCE, QUEUE, WAITERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
@@ -45,35 +45,52 @@ local function next_token(now, kept, spare, used)
   return last + 1
 end
 
--- Grants the lock to the first live waiter and tells it so. Returns its ID, ttl
--- and token, and what PUBLISH said; no ID if nobody waits; an error if a grant
--- failed, and the lock is free then. The asker knows without being told.
-local function hand_on(now, floor, used, asker)
+-- Takes the first live waiter out of the queue.
+local function next_waiter(now)
   while true do
-    local id = redis.call('ZPOPMIN', QUEUE)[1]
-    if not id then
+    local head = redis.pcall('ZPOPMIN', QUEUE)
+    local id = head[1]
+    if not id then -- nobody waits, or it is no queue
       return nil
     end
-    local waiter = redis.call('HGET', WAITERS, id) or ''
-    redis.call('HDEL', WAITERS, id)
-    local seen, ttl, round, spare, counted = string.match(waiter, '^(%d+) (%d+) (%d+) (%d+) (%d)$')
-    if seen and now >= tonumber(seen) and now - seen <= ttl * 1000 then
-      redis.call('SET', LOCK, id, 'PX', ttl)
-      local token, failed = next_token(now, ttl + floor, spare, used)
-      if failed then
-        redis.call('DEL', LOCK)
-        return nil, failed
+    now = now or now_us()
+    local noted = redis.pcall('HGET', WAITERS, id)
+    if type(noted) == 'string' then
+      redis.call('HDEL', WAITERS, id)
+      local seen, ttl, round, spare, counted = string.match(noted, '^(%d+) (%d+) (%d+) (%d+) (%d)$')
+      if now >= tonumber(seen) and now - seen <= ttl * 1000 then
+        return {id = id, ttl = ttl, round = round, spare = spare, counted = counted == '1'}, now
       end
-      if id == asker then
-        return {id = id, ttl = ttl, token = token}
-      end
-      local mailbox = 'warlock:mailbox:' .. string.match(id, '^(.*):')
-      local heard = redis.pcall('PUBLISH', mailbox, id .. ' ' .. round .. ' ' .. int(token))
-      if heard ~= 0 or counted == '0' then
-        return {id = id, ttl = ttl, token = token, heard = heard}
-      end
-      redis.call('DEL', LOCK) -- nobody listens any more: dead
-      used = token -- a late message may have taken it there all the same
     end
+  end
+end
+
+-- Hands the lock, which must be free or the caller's to give, to the first live
+-- waiter and tells it so. Returns the waiter, with its token and what PUBLISH
+-- said; nothing if nobody waits, and nothing but an error if a token could not be
+-- given. What stands in the lock is the caller's to remove then. The asker knows
+-- without being told.
+local function hand_on(now, floor, used, asker)
+  while true do
+    local waiter
+    waiter, now = next_waiter(now)
+    if not waiter then
+      return nil
+    end
+    redis.call('SET', LOCK, waiter.id, 'PX', waiter.ttl)
+    local token, failed = next_token(now, waiter.ttl + floor, waiter.spare, used)
+    if failed then
+      return nil, failed
+    end
+    waiter.token = token
+    if waiter.id == asker then
+      return waiter
+    end
+    local mailbox = 'warlock:mailbox:' .. string.match(waiter.id, '^(.*):')
+    waiter.heard = redis.pcall('PUBLISH', mailbox, waiter.id .. ' ' .. waiter.round .. ' ' .. int(token))
+    if waiter.heard ~= 0 or not waiter.counted then
+      return waiter
+    end
+    used = token -- nobody listens any more: dead
   end
 end

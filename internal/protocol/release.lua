@@ -2,8 +2,9 @@
 -- this ID's. If it is not, this ID leaves the queue; so this is also how a
 -- wait ends, even one that was granted the lock at the same instant.
 --
--- The fence stays behind and expires by itself. The first write is a DEL: a server
--- at its memory limit refuses any script that starts by writing new data.
+-- The fence stays behind and expires by itself. The first write is one that takes
+-- away: a server at its memory limit refuses any script that starts by writing new
+-- data.
 --
 -- KEYS     as in queue.lua
 -- ARGV[1]  the ID of the lease, or of the waiter
@@ -16,27 +17,26 @@
 local ID, FLOOR, USED = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 local holder = redis.call('GET', LOCK)
-local held = holder == ID
-if held then
-  redis.call('DEL', LOCK)
-else
+if holder ~= ID then
   redis.pcall('ZREM', QUEUE, ID)
   redis.pcall('HDEL', WAITERS, ID)
-end
-
-local waiting = redis.pcall('ZCARD', QUEUE)
-if (held or not holder) and type(waiting) == 'number' and waiting > 0 then
-  local next = hand_on(now_us(), FLOOR, held and USED > 0 and USED or nil)
-  if next then
-    if held and type(next.heard) == 'table' then
-      return {1, next.heard.err}
-    end
-    return held and 1 or 0
+  if not holder and not hand_on(nil, FLOOR) then
+    redis.call('DEL', LOCK) -- what a dead waiter was granted
   end
+  return 0
 end
 
-if held and USED > 0 then -- give back what was not used
+local next = hand_on(nil, FLOOR, USED > 0 and USED or nil)
+if next then
+  if type(next.heard) == 'table' then
+    return {1, next.heard.err}
+  end
+  return 1
+end
+
+redis.call('DEL', LOCK)
+if USED > 0 then -- give back what was not used
   local ahead = math.max(0, math.ceil((USED - now_us()) / 1000))
   redis.call('SET', FENCE, int(USED), 'PX', FLOOR + ahead)
 end
-return held and 1 or 0
+return 1

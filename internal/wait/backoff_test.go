@@ -1,16 +1,14 @@
-package wait_test
+package wait
 
 import (
 	"testing"
 	"time"
-
-	"github.com/warlock-go/warlock/internal/wait"
 )
 
 const unknown = -1
 
 // spread returns the shortest and the longest of the n'th pauses of many waiters.
-func spread(n int, remaining time.Duration, newBackoff func() wait.Backoff) (shortest, longest time.Duration) {
+func spread(n int, remaining time.Duration, newBackoff func() Backoff) (shortest, longest time.Duration) {
 	shortest = 1<<63 - 1
 	for range 5000 {
 		b := newBackoff()
@@ -26,7 +24,7 @@ func spread(n int, remaining time.Duration, newBackoff func() wait.Backoff) (sho
 func TestPausesDoubleAndSpread(t *testing.T) {
 	want := 4 * time.Millisecond
 	for n := 1; n <= 10; n++ {
-		shortest, longest := spread(n, unknown, func() wait.Backoff { return wait.Backoff{} })
+		shortest, longest := spread(n, unknown, func() Backoff { return Backoff{} })
 		if shortest < want/2 || shortest > want*11/20 || longest > want || longest < want*19/20 {
 			t.Errorf("pause %d is between %v and %v, want all from %v to %v", n, shortest, longest, want/2, want)
 		}
@@ -36,7 +34,7 @@ func TestPausesDoubleAndSpread(t *testing.T) {
 
 func TestSteady(t *testing.T) {
 	for _, n := range []int{1, 2, 9} {
-		shortest, longest := spread(n, unknown, func() wait.Backoff { return wait.Steady(time.Second) })
+		shortest, longest := spread(n, unknown, func() Backoff { return Steady(time.Second) })
 		if shortest < time.Second/2 || shortest > 550*time.Millisecond || longest > time.Second || longest < 950*time.Millisecond {
 			t.Errorf("pause %d is between %v and %v, want all from 500ms to 1s", n, shortest, longest)
 		}
@@ -45,7 +43,7 @@ func TestSteady(t *testing.T) {
 
 func TestNoPauseBeyondTheHoldersLease(t *testing.T) {
 	for _, remaining := range []time.Duration{0, time.Millisecond, 300 * time.Millisecond} {
-		b := wait.Steady(time.Hour)
+		b := Steady(time.Hour)
 		if pause := b.Pause(remaining); pause != remaining+time.Millisecond {
 			t.Errorf("with %v remaining the pause is %v", remaining, pause)
 		}

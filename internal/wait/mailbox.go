@@ -18,15 +18,15 @@ import (
 	"github.com/warlock-go/warlock/internal/protocol"
 )
 
-// How long a mailbox stays open when nobody waits any more, how long its
-// connection may be silent before it is asked for a sign of life, and for how long that, or
-// the answer to a subscription, is waited for. These go by real time, whatever
-// clock a lock has: they concern a connection.
-const (
-	linger   = time.Second
-	silence  = 10 * time.Second
-	patience = 3 * time.Second
-)
+// Times of a mailbox. They are real, whatever clock a lock has: they concern a
+// connection.
+type times struct {
+	linger   time.Duration // how long it stays open when nobody waits any more
+	silence  time.Duration // how long it hears nothing before it asks for a sign of life
+	patience time.Duration // how long it waits for that, or for the answer to a subscription
+}
+
+var defaults = times{linger: time.Second, silence: 10 * time.Second, patience: 3 * time.Second}
 
 // A Mailbox receives what tells the waiters of one client that they were granted a
 // lock: one subscription, however many locks and waiters. It is opened by the
@@ -52,6 +52,7 @@ type Mailbox struct {
 	// waiters' locks may be on, so that a count of 0 shows that it is gone.
 	Counted bool
 
+	times     times
 	reachable bool // by what scripts publish
 	open      atomic.Bool
 	muted     atomic.Bool // grants cannot be published
@@ -114,7 +115,7 @@ func forget(client redis.UniversalClient) {
 }
 
 func newMailbox(client redis.UniversalClient) *Mailbox {
-	b := &Mailbox{client: client, name: uuid.NewString(), reachable: true, waiters: make(map[string]*Waiter)}
+	b := &Mailbox{client: client, name: uuid.NewString(), times: defaults, reachable: true, waiters: make(map[string]*Waiter)}
 	switch c := client.(type) {
 	case *redis.Client:
 		// Behind Sentinel, a subscription may be with another server than the lock.
@@ -161,9 +162,9 @@ func (w *Waiter) Leave() {
 		return
 	}
 	if b.idle == nil {
-		b.idle = time.AfterFunc(linger, b.closeIdle)
+		b.idle = time.AfterFunc(b.times.linger, b.closeIdle)
 	} else {
-		b.idle.Reset(linger)
+		b.idle.Reset(b.times.linger)
 	}
 }
 
@@ -251,7 +252,7 @@ func (b *Mailbox) listen(ctx context.Context, s *session) error {
 	stop := context.AfterFunc(ctx, func() { sub.Close() }) // go-redis reads regardless of ctx
 	defer stop()
 
-	limit, asked := patience, true // for the answer to the subscription
+	limit, asked := b.times.patience, true // for the answer to the subscription
 	for {
 		message, err := sub.ReceiveTimeout(ctx, limit)
 		var timeout net.Error
@@ -260,12 +261,12 @@ func (b *Mailbox) listen(ctx context.Context, s *session) error {
 			if err := sub.Ping(ctx); err != nil {
 				return err
 			}
-			limit, asked = patience, true
+			limit, asked = b.times.patience, true
 			continue
 		case err != nil:
 			return err
 		}
-		limit, asked = silence, false
+		limit, asked = b.times.silence, false
 		switch message := message.(type) {
 		case *redis.Subscription:
 			b.opened(s)

@@ -1,0 +1,430 @@
+package protocol_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+const (
+	queue   = "warlock:{invoice:42}:queue"
+	waiters = "warlock:{invoice:42}:waiters"
+)
+
+// id returns the n'th ID of a mailbox, of which there are several.
+func id(mailbox, n int) string {
+	return fmt.Sprintf("%08x-0000-4000-8000-000000000000:%d", mailbox, n)
+}
+
+// enqueue asks for a lock that is taken, and returns the waiter's place.
+func enqueue(t *testing.T, l *protocol.Lock, r protocol.Request) int64 {
+	t.Helper()
+	r.Round = max(r.Round, 1)
+	if r.TTL == 0 {
+		r.TTL = ttl
+	}
+	grant, err := l.Acquire(t.Context(), r)
+	if err != nil || grant.Granted || grant.Place == 0 {
+		t.Fatalf("%s asks: %+v, %v, want a place in the queue", r.ID, grant, err)
+	}
+	return grant.Place
+}
+
+// hear subscribes to a mailbox and returns what it receives.
+func hear(t *testing.T, client *redis.Client, mailbox int) func() protocol.Notice {
+	t.Helper()
+	name, _, _ := strings.Cut(id(mailbox, 0), ":")
+	sub := client.Subscribe(t.Context(), protocol.Channel(name))
+	t.Cleanup(func() { _ = sub.Close() }) // its client may be closed before
+	if _, err := sub.Receive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return func() protocol.Notice {
+		t.Helper()
+		message, err := sub.ReceiveTimeout(t.Context(), redistest.Patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, ok := protocol.ParseNotice(message.(*redis.Message).Payload)
+		if !ok {
+			t.Fatalf("received %v", message)
+		}
+		return n
+	}
+}
+
+// queued returns the IDs in the queue, and fails the test if they and the notes
+// about them differ, or would stay for ever.
+func queued(t *testing.T, s *redistest.Server) []string {
+	t.Helper()
+	ids, err := s.Admin.ZRange(t.Context(), queue, 0, -1).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	noted, err := s.Admin.HKeys(t.Context(), waiters).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(noted)
+	if !slices.Equal(slices.Sorted(slices.Values(ids)), noted) {
+		t.Errorf("%q queue, and of %q there are notes", ids, noted)
+	}
+	for _, k := range []string{queue, waiters} {
+		if len(ids) > 0 && s.TTL(k) <= 0 {
+			t.Errorf("%s does not expire", k)
+		}
+	}
+	return ids
+}
+
+// Promise: waiting is in order. Release hands the lock to who asked first, tells it,
+// and counts its token on.
+func TestPromiseOrder(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		heard := hear(t, s.Client(), 1)
+		token := acquire(t, l, id(0, 0))
+		var places []int64
+		for _, n := range []int{5, 3, 9} { // not the order of IDs
+			places = append(places, enqueue(t, l, protocol.Request{ID: id(1, n), Round: int64(n)}))
+		}
+		if !slices.IsSorted(places) || places[0] == places[1] {
+			t.Errorf("the places are %v", places)
+		}
+		// Asked again, it keeps its place; the round is the new one.
+		if again := enqueue(t, l, protocol.Request{ID: id(1, 5), Round: 6, Place: places[0]}); again != places[0] {
+			t.Errorf("the place of the first went from %d to %d", places[0], again)
+		}
+		// A request that is repeated because its reply was lost knows no place.
+		if again := enqueue(t, l, protocol.Request{ID: id(1, 3), Round: 3}); again != places[1] {
+			t.Errorf("the place of the second went from %d to %d", places[1], again)
+		}
+		holder := id(0, 0)
+		for _, want := range []protocol.Notice{{ID: id(1, 5), Round: 6}, {ID: id(1, 3), Round: 3}, {ID: id(1, 9), Round: 9}} {
+			if err := release(t, l, holder); err != nil {
+				t.Fatal(err)
+			}
+			got := heard()
+			if got.ID != want.ID || got.Round != want.Round || got.Token <= token {
+				t.Errorf("heard %+v after token %d, want %+v", got, token, want)
+			}
+			if s.Get(key) != want.ID || !about(s.TTL(key), ttl) || s.Get(fence) != fmt.Sprint(got.Token) {
+				t.Errorf("the lock holds %q for %v, and the fence %s", s.Get(key), s.TTL(key), s.Get(fence))
+			}
+			holder, token = want.ID, got.Token
+		}
+		if err := release(t, l, holder); err != nil || s.Get(key) != "" || len(queued(t, s)) > 0 {
+			t.Errorf("release by the last: %v, the lock holds %q", err, s.Get(key))
+		}
+	})
+}
+
+// Nobody gets past the queue: neither a newcomer that finds the lock free
+// because its holder's lease ran out, nor one that only tries.
+func TestFreeLockGoesToWhoWaits(t *testing.T) {
+	for _, round := range []int64{0, 1} {
+		redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+			l := newLock(t, s.Client())
+			heard := hear(t, s.Client(), 1)
+			acquire(t, l, id(0, 0))
+			enqueue(t, l, protocol.Request{ID: id(1, 1), Spare: 10})
+			s.Expire(key)
+			grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(2, 1), TTL: time.Hour, Round: round})
+			if err != nil || grant.Granted || !about(grant.Remaining, ttl) || !grant.HandsOn || (grant.Place > 0) != (round > 0) {
+				t.Errorf("a newcomer: %+v, %v", grant, err)
+			}
+			if n := heard(); n.ID != id(1, 1) || s.Get(key) != n.ID || s.Get(fence) != fmt.Sprint(n.Token+10) {
+				t.Errorf("heard %+v; the lock holds %q, the fence %s", n, s.Get(key), s.Get(fence))
+			}
+			// The waiter itself finds the lock its own, or free and its turn.
+			if err := release(t, l, id(2, 1)); !errors.Is(err, protocol.ErrNotHeld) {
+				t.Errorf("the newcomer withdraws: %v", err)
+			}
+			s.Expire(key)
+			acquireRound(t, l, id(1, 1))
+		})
+	}
+}
+
+// acquireRound asks as a waiter and is granted.
+func acquireRound(t *testing.T, l *protocol.Lock, id string) int64 {
+	t.Helper()
+	grant, err := l.Acquire(t.Context(), protocol.Request{ID: id, TTL: ttl, Round: 1})
+	if err != nil || !grant.Granted {
+		t.Fatalf("%s asks: %+v, %v, want the lock", id, grant, err)
+	}
+	return grant.Token
+}
+
+// Waiters that have not asked for their ttl are passed over, at once and
+// together, and one that comes back has its place again.
+func TestDeadWaiters(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		acquire(t, l, id(0, 0))
+		var places []int64
+		for n := range 20 {
+			places = append(places, enqueue(t, l, protocol.Request{ID: id(1, n), TTL: time.Millisecond}))
+		}
+		s.Do("PERSIST", queue) // or they would be gone by themselves
+		s.Do("PERSIST", waiters)
+		micros, _ := s.Admin.Time(t.Context()).Result()
+		redistest.Eventually(t, func() bool {
+			now, err := s.Admin.Time(t.Context()).Result()
+			return err == nil && now.Sub(micros) > 2*time.Millisecond
+		}, "a millisecond passes")
+		enqueue(t, l, protocol.Request{ID: id(2, 1)})
+		enqueue(t, l, protocol.Request{ID: id(2, 2)})
+		if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != id(2, 1) {
+			t.Errorf("release: %v, the lock is %q's, want the live waiter's", err, s.Get(key))
+		}
+		if got := enqueue(t, l, protocol.Request{ID: id(1, 7), Place: places[7]}); got != places[7] {
+			t.Errorf("who comes back has place %d, had %d", got, places[7])
+		}
+		if err := release(t, l, id(2, 1)); err != nil || s.Get(key) != id(1, 7) {
+			t.Errorf("release: %v, the lock is %q's, want the returner's", err, s.Get(key))
+		}
+		if got := queued(t, s); !slices.Equal(got, []string{id(2, 2)}) {
+			t.Errorf("%q queue", got)
+		}
+	})
+}
+
+// A step of the server's clock turns neither the order round nor the dead alive.
+func TestQueueOverAClockThatStepsBack(t *testing.T) {
+	s := redistest.StartMini(t)
+	start := time.Now()
+	s.Mini.SetTime(start)
+	l := newLock(t, s.Client())
+	acquire(t, l, id(0, 0))
+	first := enqueue(t, l, protocol.Request{ID: id(1, 1)})
+	s.Mini.SetTime(start.Add(-time.Hour))
+	if second := enqueue(t, l, protocol.Request{ID: id(1, 2)}); second <= first {
+		t.Errorf("place %d came after %d", second, first)
+	}
+	// The first has not asked since: whether it is alive cannot be told.
+	if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != id(1, 2) {
+		t.Errorf("release: %v, the lock is %q's", err, s.Get(key))
+	}
+}
+
+// Where PUBLISH counts, a waiter that nobody listens for is dead at once.
+func TestUnheardWaiter(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		heard := hear(t, s.Client(), 3)
+		token := acquire(t, l, id(0, 0))
+		for n := range 3 {
+			enqueue(t, l, protocol.Request{ID: id(1, n), Counted: true})
+		}
+		enqueue(t, l, protocol.Request{ID: id(2, 1), Counted: false})
+		if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != id(2, 1) {
+			t.Errorf("release: %v, the lock is %q's, want the one's that polls", err, s.Get(key))
+		}
+		enqueue(t, l, protocol.Request{ID: id(1, 4), Counted: true})
+		enqueue(t, l, protocol.Request{ID: id(3, 1), Counted: true})
+		if err := release(t, l, id(2, 1)); err != nil || s.Get(key) != id(3, 1) {
+			t.Errorf("release: %v, the lock is %q's, want the one's that listens", err, s.Get(key))
+		}
+		if n := heard(); n.Token <= token+5 {
+			t.Errorf("token %d, want it above those of the dead, after %d", n.Token, token)
+		}
+		enqueue(t, l, protocol.Request{ID: id(1, 5), Counted: true})
+		if err := release(t, l, id(3, 1)); err != nil || s.Get(key) != "" || len(queued(t, s)) > 0 {
+			t.Errorf("release with the dead alone: %v, the lock is %q's", err, s.Get(key))
+		}
+	})
+}
+
+// Release is also how a wait ends: the waiter leaves the queue, or passes on what it
+// was granted meanwhile, or what nobody has.
+func TestWithdrawal(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		acquire(t, l, id(0, 0))
+		for n := range 4 {
+			enqueue(t, l, protocol.Request{ID: id(1, n)})
+		}
+		if err := release(t, l, id(1, 0)); !errors.Is(err, protocol.ErrNotHeld) || s.Get(key) != id(0, 0) {
+			t.Errorf("withdrawal: %v, the lock is %q's", err, s.Get(key))
+		}
+		if got := queued(t, s); !slices.Equal(got, []string{id(1, 1), id(1, 2), id(1, 3)}) {
+			t.Errorf("%q queue", got)
+		}
+		if err := release(t, l, id(0, 0)); err != nil {
+			t.Fatal(err)
+		}
+		if err := release(t, l, id(1, 1)); err != nil || s.Get(key) != id(1, 2) {
+			t.Errorf("withdrawal of who was granted: %v, the lock is %q's", err, s.Get(key))
+		}
+		s.Expire(key)
+		if err := release(t, l, id(1, 2)); !errors.Is(err, protocol.ErrNotHeld) || s.Get(key) != id(1, 3) {
+			t.Errorf("release after the lease ran out: %v, the lock is %q's", err, s.Get(key))
+		}
+		if err := release(t, l, id(1, 3)); err != nil || s.Get(key) != "" || len(queued(t, s)) > 0 {
+			t.Errorf("release by the last: %v, the lock is %q's", err, s.Get(key))
+		}
+		acquire(t, l, id(0, 1))
+		enqueue(t, l, protocol.Request{ID: id(9, 1), Counted: true}) // nobody listens
+		s.Expire(key)
+		if err := release(t, l, id(0, 1)); !errors.Is(err, protocol.ErrNotHeld) || s.Get(key) != "" {
+			t.Errorf("release after the lease ran out: %v, the lock is %q's", err, s.Get(key))
+		}
+	})
+}
+
+// Tokens to spare are above the one granted and below the next; what is not used
+// of them goes back.
+func TestSpareTokens(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		const spare = int64(time.Hour / time.Microsecond) // more than time passes here
+		grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 0), TTL: ttl, Spare: spare})
+		if err != nil || !grant.Granted || s.Get(fence) != fmt.Sprint(grant.Token+spare) {
+			t.Fatalf("%+v, %v, the fence is %s", grant, err, s.Get(fence))
+		}
+		if got := s.TTL(fence); !about(got, ttl+protocol.FloorLifetime+time.Hour) || got < time.Hour {
+			t.Errorf("the fence lives for %v", got)
+		}
+		enqueue(t, l, protocol.Request{ID: id(1, 1), Spare: spare})
+		used := grant.Token + 7_000_000
+		if _, err := l.Release(t.Context(), id(0, 0), used); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Get(fence); got != fmt.Sprint(used+1+spare) {
+			t.Errorf("handed on, the fence is %s, want one above %d and %d to spare", got, used, spare)
+		}
+		used += 7
+		if _, err := l.Release(t.Context(), id(1, 1), used); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Get(fence); got != fmt.Sprint(used) || !about(s.TTL(fence), protocol.FloorLifetime+7*time.Second) {
+			t.Errorf("released, the fence is %s for %v, want %d", got, s.TTL(fence), used)
+		}
+		if next := acquire(t, l, id(0, 1)); next != used+1 {
+			t.Errorf("the next token is %d, want one above %d", next, used)
+		}
+		// Given up without a word of what was used, all count as used.
+		if grant, err = l.Acquire(t.Context(), protocol.Request{ID: id(0, 1), TTL: ttl, Spare: spare}); err != nil {
+			t.Fatal(err)
+		}
+		if err := release(t, l, id(0, 1)); err != nil || s.Get(fence) != fmt.Sprint(grant.Token+spare) {
+			t.Errorf("release: %v, the fence is %s", err, s.Get(fence))
+		}
+	})
+}
+
+// A holder that sets the key by itself does not hand on, and waiters know.
+func TestWhoHandsOn(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		for holder, handsOn := range map[string]bool{
+			id(1, 17): true, "8f14e45f": false, "8f14e45f-ceea-4671-a4b3-0d5f6d0c1b2a": false, "": false,
+		} {
+			s.Do("SET", key, holder)
+			grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 0), TTL: ttl, Round: 1})
+			if err != nil || grant.HandsOn != handsOn {
+				t.Errorf("%q holds: %+v, %v, want HandsOn %v", holder, grant, err, handsOn)
+			}
+		}
+	})
+}
+
+// Keys of other types where the queue should be: nothing is granted, nothing is
+// left, and a held lock can be released.
+func TestQueueOfAnotherType(t *testing.T) {
+	for _, name := range []string{queue, waiters} {
+		redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+			l := newLock(t, s.Client())
+			acquire(t, l, id(0, 0))
+			s.Do("SET", name, "a string")
+			_, err := l.Acquire(t.Context(), protocol.Request{ID: id(1, 1), TTL: ttl, Round: 1})
+			if !protocol.Permanent(err) {
+				t.Errorf("acquire: %v, want an error that no waiting mends", err)
+			}
+			if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != "" {
+				t.Errorf("release: %v, the lock holds %q", err, s.Get(key))
+			}
+			if n := s.Do("EXISTS", queue, waiters); n != int64(1) {
+				t.Errorf("%d keys are there, want only what was", n)
+			}
+		})
+	}
+}
+
+// A fence that cannot be written: the waiter is not granted a lock without a token.
+func TestNoGrantWithoutAToken(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		for _, round := range []int64{1, 2} {
+			acquire(t, l, id(0, 0))
+			enqueue(t, l, protocol.Request{ID: id(1, 1)})
+			s.Do("DEL", fence)
+			s.Do("RPUSH", fence, "an element")
+			var err error
+			if round == 1 {
+				err = release(t, l, id(0, 0))
+			} else {
+				s.Expire(key)
+				if _, failed := l.Acquire(t.Context(), protocol.Request{ID: id(1, 2), TTL: ttl, Round: round}); !protocol.Permanent(failed) {
+					err = fmt.Errorf("acquire: %v", failed)
+				}
+			}
+			if err != nil || s.Get(key) != "" {
+				t.Errorf("%v, the lock holds %q", err, s.Get(key))
+			}
+			s.Do("DEL", fence, queue, waiters)
+		}
+	})
+}
+
+// A full server still hands on.
+func TestFullServerHandsOn(t *testing.T) {
+	s := redistest.Start(t)
+	l := newLock(t, s.Client())
+	acquire(t, l, id(0, 0))
+	enqueue(t, l, protocol.Request{ID: id(1, 1)})
+	enqueue(t, l, protocol.Request{ID: id(1, 2)})
+	s.Do("CONFIG", "SET", "maxmemory", 1)
+	if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != id(1, 1) {
+		t.Errorf("release: %v, the lock is %q's", err, s.Get(key))
+	}
+	if err := release(t, l, id(1, 1)); err != nil || s.Get(key) != id(1, 2) {
+		t.Errorf("release: %v, the lock is %q's", err, s.Get(key))
+	}
+}
+
+// Who may not publish hands on all the same, and is told.
+func TestPublishDenied(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~*", "+@all", "-publish")
+	l := newLock(t, s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }))
+	acquire(t, l, id(0, 0))
+	enqueue(t, l, protocol.Request{ID: id(1, 1), Counted: true})
+	untold, err := l.Release(t.Context(), id(0, 0), 0)
+	if err != nil || untold == nil || s.Get(key) != id(1, 1) {
+		t.Errorf("release: %v, %v, the lock is %q's", untold, err, s.Get(key))
+	}
+	if !strings.Contains(fmt.Sprint(untold), "PUBLISH") {
+		t.Errorf("the error %q does not say what is denied", untold)
+	}
+}
+
+func TestParseNotice(t *testing.T) {
+	for _, bad := range []string{"", "a", "a 1", "a b 1", "a 1 b", "a 1 2 3", "free"} {
+		if n, ok := protocol.ParseNotice(bad); ok {
+			t.Errorf("%q was read as %+v", bad, n)
+		}
+	}
+	if n, ok := protocol.ParseNotice("a:1 2 3"); !ok || n != (protocol.Notice{ID: "a:1", Round: 2, Token: 3}) {
+		t.Errorf("%+v, %v", n, ok)
+	}
+}
