@@ -519,14 +519,29 @@ func TestClusterTroubleIsWaitedOut(t *testing.T) {
 	}
 	expect("CLUSTERDOWN", func() { a.Do("CLUSTER", "ADDSLOTSRANGE", 0, 16383) })
 
-	host, port, _ := net.SplitHostPort(b.Addr)
-	a.Do("CLUSTER", "MEET", host, port, b.Do("CONFIG", "GET", "cluster-port").(map[any]any)["cluster-port"])
+	meet(t, a, b)
 	id := fmt.Sprint(b.Do("CLUSTER", "MYID"))
 	slot := a.Do("CLUSTER", "KEYSLOT", key)
 	redistest.Eventually(t, func() bool {
 		return a.Admin.Do(t.Context(), "CLUSTER", "SETSLOT", slot, "MIGRATING", id).Err() == nil
 	}, "the nodes have met")
 	expect("TRYAGAIN", func() { a.Do("CLUSTER", "SETSLOT", slot, "STABLE") }) // the fence is there, the lock is not
+}
+
+// meet makes two nodes one cluster.
+func meet(t *testing.T, a, b *redistest.Server) {
+	t.Helper()
+	host, port, err := net.SplitHostPort(b.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Do("CLUSTER", "MEET", host, port, b.Do("CONFIG", "GET", "cluster-port").(map[any]any)["cluster-port"])
+}
+
+// clusterOK reports whether, as s sees it, the cluster serves all slots.
+func clusterOK(t *testing.T, s *redistest.Server) bool {
+	info, err := s.Admin.ClusterInfo(t.Context()).Result()
+	return err == nil && strings.Contains(info, "cluster_state:ok")
 }
 
 func startClusterNode(t *testing.T) *redistest.Server {
@@ -539,10 +554,7 @@ func TestPromiseOneSlotOnACluster(t *testing.T) {
 	t.Parallel() // a cluster takes two seconds to come up
 	s := startClusterNode(t)
 	s.Do("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-	redistest.Eventually(t, func() bool {
-		info, _ := s.Admin.ClusterInfo(t.Context()).Result()
-		return strings.Contains(info, "cluster_state:ok")
-	}, "the cluster is up")
+	redistest.Eventually(t, func() bool { return clusterOK(t, s) }, "the cluster is up")
 	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{s.Addr}})
 	defer client.Close()
 	for _, k := range []string{"a", "{a}", "x{a}y", "}{a}", "a{b"} {

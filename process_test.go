@@ -29,24 +29,37 @@ const (
 )
 
 var roles = map[string]func(){
-	"hold":          holdRole,
-	"unlock":        func() { roleMutex().Unlock() },
-	"unlock twice":  func() { m := roleMutex(); m.Lock(); defer m.Unlock(); defer m.Unlock() },
-	"another type":  func() { roleMutex().Lock() },
-	"closed client": closedClientRole,
+	"hold":           holdRole,
+	"hold uncounted": func() { holdWith(uncounted{roleClient()}) },
+	"unlock":         func() { roleMutex().Unlock() },
+	"unlock twice":   func() { m := roleMutex(); m.Lock(); defer m.Unlock(); defer m.Unlock() },
+	"another type":   func() { roleMutex().Lock() },
+	"closed client":  closedClientRole,
 }
 
-func roleMutex() *warlock.Mutex {
+func roleClient() redis.UniversalClient {
+	return redis.NewClient(&redis.Options{Addr: os.Getenv(addrVar)})
+}
+
+func roleMutex() *warlock.Mutex { return mutexWith(roleClient()) }
+
+func mutexWith(client redis.UniversalClient) *warlock.Mutex {
 	ttl, err := time.ParseDuration(os.Getenv(ttlVar))
 	if err != nil {
 		panic(err)
 	}
-	return warlock.NewMutex(redis.NewClient(&redis.Options{Addr: os.Getenv(addrVar)}), key, ttl)
+	return warlock.NewMutex(client, key, ttl)
 }
 
+// uncounted is a client whose subscription PUBLISH does not count, as far as the
+// library can tell.
+type uncounted struct{ redis.UniversalClient }
+
 // holdRole locks, says so, and when told to go on says what it finds.
-func holdRole() {
-	m := roleMutex()
+func holdRole() { holdWith(roleClient()) }
+
+func holdWith(client redis.UniversalClient) {
+	m := mutexWith(client)
 	m.Lock()
 	l := m.Lease()
 	fmt.Println("held", l.Fence(), l.ID())
@@ -170,6 +183,70 @@ func TestPromiseTheHolderKnowsAfterItWasStopped(t *testing.T) {
 	}
 	if s.Get(key) != l.ID() {
 		t.Error("the successor lost the lock")
+	}
+}
+
+// A waiter that was stopped in the queue is granted the lock and lets its grant run
+// out: the next holds within a ttl. The stopped one waits on when it wakes up.
+func TestWaiterIsStopped(t *testing.T) {
+	const ttl = 500 * time.Millisecond
+	s := redistest.Start(t)
+	holder, next := newMutex(s, long), newMutex(s, ttl)
+	lock(t, holder)
+	c := startChild(t, s, "hold", ttl)
+	queues(t, s, 1)
+	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the child listens")
+	c.signal(syscall.SIGSTOP)
+	done := result(func() error { return next.LockContext(within(t)) })
+	queues(t, s, 2)
+	released := time.Now()
+	unlock(t, holder)
+	if err := wait(t, done, "the next gets the lock"); err != nil {
+		t.Fatal(err)
+	}
+	if after := time.Since(released); after > ttl+200*time.Millisecond {
+		t.Errorf("the next got the lock after %v, want within the ttl and 200 ms", after)
+	}
+	fence := next.Lease().Fence()
+	c.signal(syscall.SIGCONT)
+	queues(t, s, 1)
+	unlock(t, next)
+	if got, _ := c.held(); got <= fence {
+		t.Errorf("the token %d is not above %d", got, fence)
+	}
+}
+
+// However many waiters are killed, the next live one holds within one ttl: where
+// PUBLISH tells that nobody listens any more, and where it does not.
+func TestPromiseTheDeadDoNotHoldUpTheQueue(t *testing.T) {
+	const n, ttl = 20, 700 * time.Millisecond
+	for _, role := range []string{"hold", "hold uncounted"} {
+		t.Run(role, func(t *testing.T) {
+			s := redistest.Start(t)
+			holder, next := newMutex(s, long), newMutex(s, ttl)
+			lock(t, holder)
+			var children []*child
+			for range n {
+				children = append(children, startChild(t, s, role, ttl))
+			}
+			queues(t, s, n)
+			redistest.Eventually(t, func() bool { return mailboxes(t, s) == n }, "the children listen")
+			done := result(func() error { return next.LockContext(within(t)) })
+			queues(t, s, n+1)
+			for _, c := range children {
+				c.signal(syscall.SIGKILL)
+			}
+			released := time.Now()
+			unlock(t, holder)
+			if err := wait(t, done, "the next gets the lock"); err != nil {
+				t.Fatal(err)
+			}
+			if after := time.Since(released); after > ttl+200*time.Millisecond {
+				t.Errorf("the next got the lock after %v, want within the ttl and 200 ms", after)
+			}
+			unlock(t, next)
+			onlyFence(t, s)
+		})
 	}
 }
 

@@ -302,6 +302,93 @@ func TestRenewalsEnd(t *testing.T) {
 	k.quiet()
 }
 
+// handOn ends the hold and goes on with the next.
+func (k *keeper) handOn() (ended *lease.Lease) {
+	k.t.Helper()
+	ended = k.Lease
+	next, err := ended.HandOn()
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	k.Lease = next
+	return ended
+}
+
+// Handed on, the lease goes on for the next holder as if nothing had happened.
+func TestHandOn(t *testing.T) {
+	k := start(t, -1)
+	k.to(ttl / 3)
+	first := k.renewal(ttl / 3) // under way as the lease changes hands
+	before := k.Context()
+	old := k.handOn()
+	if context.Cause(before) != context.Canceled || context.Cause(old.Context()) != context.Canceled {
+		t.Errorf("the old context ended with %v", context.Cause(before))
+	}
+	for what, err := range map[string]error{"Release": old.Release(), "Extend": old.Extend(t.Context(), ttl)} {
+		if !errors.Is(err, protocol.ErrNotHeld) {
+			t.Errorf("%s of the old lease: %v", what, err)
+		}
+	}
+	if _, err := old.HandOn(); !errors.Is(err, protocol.ErrNotHeld) {
+		t.Errorf("HandOn of the old lease: %v", err)
+	}
+	first.answer <- nil
+	k.deadline(ttl/3+ttl, ttl)
+	if k.Context().Err() != nil {
+		t.Error("the new lease ended with the old one")
+	}
+	k.to(2 * ttl / 3)
+	k.renewal(2 * ttl / 3).answer <- nil
+	k.deadline(2*ttl/3+ttl, ttl)
+	if err := k.Release(); err != nil {
+		t.Errorf("Release: %v", err)
+	}
+	k.quiet()
+}
+
+// An answer to a renewal that was sent for an earlier holder counts for the next.
+func TestNotYoursAfterHandOn(t *testing.T) {
+	k := start(t, -1)
+	k.to(ttl / 3)
+	asked := k.renewal(ttl / 3)
+	old := k.handOn()
+	asked.answer <- protocol.ErrNotHeld
+	if err := k.ends(); !errors.Is(err, lease.ErrTaken) {
+		t.Errorf("the lease ended with %v", err)
+	}
+	if err := context.Cause(old.Context()); err != context.Canceled {
+		t.Errorf("the old lease ended with %v", err)
+	}
+	if _, err := k.HandOn(); !errors.Is(err, lease.ErrLost) {
+		t.Errorf("HandOn of a lost lease: %v", err)
+	}
+}
+
+// A lease that has run out is not handed on.
+func TestHandOnTooLate(t *testing.T) {
+	k := start(t, 0)
+	k.to(ttl)
+	if _, err := k.HandOn(); !errors.Is(err, lease.ErrLost) {
+		t.Errorf("HandOn: %v", err)
+	}
+}
+
+// The longest time of a hold counts for each holder anew.
+func TestRenewalsEndForEachHolder(t *testing.T) {
+	k := start(t, ttl/3+1)
+	k.to(ttl / 3)
+	k.renewal(ttl / 3).answer <- nil
+	k.deadline(ttl/3+ttl, ttl)
+	k.handOn() // its renewals end at two thirds and a bit
+	k.to(2 * ttl / 3)
+	k.renewal(2 * ttl / 3).answer <- nil
+	k.deadline(2*ttl/3+ttl, ttl)
+	k.to(2*ttl/3 + ttl - lease.Margin(ttl))
+	if err := k.ends(); !strings.Contains(err.Error(), "longest time") {
+		t.Errorf("the lease ended with %v", err)
+	}
+}
+
 func TestExtend(t *testing.T) {
 	k := start(t, -1)
 	extend := func(ttl time.Duration, answer error) error {

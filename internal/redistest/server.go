@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -80,6 +81,26 @@ func (s *Server) start() {
 		}
 	}
 	s.tb.Fatalf("redis-server does not start with %q", s.args)
+}
+
+// StartSentinel starts a Sentinel that watches s under the name master, alone.
+func (s *Server) StartSentinel(master string) *Server {
+	s.tb.Helper()
+	host, port, err := net.SplitHostPort(s.Addr)
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	file := filepath.Join(s.tb.TempDir(), "sentinel.conf") // which Sentinel writes to as well
+	if err := os.WriteFile(file, fmt.Appendf(nil, "sentinel monitor %s %s %s 1\n", master, host, port), 0o600); err != nil {
+		s.tb.Fatal(err)
+	}
+	own := strconv.Itoa(FreePort(s.tb))
+	sentinel := &Server{Addr: "127.0.0.1:" + own, tb: s.tb}
+	s.tb.Cleanup(sentinel.Kill)
+	if !sentinel.run([]string{file, "--sentinel", "--bind", "127.0.0.1", "--port", own}) {
+		s.tb.Fatal("the Sentinel does not start")
+	}
+	return sentinel
 }
 
 // Require skips the test if there is no such program, or fails it if the

@@ -1,0 +1,465 @@
+package warlock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+// Waiting between processes: the queue, wake-ups, and what happens without them.
+// A ttl of long means that who is woken was told: it would not ask by itself in time.
+
+const queue = "warlock:{invoice:42}:queue"
+
+// queues waits until n wait in Redis.
+func queues(t testing.TB, s *redistest.Server, n int) {
+	t.Helper()
+	redistest.Eventually(t, func() bool { return s.Do("ZCARD", queue) == int64(n) }, "%d wait in Redis", n)
+}
+
+// mailboxes returns how many mailboxes are open on the server.
+func mailboxes(t testing.TB, s *redistest.Server) int {
+	t.Helper()
+	channels, err := s.Admin.PubSubChannels(t.Context(), "warlock:mailbox:*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(channels)
+}
+
+// Promise: waiting is in order, between processes by arrival at Redis. And it is
+// cheap: two scripts for each acquisition.
+func TestPromiseProcessesAreServedInOrder(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		const n = 10
+		holder, count := newMutex(s, long), new(scripts)
+		var mutexes []*warlock.Mutex
+		for range n {
+			client := s.Client()
+			client.AddHook(count)
+			mutexes = append(mutexes, warlock.NewMutex(client, key, long))
+		}
+		for round := range 2 {
+			lock(t, holder)
+			count.Store(0)
+			var done []<-chan error
+			order := make(chan int, n)
+			for i, m := range mutexes {
+				done = append(done, result(func() error {
+					err := m.LockContext(within(t))
+					order <- i
+					return errors.Join(err, m.UnlockContext(t.Context()))
+				}))
+				queues(t, s, i+1)
+			}
+			redistest.Eventually(t, func() bool { return mailboxes(t, s) == n }, "all listen")
+			unlock(t, holder)
+			for _, d := range done {
+				if err := wait(t, d, "a waiter gets its turn"); err != nil {
+					t.Error(err)
+				}
+			}
+			close(order)
+			if got := slices.Collect(chanSeq(order)); !slices.IsSorted(got) {
+				t.Errorf("served in the order %v", got)
+			}
+			// In the first round each opened its mailbox, and asked again when it was open.
+			if got := count.Load(); round == 1 && got != 2*n {
+				t.Errorf("%d acquisitions took %d scripts, want two each", n, got)
+			}
+		}
+		onlyFence(t, s)
+	})
+}
+
+func chanSeq[T any](c <-chan T) func(yield func(T) bool) {
+	return func(yield func(T) bool) {
+		for v := range c {
+			if !yield(v) {
+				return
+			}
+		}
+	}
+}
+
+// A caller is a client that does something before it subscribes.
+type caller struct {
+	redis.UniversalClient
+	before func()
+}
+
+func (c caller) Subscribe(ctx context.Context, channels ...string) *redis.PubSub {
+	c.before()
+	return c.UniversalClient.Subscribe(ctx, channels...)
+}
+
+// A release between the try and the subscription is not missed.
+func TestReleaseBeforeTheSubscription(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		holder := newMutex(s, long)
+		lock(t, holder)
+		m := warlock.NewMutex(&caller{s.Client(), sync.OnceFunc(func() {
+			queues(t, s, 1)
+			unlock(t, holder)
+		})}, key, long)
+		lock(t, m)
+		unlock(t, m)
+		onlyFence(t, s)
+	})
+}
+
+// A deaf client believes to be subscribed, and hears nothing.
+type deaf struct{ redis.UniversalClient }
+
+func (c deaf) Subscribe(ctx context.Context, _ ...string) *redis.PubSub {
+	return c.UniversalClient.Subscribe(ctx, "elsewhere")
+}
+
+// Promise: wake-ups are hints. With every message lost a waiter gets there
+// within a third of its ttl, or when the holder's lease ends.
+func TestPromiseWakeUpsAreHints(t *testing.T) {
+	s := redistest.Start(t)
+	const ttl = 600 * time.Millisecond
+	m := warlock.NewMutex(deaf{s.Client()}, key, ttl)
+	lockOnce(t, m)
+	for name, free := range map[string]func(*warlock.Mutex){
+		"released": func(m *warlock.Mutex) { unlock(t, m) },
+		"crashed":  func(m *warlock.Mutex) { s.Do("PEXPIRE", key, 100) },
+	} {
+		holder := newMutex(s, long)
+		lock(t, holder)
+		done := result(func() error { return m.LockContext(within(t)) })
+		queues(t, s, 1)
+		freed := time.Now()
+		free(holder)
+		if err := wait(t, done, "the waiter gets the lock"); err != nil {
+			t.Fatal(err)
+		}
+		if after := time.Since(freed); after > ttl/3+200*time.Millisecond {
+			t.Errorf("%s: it took %v, want at most a third of %v and 200 ms", name, after, ttl)
+		}
+		unlock(t, m)
+	}
+}
+
+// Exclusion and liveness without any message.
+func TestPromiseExclusionWithoutWakeUps(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		sec := &section{t: t, s: s}
+		var mutexes []*warlock.Mutex
+		for range 4 {
+			mutexes = append(mutexes, warlock.NewMutex(deaf{s.Client()}, key, 3*time.Second, warlock.WithRetry(0, 3*time.Millisecond)))
+		}
+		hammer(sec, mutexes, 2, 20)
+		sec.check()
+	})
+}
+
+// Exclusion while subscriptions are killed, and all get there.
+func TestPromiseExclusionWhileSubscriptionsBreak(t *testing.T) {
+	s := redistest.Start(t)
+	sec := &section{t: t, s: s}
+	var mutexes []*warlock.Mutex
+	for range 4 {
+		mutexes = append(mutexes, newMutex(s, long))
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		hammer(sec, mutexes, 2, 50)
+	}()
+	for limit := time.After(redistest.Patience); ; {
+		select {
+		case <-done:
+			sec.check()
+			return
+		case <-limit:
+			t.Fatal("the waiters do not get there")
+		case <-time.After(5 * time.Millisecond):
+			s.Do("CLIENT", "KILL", "TYPE", "pubsub")
+		}
+	}
+}
+
+// A subscription that is killed is opened again, and all who wait ask again.
+func TestSubscriptionIsKilled(t *testing.T) {
+	s := redistest.Start(t)
+	holder, m := newMutex(s, long), newMutex(s, long)
+	for range 20 {
+		lock(t, holder)
+		done := result(func() error { return m.LockContext(within(t)) })
+		redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the waiter listens")
+		s.Do("CLIENT", "KILL", "TYPE", "pubsub")
+		unlock(t, holder)
+		if err := wait(t, done, "the waiter gets the lock"); err != nil {
+			t.Fatal(err)
+		}
+		unlock(t, m)
+	}
+}
+
+// A wait that is cancelled at the instant of its grant passes it on, and
+// nothing of it stays in the queue.
+func TestWaitCancelledAtItsGrant(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		holder, fickle, next := newMutex(s, long), newMutex(s, long), newMutex(s, long)
+		for range 100 {
+			lock(t, holder)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancelled := result(func() error {
+				err := fickle.LockContext(ctx)
+				if err == nil {
+					fickle.Unlock()
+				}
+				return err
+			})
+			queues(t, s, 1)
+			done := result(func() error { return next.LockContext(within(t)) })
+			queues(t, s, 2)
+			go cancel()
+			unlock(t, holder)
+			if err := wait(t, cancelled, "the cancelled wait ends"); err != nil && !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			if err := wait(t, done, "the next gets the lock"); err != nil {
+				t.Fatal(err)
+			}
+			unlock(t, next)
+		}
+		onlyFence(t, s)
+	})
+}
+
+// Who gives up waiting leaves the queue at once, and does not hold up others.
+func TestWaitersThatGiveUpLeaveTheQueue(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		holder := newMutex(s, long)
+		lock(t, holder)
+		ctx, cancel := context.WithCancel(t.Context())
+		var done []<-chan error
+		for i := range 5 {
+			m := newMutex(s, long)
+			done = append(done, result(func() error { return m.LockContext(ctx) }))
+			queues(t, s, i+1)
+		}
+		cancel()
+		for _, d := range done {
+			if err := wait(t, d, "a wait ends"); !errors.Is(err, context.Canceled) {
+				t.Errorf("LockContext: %v", err)
+			}
+		}
+		queues(t, s, 0)
+		unlock(t, holder)
+		onlyFence(t, s)
+	})
+}
+
+// TryLock does not get past those who wait, though the lock is free.
+func TestTryLockDoesNotOvertake(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		holder, m := newMutex(s, long), newMutex(s, long)
+		lock(t, holder)
+		done := result(func() error { return m.LockContext(within(t)) })
+		queues(t, s, 1)
+		s.Do("DEL", key)
+		if newMutex(s, long).TryLock() {
+			t.Error("TryLock overtook who waits")
+		}
+		if err := wait(t, done, "the waiter was given the lock"); err != nil {
+			t.Fatal(err)
+		}
+		unlock(t, m)
+	})
+}
+
+// A holder that sets the key by itself wakes nobody: waiters ask often.
+func TestPlainHolderIsAskedAfterOften(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		s.Do("SET", key, "plain", "PX", long.Milliseconds())
+		m := newMutex(s, long)
+		done := result(func() error { return m.LockContext(within(t)) })
+		redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the waiter listens")
+		s.Do("DEL", key)
+		if err := wait(t, done, "the waiter gets the lock"); err != nil {
+			t.Fatal(err)
+		}
+		unlock(t, m)
+	})
+}
+
+// Where wake-ups are denied, waiting falls back to asking, with one warning.
+func TestWakeUpsDenied(t *testing.T) {
+	for name, rules := range map[string][]any{
+		"channels":  {"+@all", "resetchannels"},
+		"SUBSCRIBE": {"+@all", "allchannels", "-subscribe"},
+		"PUBLISH":   {"+@all", "allchannels", "-publish"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.Start(t)
+			s.Do(append([]any{"ACL", "SETUSER", "billing", "on", ">secret", "~*"}, rules...)...)
+			login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
+			log := new(logged)
+			const ttl = time.Second // a third of which passes before the lack of messages is noticed
+			a := warlock.NewMutex(s.Client(login), key, ttl, warlock.WithLogger(log.logger()))
+			b := warlock.NewMutex(s.Client(login), key, ttl)
+			for range 5 {
+				for _, m := range []*warlock.Mutex{a, b} {
+					other := a
+					if m == a {
+						other = b
+					}
+					lock(t, m)
+					done := result(func() error { return other.LockContext(within(t)) })
+					queues(t, s, 1)
+					unlock(t, m)
+					if err := wait(t, done, "the waiter gets the lock"); err != nil {
+						t.Fatal(err)
+					}
+					unlock(t, other)
+				}
+			}
+			if n := strings.Count(log.String(), "level="); n != 1 {
+				t.Errorf("%d lines were logged, want one:\n%s", n, log)
+			}
+			contains(t, log.String(), "WARN", "ask at intervals", key)
+			onlyFence(t, s)
+		})
+	}
+}
+
+// Ten thousand keys waited for in one process: one subscription, and no more
+// connections than the pool has.
+func TestTenThousandWaits(t *testing.T) {
+	s := redistest.Start(t)
+	const n, pool = 10_000, 5
+	client, clients := s.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout = pool, redistest.Patience }), 0
+	name := func(i int) string { return fmt.Sprint("lock:", i) }
+	const holder = "8f14e45f-ceea-4671-a4b3-0d5f6d0c1b2a:" // as a process of this library would have it
+	if _, err := s.Admin.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+		for i := range n {
+			p.Set(t.Context(), name(i), holder+fmt.Sprint(i), long)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	var failed atomic.Int64
+	for i := range n {
+		m := warlock.NewMutex(client, name(i), long)
+		group.Go(func() {
+			if err := m.LockContext(ctx); !errors.Is(err, context.Canceled) {
+				failed.Add(1)
+			}
+		})
+	}
+	redistest.Eventually(t, func() bool { return s.Do("DBSIZE") == int64(3*n) }, "all wait")
+	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "one mailbox is open")
+	if _, err := fmt.Sscan(s.Info("connected_clients"), &clients); err != nil || clients > pool+5 {
+		t.Errorf("%d connections, want at most the pool's %d, the subscription and a few of the test's: %v", clients, pool, err)
+	}
+	cancel()
+	group.Wait()
+	if n := failed.Load(); n > 0 {
+		t.Errorf("%d waits did not end as cancelled", n)
+	}
+	redistest.Eventually(t, func() bool { return s.Do("DBSIZE") == int64(n) }, "all have left their queues")
+	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 0 }, "the mailbox is closed")
+}
+
+// Waiting needs no connection of the pool: one is enough for a client that
+// holds, renews and waits.
+func TestWaitingWithASmallPool(t *testing.T) {
+	s := redistest.Start(t)
+	client := s.Client(func(o *redis.Options) { o.PoolSize = 1 })
+	held := warlock.NewMutex(client, "another", 300*time.Millisecond)
+	l := lock(t, held)
+	holder := newMutex(s, long)
+	lock(t, holder)
+	m := warlock.NewMutex(client, key, long)
+	done := result(func() error { return m.LockContext(within(t)) })
+	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the waiter listens")
+	first := l.Deadline()
+	redistest.Eventually(t, func() bool { return l.Deadline().After(first) }, "the other lease is renewed")
+	unlock(t, holder)
+	if err := wait(t, done, "the waiter gets the lock"); err != nil {
+		t.Fatal(err)
+	}
+	unlock(t, m)
+	unlock(t, held)
+}
+
+// passTwice lets a waiter on another client be woken with the lock, both ways.
+// A waiter listens at one of the servers.
+func passTwice(t *testing.T, key string, servers []*redistest.Server, a, b redis.UniversalClient) {
+	t.Helper()
+	first, second := warlock.NewMutex(a, key, long), warlock.NewMutex(b, key, long)
+	lock(t, first)
+	for n := range 2 {
+		done := result(func() error { return second.LockContext(within(t)) })
+		redistest.Eventually(t, func() bool {
+			open := 0
+			for _, s := range servers {
+				open += mailboxes(t, s)
+			}
+			return open > n
+		}, "the waiter listens")
+		fence := first.Lease().Fence()
+		unlock(t, first)
+		if err := wait(t, done, "the waiter is woken"); err != nil {
+			t.Fatal(err)
+		}
+		if got := second.Lease().Fence(); got <= fence {
+			t.Errorf("%s: token %d after %d", key, got, fence)
+		}
+		first, second = second, first
+	}
+	unlock(t, first)
+}
+
+// On a cluster the lock is with one node and the subscription may be with another.
+func TestWaitingOnACluster(t *testing.T) {
+	t.Parallel() // a cluster takes two seconds to come up
+	a, b := startClusterNode(t), startClusterNode(t)
+	a.Do("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+	b.Do("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+	meet(t, a, b)
+	redistest.Eventually(t, func() bool {
+		return clusterOK(t, a) && clusterOK(t, b)
+	}, "the cluster is up")
+	client := func() redis.UniversalClient {
+		c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{a.Addr, b.Addr}})
+		t.Cleanup(func() { _ = c.Close() }) // nothing is under way
+		return c
+	}
+	for _, key := range []string{"a", "b", "c", "d"} { // on either node
+		passTwice(t, key, []*redistest.Server{a, b}, client(), client())
+		onlyFence(t, a)
+		onlyFence(t, b)
+	}
+}
+
+// Behind Sentinel, whose clients look like any other's.
+func TestWaitingBehindSentinel(t *testing.T) {
+	s := redistest.Start(t)
+	sentinel := s.StartSentinel("invoices")
+	client := func() redis.UniversalClient {
+		c := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "invoices", SentinelAddrs: []string{sentinel.Addr}})
+		t.Cleanup(func() { _ = c.Close() }) // nothing is under way
+		return c
+	}
+	passTwice(t, key, []*redistest.Server{s}, client(), client())
+	onlyFence(t, s)
+}
