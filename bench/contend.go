@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// A load is goroutines in clients that lock and unlock one key as fast as they can.
+type load struct {
+	clients    int
+	goroutines int // in each client
+}
+
+// A measurement is what one system did under one load, or in one trial of another
+// kind, in one round.
+type measurement struct {
+	Rate     float64 `json:"rate_per_s,omitempty"`     // acquisitions
+	Commands float64 `json:"commands,omitempty"`       // for each acquisition
+	PerS     float64 `json:"commands_per_s,omitempty"` // in all
+	Jain     float64 `json:"jain,omitempty"`           // over goroutines
+	P50      float64 `json:"p50_ms,omitempty"`         // of waiting, or of what is measured
+	P99      float64 `json:"p99_ms,omitempty"`
+	Max      float64 `json:"max_ms,omitempty"`
+	Samples  int64   `json:"samples"`
+	Broken   int64   `json:"overlaps"` // critical sections that overlapped, and updates lost
+}
+
+// A worker is one goroutine of a load.
+type worker struct {
+	lock  locker
+	count atomic.Int64
+	waits *hdrhistogram.Histogram // in ns; the worker's own until it has ended
+	err   error
+}
+
+func newHistogram() *hdrhistogram.Histogram {
+	return hdrhistogram.New(1, int64(10*time.Minute), 3)
+}
+
+// warmUp is how long a load runs before it is measured: connections are opened,
+// scripts loaded, subscriptions made.
+const warmUp = 300 * time.Millisecond
+
+// contend measures sys under l for window.
+func (b *bench) contend(sys system, l load, window time.Duration) (m measurement, err error) {
+	w := new(wire)
+	var workers []*worker
+	for range l.clients {
+		c, err := sys.connect(setup{b.server.addr, b.ttl, w.dial})
+		if err != nil {
+			return m, err
+		}
+		defer func() { err = firstOf(err, c.close()) }()
+		for range l.goroutines {
+			workers = append(workers, &worker{lock: c.locker("contended"), waits: newHistogram()})
+		}
+	}
+	sec := new(section)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var measuring atomic.Bool
+	var group sync.WaitGroup
+	for _, w := range workers {
+		group.Go(func() { w.run(ctx, sec, &measuring) })
+	}
+
+	<-time.After(warmUp)
+	before, commands, start := counts(workers), w.commands.Load(), time.Now()
+	measuring.Store(true)
+	<-time.After(window)
+	measuring.Store(false)
+	after, sent, elapsed := counts(workers), w.commands.Load()-commands, time.Since(start)
+	cancel()
+	group.Wait()
+
+	waits := newHistogram()
+	shares := make([]int64, len(workers))
+	for i, w := range workers {
+		if w.err != nil {
+			return m, fmt.Errorf("%s: %w", sys.name, w.err)
+		}
+		shares[i] = after[i] - before[i]
+		m.Samples += shares[i]
+		waits.Merge(w.waits)
+	}
+	m.Rate = float64(m.Samples) / elapsed.Seconds()
+	m.Jain = jain(shares)
+	if m.Samples > 0 {
+		m.Commands = float64(sent) / float64(m.Samples)
+	}
+	m.PerS = float64(sent) / elapsed.Seconds()
+	m.latencies(waits)
+	m.Broken = sec.broken()
+	return m, nil
+}
+
+// run locks, visits and unlocks until ctx ends.
+func (w *worker) run(ctx context.Context, sec *section, measuring *atomic.Bool) {
+	for ctx.Err() == nil {
+		start := time.Now()
+		if err := w.lock.lock(ctx); err != nil {
+			if ctx.Err() == nil {
+				w.err = err
+			}
+			return
+		}
+		if measuring.Load() {
+			_ = w.waits.RecordValue(int64(time.Since(start))) // within its range by far
+		}
+		sec.visit()
+		w.count.Add(1)
+		if err := w.lock.unlock(); err != nil {
+			w.err = err
+			return
+		}
+	}
+}
+
+func counts(workers []*worker) []int64 {
+	n := make([]int64, len(workers))
+	for i, w := range workers {
+		n[i] = w.count.Load()
+	}
+	return n
+}
+
+// latencies takes in a histogram of ns.
+func (m *measurement) latencies(h *hdrhistogram.Histogram) {
+	ms := func(ns int64) float64 { return float64(ns) / float64(time.Millisecond) }
+	m.P50, m.P99, m.Max = ms(h.ValueAtQuantile(50)), ms(h.ValueAtQuantile(99)), ms(h.Max())
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"net"
+	"time"
+)
+
+// A system is a library under measurement, with one way of waiting.
+type system struct {
+	name    string
+	connect func(setup) (client, error)
+}
+
+// A setup is what every system is given.
+type setup struct {
+	addr string
+	ttl  time.Duration
+	dial dialer // counts the commands that are sent
+}
+
+type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// A client is what one process of a service would have: connections of its own.
+type client interface {
+	// locker returns the lock named key as one goroutine uses it.
+	locker(key string) locker
+	close() error
+}
+
+// A locker is a lock in the hands of one goroutine.
+type locker interface {
+	lock(ctx context.Context) error // waits until it holds, or ctx ends
+	unlock() error
+	renew(ctx context.Context) error // does nothing where the library renews by itself
+}
+
+const (
+	ours        = "warlock"
+	rawName     = "raw"
+	redsync1    = "redsync, 1 ms"
+	redislock1  = "redislock, 1 ms"
+	rueidisName = "rueidislock"
+)
+
+// systems are all that are compared. Those that poll take part twice: with the
+// waiting they have or show by default, and at 1 ms.
+var systems = []system{
+	{ours, connectWarlock},
+	{redsync1, redsyncEvery(time.Millisecond)},
+	{"redsync", redsyncEvery(0)},
+	{redislock1, redislockEvery(time.Millisecond)},
+	{"redislock, 100 ms", redislockEvery(100 * time.Millisecond)},
+	{rueidisName, connectRueidis},
+}
+
+// raw is the floor: SET NX PX, and a script that deletes by comparison. It does
+// not wait, so it takes part where nobody else contends.
+var raw = system{rawName, connectRaw}

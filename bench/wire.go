@@ -1,0 +1,63 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"strconv"
+	"sync/atomic"
+)
+
+// A wire counts the commands that clients send, whatever library they are of.
+// INFO does not tell them from what scripts call inside.
+type wire struct{ commands atomic.Int64 }
+
+func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &wireConn{Conn: conn, wire: w}, nil
+}
+
+// A wireConn follows the requests on a connection, which are arrays of bulk
+// strings: "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n". One goroutine at a time writes to it.
+type wireConn struct {
+	net.Conn
+	wire *wire
+	skip int    // bytes of a bulk string that are still to come
+	line []byte // a line that has not ended yet
+}
+
+func (c *wireConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.follow(p[:n])
+	return n, err
+}
+
+func (c *wireConn) follow(p []byte) {
+	for len(p) > 0 {
+		if c.skip > 0 {
+			n := min(c.skip, len(p))
+			c.skip -= n
+			p = p[n:]
+			continue
+		}
+		line, rest, ended := bytes.Cut(p, []byte("\n"))
+		c.line = append(c.line, line...)
+		if !ended {
+			return
+		}
+		p = rest
+		switch line := bytes.TrimSuffix(c.line, []byte("\r")); line[0] {
+		case '*':
+			c.wire.commands.Add(1)
+		case '$':
+			length, err := strconv.Atoi(string(line[1:]))
+			if err == nil {
+				c.skip = length + len("\r\n")
+			}
+		}
+		c.line = c.line[:0]
+	}
+}
