@@ -255,7 +255,7 @@ func TestLocalWaitCancelledAtItsGrant(t *testing.T) {
 				}
 				return err
 			})
-			other := result(func() error { m.Lock(); m.Unlock(); return nil })
+			other := result(func() error { return m.Do(t.Context(), func(context.Context) error { return nil }) })
 			redistest.Eventually(t, func() bool { return waiters() == 2 }, "two goroutines wait")
 			go cancel()
 			m.Unlock()
