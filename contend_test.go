@@ -11,9 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/lease"
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
@@ -190,6 +192,64 @@ func TestPromiseExclusionWhileSubscriptionsBreak(t *testing.T) {
 			s.Do("CLIENT", "KILL", "TYPE", "pubsub")
 		}
 	}
+}
+
+// waitAside lets m wait behind a holder, on a clock of its own, and returns when it
+// sleeps: it was refused, subscribed, and was refused again.
+func waitAside(t *testing.T, s *redistest.Server) (m *warlock.Mutex, clock *clockwork.FakeClock, count *scripts, done <-chan error) {
+	t.Helper()
+	m, clock, count = counted(s)
+	lockOnce(t, m) // loads the scripts
+	count.Store(0)
+	s.Do("SET", key, "8f14e45f-ceea-4671-a4b3-0d5f6d0c1b2a:1", "PX", long.Milliseconds())
+	done = result(func() error { return m.LockContext(within(t)) })
+	redistest.Eventually(t, func() bool { return count.Load() == 2 }, "the waiter sleeps")
+	return m, clock, count, done
+}
+
+// Promise: the holder knows. A lease that a message grants counts from before the
+// request that it answers, however late the message is.
+func TestPromiseTheHolderKnowsSinceWhenItWasGranted(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		m, clock, _, done := waitAside(t, s)
+		asked := clock.Now()
+		clock.Advance(long / 4) // it would ask again after a third
+		if err := warlock.Release(t.Context(), s.Client(), key, s.Get(key)); err != nil {
+			t.Fatal(err)
+		}
+		if err := wait(t, done, "the waiter is woken"); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := m.Lease().Deadline().Sub(asked), long-lease.Margin(long); got != want {
+			t.Errorf("the lease ends %v after the request, want %v", got, want)
+		}
+		unlock(t, m)
+	})
+}
+
+// A message that answers another request than the last grants nothing: the
+// waiter asks.
+func TestStaleMessageGrantsNothing(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		m, _, count, done := waitAside(t, s)
+		id := fmt.Sprint(s.Do("ZRANGE", queue, 0, -1).([]any)[0])
+		mailbox, _, _ := strings.Cut(id, ":")
+		for i, round := range []int{1, 99} {
+			s.Do("PUBLISH", "warlock:mailbox:"+mailbox, fmt.Sprint(id, " ", round, " ", 12345))
+			redistest.Eventually(t, func() bool { return count.Load() == int64(3+i) }, "the waiter asks again")
+		}
+		if m.Lease() != nil {
+			t.Error("a stale message granted the lock")
+		}
+		s.Do("DEL", key)
+		if err := warlock.Release(t.Context(), s.Client(), key, "nobody's"); !errors.Is(err, warlock.ErrNotHeld) {
+			t.Errorf("Release: %v", err)
+		}
+		if err := wait(t, done, "the lock is handed on"); err != nil {
+			t.Fatal(err)
+		}
+		unlock(t, m)
+	})
 }
 
 // A subscription that is killed is opened again, and all who wait ask again.

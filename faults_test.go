@@ -680,7 +680,8 @@ func TestLeastPrivileges(t *testing.T) {
 	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~"+key, "~warlock:{"+key+"}:*", "-@all",
 		"+evalsha", "+eval", "+set", "+get", "+del", "+time", "+pttl", "+pexpire", "+hset", "+hget", "+hdel",
 		"+zadd", "+zcard", "+zpopmin", "+zrem", "+zrevrange", "+zscore", "+publish", "+subscribe", "+ping", "&warlock:mailbox:*")
-	client := s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" })
+	login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
+	client := s.Client(login)
 	m := warlock.NewMutex(client, key, 100*time.Millisecond)
 	l := lock(t, m)
 	first := l.Deadline()
@@ -689,6 +690,7 @@ func TestLeastPrivileges(t *testing.T) {
 		t.Error(err)
 	}
 	unlock(t, m)
+	passTwice(t, key, []*redistest.Server{s}, client, s.Client(login))
 }
 
 func TestClientClosedWhileWaiting(t *testing.T) {

@@ -52,8 +52,10 @@ func libraryGoroutine() string {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]
 	for stack := range strings.SplitSeq(string(buf), "\n\n") {
-		if strings.Contains(stack, "warlock-go/warlock.") || strings.Contains(stack, "warlock/internal/lease.") {
-			return stack
+		for _, ours := range []string{"warlock-go/warlock.", "warlock/internal/lease.", "warlock/internal/wait."} {
+			if strings.Contains(stack, ours) {
+				return stack
+			}
 		}
 	}
 	return ""

@@ -15,7 +15,7 @@ type options struct {
 	clock    clockwork.Clock
 	logger   *slog.Logger
 	attempts int           // of LockContext; 0: no limit
-	wait     time.Duration // between tries; 0: as wait.Backoff has it
+	wait     time.Duration // between tries; 0: as acquisition.interval has it
 	once     bool          // no renewals
 	maxHold  time.Duration // 0: no limit
 }
@@ -58,13 +58,17 @@ func WithClock(clock clockwork.Clock) Option {
 // WithRetry sets the optimistic retry loop: try, wait, try again.
 //
 // With attempts above 0, LockContext makes that many tries, that far apart, and
-// then returns [ErrNotAcquired]. With attempts of 0 or less, the default, it tries
-// until its context ends, and wait is the longest time between two tries: they are
-// spread over its later half, and made sooner if the holder's lease ends
-// sooner. Lock always tries so.
+// then returns [ErrNotAcquired]. Its tries do not queue: they find the lock taken
+// for as long as others wait for it.
 //
-// A wait of 0 without a limit stands for the default, which grows from 4 ms to
-// 128 ms. A negative wait panics.
+// With attempts of 0 or less, the default, LockContext queues until its context
+// ends, as Lock always does, and is woken with the lock. It also asks by itself, and
+// wait is the longest time between two requests: they are spread over its later
+// half, and made sooner if the holder's lease ends sooner.
+//
+// A wait of 0 without a limit stands for the default: a third of the ttl, and where
+// nobody would wake a waiter, pauses that grow from 4 ms to 128 ms. A negative
+// wait panics.
 func WithRetry(attempts int, wait time.Duration) Option {
 	if wait < 0 {
 		panic(fmt.Sprintf("warlock: WithRetry(%d, %v): the wait is negative: give the time between two tries", attempts, wait))

@@ -45,18 +45,18 @@ var (
 	//go:embed release.lua
 	releaseSource string
 
-	acquireScript = redis.NewScript(queueSource + acquireSource)
-	renewScript   = redis.NewScript(renewSource)
-	extendScript  = redis.NewScript(extendSource)
-	releaseScript = redis.NewScript(queueSource + releaseSource)
+	acquireScript = newScript(queueSource + acquireSource)
+	renewScript   = newScript(renewSource)
+	extendScript  = newScript(extendSource)
+	releaseScript = newScript(queueSource + releaseSource)
 )
 
 // Lock is one lock key on one server. It keeps no state of its own and may be
 // used concurrently.
 type Lock struct {
-	client redis.Scripter
-	once   redis.Scripter // the client without go-redis's own retries
-	keys   []string       // the lock and its companions
+	client redis.UniversalClient
+	keys   []string // the lock and its companions
+	words  []any    // the same, as commands take them
 }
 
 // New returns the lock named key on the server of client. It errs if the client
@@ -69,7 +69,11 @@ func New(client redis.UniversalClient, key string) (*Lock, error) {
 	if v := reflect.ValueOf(client); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, fmt.Errorf("warlock: the client for key %s is nil: pass a connected redis.UniversalClient", Quote(key))
 	}
-	return &Lock{client: client, once: once{client}, keys: names}, nil
+	l := &Lock{client: client, keys: names}
+	for _, name := range names {
+		l.words = append(l.words, name)
+	}
+	return l, nil
 }
 
 // Key returns the name of the lock.
@@ -103,7 +107,7 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	if r.Counted {
 		counted = 1
 	}
-	reply, err := acquireScript.Run(ctx, l.client, l.keys,
+	reply, err := l.run(ctx, retried, acquireScript, l.words,
 		r.ID, r.TTL.Milliseconds(), floorLifetime, r.Spare, r.Round, r.Place, counted).Result()
 	if err != nil {
 		return Grant{}, err
@@ -127,12 +131,12 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 // Renew makes the lease of id, whose fencing token is token, live for at least
 // ttl from when the server runs the script. Tokens to spare count as used.
 func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) error {
-	return held(renewScript.Run(ctx, l.client, l.keys[:2], id, ttl.Milliseconds(), floorLifetime, token))
+	return held(l.run(ctx, retried, renewScript, l.words[:2], id, ttl.Milliseconds(), floorLifetime, token))
 }
 
 // Extend is Renew for a caller that knows nothing of the lease but its ID.
 func (l *Lock) Extend(ctx context.Context, id string, ttl time.Duration) error {
-	return held(extendScript.Run(ctx, l.client, l.keys[:2], id, ttl.Milliseconds(), floorLifetime))
+	return held(l.run(ctx, retried, extendScript, l.words[:2], id, ttl.Milliseconds(), floorLifetime))
 }
 
 // releaseTries is how often Release asks in all: as often as go-redis by default.
@@ -149,7 +153,7 @@ const releaseTries = 4
 func (l *Lock) Release(ctx context.Context, id string, used int64) (untold, err error) {
 	unanswered := false
 	for try := 1; ; try++ {
-		untold, err = released(releaseScript.Run(ctx, l.once, l.keys, id, floorLifetime, used))
+		untold, err = released(l.run(ctx, once, releaseScript, l.words, id, floorLifetime, used))
 		switch {
 		case err == nil:
 			return untold, nil
@@ -193,29 +197,40 @@ func unexpected(what string, reply any) error {
 	return fmt.Errorf("warlock: unexpected reply to the script for %s: %v", what, reply)
 }
 
-// once runs scripts without go-redis's own retries, which would hide that a
-// request may have been carried out before the one that was answered.
-type once struct{ redis.UniversalClient }
+// A script is known to a server by its hash, once it has run there.
+type script struct{ hash, source any } // strings, as commands take them
 
-func (o once) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
-	return o.run(ctx, "evalsha", sha, keys, args)
+func newScript(source string) script {
+	return script{redis.NewScript(source).Hash(), source}
 }
 
-func (o once) Eval(ctx context.Context, source string, keys []string, args ...any) *redis.Cmd {
-	return o.run(ctx, "eval", source, keys, args)
+// run runs a script by its hash, or by its source where the server does not know it.
+func (l *Lock) run(ctx context.Context, as retries, s script, keys []any, args ...any) *redis.Cmd {
+	cmd := l.ask(ctx, as, "evalsha", s.hash, keys, args)
+	if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
+		cmd = l.ask(ctx, as, "eval", s.source, keys, args)
+	}
+	return cmd
 }
 
-func (o once) run(ctx context.Context, name any, script string, keys []string, args []any) *redis.Cmd {
+func (l *Lock) ask(ctx context.Context, as retries, name, script any, keys, args []any) *redis.Cmd {
 	words := make([]any, 0, 3+len(keys)+len(args))
 	words = append(words, name, script, len(keys))
-	for _, key := range keys {
-		words = append(words, key)
-	}
-	cmd := onceCmd{redis.NewCmd(ctx, append(words, args...)...)}
+	words = append(append(words, keys...), args...)
+	cmd := redis.NewCmd(ctx, words...)
 	cmd.SetFirstKeyPos(3)
-	_ = o.Process(ctx, cmd) // the command carries the error
-	return cmd.Cmd
+	_ = l.client.Process(ctx, as(cmd)) // the command carries the error
+	return cmd
 }
+
+// retries says whether go-redis may send a command again by itself.
+type retries func(*redis.Cmd) redis.Cmder
+
+func retried(cmd *redis.Cmd) redis.Cmder { return cmd }
+
+// once is for where it matters that a request may have been carried out before
+// the one that was answered.
+func once(cmd *redis.Cmd) redis.Cmder { return onceCmd{cmd} }
 
 type onceCmd struct{ *redis.Cmd }
 
