@@ -229,11 +229,10 @@ func (b *Mailbox) serve(ctx context.Context, s *session) {
 		}
 		if b.open.Swap(false) { // it was open: this may be over at once
 			pauses = between(4*time.Millisecond, 4*time.Second)
-			b.signalAllLocked()
 		} else {
 			b.trouble = err
-			b.signalAllLocked()
 		}
+		b.signalAllLocked()
 		b.mu.Unlock()
 
 		select {
