@@ -22,7 +22,7 @@ import (
 //	allocs/lock  allocs/raw  allocations of a pair
 func BenchmarkUncontended(b *testing.B) {
 	s := redistest.Start(b)
-	client := s.Client()
+	client := s.Client(func(o *redis.Options) { o.ContextTimeoutEnabled = true })
 	m := warlock.NewMutex(client, key, 10*time.Second)
 	ours := func() { m.Lock(); defer m.Unlock() }
 	raw := func() { rawPair(b, client) }

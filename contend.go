@@ -374,11 +374,21 @@ func (m *Mutex) unlock(ctx context.Context) error {
 }
 
 // release frees the lock in Redis. It does not wait for that beyond the lease's
-// deadline, nor for long when ctx has ended.
+// deadline, nor for long when ctx has ended. A goroutine that it need not start for
+// that is a tenth of the time of a lock that nobody else wants.
 func (m *Mutex) release(ctx context.Context, l *Lease) error {
 	used := l.fence
 	if used == l.last {
 		used = 0
+	}
+	if ctx.Done() == nil && m.opts.clock == realClock && m.lock.KeepsDeadlines() {
+		ctx, cancel := context.WithDeadline(ctx, l.Deadline())
+		defer cancel()
+		err := m.free(ctx, l.id, used)
+		if err != nil && ctx.Err() != nil {
+			return errNoAnswer
+		}
+		return err
 	}
 	done := make(chan error, 1)
 	go func() { done <- m.free(context.WithoutCancel(ctx), l.id, used) }()

@@ -258,6 +258,56 @@ func TestUnlockDoesNotOutlastTheLease(t *testing.T) {
 	})
 }
 
+// The same by the real clock, where a client that keeps deadlines is called without
+// a goroutine of its own: whatever it waits for, Unlock returns.
+func TestUnlockDoesNotOutlastTheLeaseInRealTime(t *testing.T) {
+	const ttl = 300 * time.Millisecond
+	for name, breaks := range map[string]func(*testing.T, *redistest.Server, *redis.Client, *atomic.Bool){
+		"answer": func(_ *testing.T, s *redistest.Server, _ *redis.Client, _ *atomic.Bool) { s.Pause() },
+		"handshake": func(_ *testing.T, s *redistest.Server, _ *redis.Client, _ *atomic.Bool) {
+			s.Do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+			s.Pause()
+		},
+		"dial": func(_ *testing.T, s *redistest.Server, _ *redis.Client, stuck *atomic.Bool) {
+			stuck.Store(true)
+			s.Do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+		},
+		"pool": func(t *testing.T, _ *redistest.Server, c *redis.Client, _ *atomic.Bool) {
+			conn := c.Conn() // the only one
+			t.Cleanup(func() { _ = conn.Close() })
+			if err := conn.Ping(t.Context()).Err(); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		for _, keeps := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/keeps deadlines %v", name, keeps), func(t *testing.T) {
+				t.Parallel()
+				var stuck atomic.Bool
+				s := redistest.Start(t)
+				client := s.Client(func(o *redis.Options) {
+					o.ContextTimeoutEnabled, o.PoolSize = keeps, 1
+					o.PoolTimeout, o.ReadTimeout = time.Hour, time.Hour
+					o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+						if stuck.Load() {
+							<-t.Context().Done()
+						}
+						return new(net.Dialer).DialContext(ctx, network, addr)
+					}
+				})
+				m := warlock.NewMutex(client, key, ttl, warlock.WithoutRenewal())
+				l := lock(t, m)
+				breaks(t, s, client, &stuck)
+				err := wait(t, result(func() error { return m.UnlockContext(context.Background()) }), "Unlock returns")
+				if late := time.Since(l.Deadline()); err == nil || late > ttl {
+					t.Errorf("Unlock returned %v after the deadline: %v", late, err)
+				}
+				s.Resume()
+			})
+		}
+	}
+}
+
 // What is released in the background is given up when it must have run out.
 func TestBackgroundReleaseIsBounded(t *testing.T) {
 	s := redistest.StartMini(t)

@@ -20,9 +20,11 @@ type options struct {
 	maxHold  time.Duration // 0: no limit
 }
 
+var realClock = clockwork.NewRealClock()
+
 func newOptions(opts []Option) options {
 	o := options{
-		clock:  clockwork.NewRealClock(),
+		clock:  realClock,
 		logger: slog.New(slog.DiscardHandler),
 	}
 	for _, opt := range opts {

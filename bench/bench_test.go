@@ -49,7 +49,7 @@ func TestRun(t *testing.T) {
 	if n := r.broken(); n != 0 {
 		t.Errorf("%d sections overlapped", n)
 	}
-	if got, want := len(r.Results), 1+len(b.cases)*len(systems); got != want {
+	if got, want := len(r.Results), 2+len(b.cases)*len(systems); got != want {
 		t.Errorf("%d results, want %d", got, want)
 	}
 	for _, name := range b.cases {
@@ -111,7 +111,7 @@ func TestOverlapsAreCounted(t *testing.T) {
 	}
 	b := tiny(t)
 	b.cases = []string{park}
-	b.systems = []system{{"free", func(setup) (client, error) { return free{}, nil }}}
+	b.systems = []system{{"free", func(setup) (client, error) { return free{}, nil }, false}}
 	if _, err := b.measure(); err == nil || !strings.Contains(err.Error(), "while it was held") {
 		t.Errorf("a lock that excludes nobody: %v", err)
 	}

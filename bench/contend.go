@@ -65,8 +65,12 @@ func (b *bench) contend(sys system, l load, window time.Duration) (m measurement
 	defer cancel()
 	var measuring atomic.Bool
 	var group sync.WaitGroup
+	waiting := ctx
+	if sys.endless {
+		waiting = context.Background()
+	}
 	for _, w := range workers {
-		group.Go(func() { w.run(ctx, sec, &measuring) })
+		group.Go(func() { w.run(ctx, waiting, sec, &measuring) })
 	}
 
 	<-time.After(warmUp)
@@ -99,11 +103,11 @@ func (b *bench) contend(sys system, l load, window time.Duration) (m measurement
 	return m, nil
 }
 
-// run locks, visits and unlocks until ctx ends.
-func (w *worker) run(ctx context.Context, sec *section, measuring *atomic.Bool) {
+// run locks, under waiting, visits and unlocks until ctx ends.
+func (w *worker) run(ctx, waiting context.Context, sec *section, measuring *atomic.Bool) {
 	for ctx.Err() == nil {
 		start := time.Now()
-		if err := w.lock.lock(ctx); err != nil {
+		if err := w.lock.lock(waiting); err != nil {
 			if ctx.Err() == nil {
 				w.err = err
 			}

@@ -140,7 +140,7 @@ func (b *bench) plan() (steps []step) {
 			}
 		}
 	}
-	turns(uncontended, b.rounds, append([]system{raw}, b.systems...), under(load{1, 1}))
+	turns(uncontended, b.rounds, append([]system{raw, cancellable}, b.systems...), under(load{1, 1}))
 	turns(oneProcess, b.rounds, b.systems, under(load{1, 64}))
 	for _, n := range crowds {
 		turns(clients(n), b.rounds, b.systems, under(load{n, 1}))

@@ -10,6 +10,7 @@ import (
 type system struct {
 	name    string
 	connect func(setup) (client, error)
+	endless bool // lock with contexts that never end: its waiters are all served in the end
 }
 
 // A setup is what every system is given.
@@ -46,14 +47,18 @@ const (
 // systems are all that are compared. Those that poll take part twice: with the
 // waiting they have or show by default, and at 1 ms.
 var systems = []system{
-	{ours, connectWarlock},
-	{redsync1, redsyncEvery(time.Millisecond)},
-	{"redsync", redsyncEvery(0)},
-	{redislock1, redislockEvery(time.Millisecond)},
-	{"redislock, 100 ms", redislockEvery(100 * time.Millisecond)},
-	{rueidisName, connectRueidis},
+	{ours, connectWarlock, true},
+	{redsync1, redsyncEvery(time.Millisecond), false},
+	{"redsync", redsyncEvery(0), false},
+	{redislock1, redislockEvery(time.Millisecond), false},
+	{"redislock, 100 ms", redislockEvery(100 * time.Millisecond), false},
+	{rueidisName, connectRueidis, false},
 }
 
 // raw is the floor: SET NX PX, and a script that deletes by comparison. It does
 // not wait, so it takes part where nobody else contends.
-var raw = system{rawName, connectRaw}
+var raw = system{rawName, connectRaw, true}
+
+// cancellable is warlock where each wait can be cancelled. That costs it a goroutine
+// for each request, since go-redis does not look at a cancellation while it reads.
+var cancellable = system{"warlock, LockContext", connectWarlock, false}

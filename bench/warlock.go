@@ -24,7 +24,7 @@ func connectWarlock(s setup) (client, error) {
 
 // newRedis returns a go-redis client, as all systems but rueidislock use.
 func newRedis(s setup) *redis.Client {
-	return redis.NewClient(&redis.Options{Addr: s.addr, Dialer: s.dial})
+	return redis.NewClient(&redis.Options{Addr: s.addr, Dialer: s.dial, ContextTimeoutEnabled: true})
 }
 
 // locker returns the one Mutex of the process for key, as a service has it.

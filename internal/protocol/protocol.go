@@ -79,6 +79,14 @@ func New(client redis.UniversalClient, key string) (*Lock, error) {
 // Key returns the name of the lock.
 func (l *Lock) Key() string { return l.keys[0] }
 
+// KeepsDeadlines reports whether the client itself ends each call at the deadline of
+// its context; by default go-redis reads on until its ReadTimeout, and dials
+// again. Other kinds of clients may have to find a server first.
+func (l *Lock) KeepsDeadlines() bool {
+	c, ok := l.client.(*redis.Client)
+	return ok && c.Options().ContextTimeoutEnabled
+}
+
 // A Request asks for a lock.
 type Request struct {
 	ID    string
