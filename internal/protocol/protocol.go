@@ -215,7 +215,7 @@ func newScript(source string) script {
 // run runs a script by its hash, or by its source where the server does not know it.
 func (l *Lock) run(ctx context.Context, as retries, s script, keys []any, args ...any) *redis.Cmd {
 	cmd := l.ask(ctx, as, "evalsha", s.hash, keys, args)
-	if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
+	if err := cmd.Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
 		cmd = l.ask(ctx, as, "eval", s.source, keys, args)
 	}
 	return cmd
