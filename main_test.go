@@ -219,7 +219,8 @@ func waiters() (n int) {
 	buf = buf[:runtime.Stack(buf, true)]
 	for stack := range strings.SplitSeq(string(buf), "\n\n") {
 		state, frames, _ := strings.Cut(stack, "\n")
-		if strings.Contains(state, "[select") && strings.HasPrefix(frames, "github.com/warlock-go/warlock.(*Mutex).enter(") {
+		waits := strings.Contains(state, "[select") || strings.Contains(state, "[chan receive")
+		if waits && strings.HasPrefix(frames, "github.com/warlock-go/warlock.(*Mutex).enter(") {
 			n++
 		}
 	}

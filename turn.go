@@ -49,6 +49,9 @@ func (m *Mutex) enter(ctx context.Context) (*Lease, error) {
 	place := m.turn.waiting.PushBack(passed)
 	m.mu.Unlock()
 
+	if ctx.Done() == nil { // a tenth of a hand-off is faster without select
+		return <-passed, nil
+	}
 	select {
 	case l := <-passed:
 		return l, nil
@@ -111,14 +114,11 @@ func (m *Mutex) spare() int64 {
 // handOnLocked hands l on to the first who waits in this process, and reports
 // whether it did.
 func (m *Mutex) handOnLocked(l *Lease) bool {
-	if m.turn.waiting.Len() == 0 || l.fence == l.last || !m.opts.clock.Now().Before(l.until) {
+	if m.turn.waiting.Len() == 0 || l.fence == l.last || !l.fate.CompareAndSwap(undecided, handedOn) {
 		return false
 	}
-	if !l.fate.CompareAndSwap(undecided, handedOn) {
-		return false
-	}
-	next, err := l.lease.HandOn()
-	if err != nil { // lost, as unlock will find
+	next, ok := l.lease.HandOn(l.until)
+	if !ok { // the process's turn is over, or the lease lost, as unlock will find
 		return false
 	}
 	m.held = &Lease{lock: l.lock, id: l.id, fence: l.fence + 1, lease: next, last: l.last, until: l.until}

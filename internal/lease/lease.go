@@ -171,19 +171,20 @@ func (l *Lease) Release() error {
 }
 
 // HandOn ends the lease as Release does, for the next holder in this process,
-// whose lease it returns: the server sees one lease that goes on.
-func (l *Lease) HandOn() (*Lease, error) {
+// whose lease it returns: the server sees one lease that goes on. If the lease is not
+// held any more, or it is until or later, it stays as it is, and ok is false.
+func (l *Lease) HandOn(until time.Time) (next *Lease, ok bool) {
 	k := l.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.terms.Clock.Now()
 	k.checkLocked(now)
-	if l.state != held {
-		return nil, l.errLocked()
+	if l.state != held || !now.Before(until) {
+		return nil, false
 	}
 	l.leaveLocked(released, context.Canceled)
 	k.beginLocked(now, now)
-	return k.current, nil
+	return k.current, true
 }
 
 // err returns why the lease is not held at now, or nil.

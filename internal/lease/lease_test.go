@@ -306,9 +306,9 @@ func TestRenewalsEnd(t *testing.T) {
 func (k *keeper) handOn() (ended *lease.Lease) {
 	k.t.Helper()
 	ended = k.Lease
-	next, err := ended.HandOn()
-	if err != nil {
-		k.t.Fatal(err)
+	next, ok := ended.HandOn(k.clock.Now().Add(1))
+	if !ok {
+		k.t.Fatal("the lease is not handed on")
 	}
 	k.Lease = next
 	return ended
@@ -329,8 +329,8 @@ func TestHandOn(t *testing.T) {
 			t.Errorf("%s of the old lease: %v", what, err)
 		}
 	}
-	if _, err := old.HandOn(); !errors.Is(err, protocol.ErrNotHeld) {
-		t.Errorf("HandOn of the old lease: %v", err)
+	if _, ok := old.HandOn(k.clock.Now().Add(1)); ok {
+		t.Error("the old lease was handed on")
 	}
 	first.answer <- nil
 	k.deadline(ttl/3+ttl, ttl)
@@ -359,17 +359,21 @@ func TestNotYoursAfterHandOn(t *testing.T) {
 	if err := context.Cause(old.Context()); err != context.Canceled {
 		t.Errorf("the old lease ended with %v", err)
 	}
-	if _, err := k.HandOn(); !errors.Is(err, lease.ErrLost) {
-		t.Errorf("HandOn of a lost lease: %v", err)
+	if _, ok := k.HandOn(k.clock.Now().Add(1)); ok {
+		t.Error("a lost lease was handed on")
 	}
 }
 
-// A lease that has run out is not handed on.
+// A lease is not handed on when the time for that is over, and goes on, nor when
+// it has run out.
 func TestHandOnTooLate(t *testing.T) {
 	k := start(t, 0)
+	if _, ok := k.HandOn(k.clock.Now()); ok || k.Context().Err() != nil {
+		t.Errorf("handed on when it is too late: %v; the lease: %v", ok, k.Context().Err())
+	}
 	k.to(ttl)
-	if _, err := k.HandOn(); !errors.Is(err, lease.ErrLost) {
-		t.Errorf("HandOn: %v", err)
+	if _, ok := k.HandOn(k.clock.Now().Add(1)); ok {
+		t.Error("a lease that has run out was handed on")
 	}
 }
 
