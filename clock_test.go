@@ -15,6 +15,7 @@ import (
 // The holder goes by its own monotonic clock, never by the server's. A server
 // whose clock leaps ahead ends the lease, which the holder learns at its next renewal.
 func TestServersClockLeapsAhead(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := redistest.StartWithClock(t)
 	const ttl = 3 * time.Second
 	m := newMutex(s, ttl)

@@ -3,6 +3,7 @@ package warlock_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -28,7 +29,8 @@ func TestMain(m *testing.M) {
 		roles[name]()
 		os.Exit(0)
 	}
-	logging.Disable() // go-redis's: clients are broken on purpose
+	logging.Disable()                  // go-redis's: clients are broken on purpose
+	_ = flag.Set("test.parallel", "8") // those that run in parallel wait more than they work; the command line may say otherwise
 	code := m.Run()
 	if left := goroutinesLeft(); code == 0 && left != "" {
 		fmt.Println("FAIL: the library left goroutines:\n" + left)

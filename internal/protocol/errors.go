@@ -21,6 +21,7 @@ var permanent = []struct{ text, advice string }{
 	{"without any password configured", "the server has no password: give the client none"},
 	{"NOPERM", noperm},
 	{"The user executing the script", noperm},
+	{"ACL failure in script", noperm},
 	{wrongType, "one of KEYS holds a value that is no lock's: lock under another key, or delete that value"},
 	{"CROSSSLOT", "KEYS must share a hash slot"},
 	{"unknown command", "the server must offer " + commands},

@@ -331,16 +331,17 @@ func TestPermanent(t *testing.T) {
 	l := newLock(t, s.Client(func(o *redis.Options) { o.MaxRetries = -1 }))
 	warm(t, l)
 	for text, permanent := range map[string]bool{
-		"NOAUTH Authentication required.":                                      true,
-		"WRONGPASS invalid username-password pair or user is disabled.":        true,
-		"NOPERM this user has no permissions to run the 'evalsha' command":     true,
-		"ERR Error running script: NOPERM this user has no permissions":        true,
-		"ERR The user executing the script can't run this command or access":   true,
-		"WRONGTYPE Operation against a key holding the wrong kind of value":    true,
-		"ERR Error running script (call to f_0): @user_script:1: WRONGTYPE Op": true,
-		"CROSSSLOT Keys in request don't hash to the same slot":                true,
-		"ERR unknown command 'evalsha', with args beginning with:":             true,
-		"DENIED Redis is running in protected mode":                            true,
+		"NOAUTH Authentication required.":                                               true,
+		"WRONGPASS invalid username-password pair or user is disabled.":                 true,
+		"NOPERM this user has no permissions to run the 'evalsha' command":              true,
+		"ERR Error running script: NOPERM this user has no permissions":                 true,
+		"ERR The user executing the script can't run this command or access":            true,
+		"ERR ACL failure in script: User a has no permissions to run the 'set' command": true,
+		"WRONGTYPE Operation against a key holding the wrong kind of value":             true,
+		"ERR Error running script (call to f_0): @user_script:1: WRONGTYPE Op":          true,
+		"CROSSSLOT Keys in request don't hash to the same slot":                         true,
+		"ERR unknown command 'evalsha', with args beginning with:":                      true,
+		"DENIED Redis is running in protected mode":                                     true,
 
 		"LOADING Redis is loading the dataset in memory":                             false,
 		"READONLY You can't write against a read only replica.":                      false,
