@@ -360,6 +360,7 @@ func TestPlainHolderIsAskedAfterOften(t *testing.T) {
 
 // Where wake-ups are denied, waiting falls back to asking, with one warning.
 func TestWakeUpsDenied(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, rules := range map[string][]any{
 		"channels":  {"+@all", "resetchannels"},
 		"SUBSCRIBE": {"+@all", "allchannels", "-subscribe"},
@@ -401,6 +402,7 @@ func TestWakeUpsDenied(t *testing.T) {
 // Ten thousand keys waited for in one process: one subscription, and no more
 // connections than the pool has.
 func TestTenThousandWaits(t *testing.T) {
+	t.Parallel() // beside those that wait
 	s := redistest.Start(t)
 	const n, pool = 10_000, 5
 	client, clients := s.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout = pool, redistest.Patience }), 0
