@@ -44,7 +44,6 @@ func TestServersClockLeapsAhead(t *testing.T) {
 // A server whose clock is set back keeps the key longer. The holder's belief
 // ends with its own deadline all the same.
 func TestServersClockStepsBack(t *testing.T) {
-	t.Parallel() // it mostly waits
 	s := redistest.StartWithClock(t)
 	m := newMutex(s, 200*time.Millisecond, warlock.WithoutRenewal())
 	l := lock(t, m)

@@ -111,11 +111,19 @@ func TestReleaseBeforeTheSubscription(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		holder := newMutex(s, long)
 		lock(t, holder)
+		subscribes, released := make(chan struct{}), make(chan struct{})
 		m := warlock.NewMutex(&caller{s.Client(), sync.OnceFunc(func() {
-			queues(t, s, 1)
-			unlock(t, holder)
+			close(subscribes)
+			<-released
 		})}, key, long)
-		lock(t, m)
+		done := result(func() error { return m.LockContext(within(t)) })
+		wait(t, subscribes, "the waiter is about to subscribe")
+		queues(t, s, 1)
+		unlock(t, holder)
+		close(released)
+		if err := wait(t, done, "the waiter gets the lock"); err != nil {
+			t.Fatal(err)
+		}
 		unlock(t, m)
 		onlyFence(t, s)
 	})
@@ -360,7 +368,6 @@ func TestPlainHolderIsAskedAfterOften(t *testing.T) {
 
 // Where wake-ups are denied, waiting falls back to asking, with one warning.
 func TestWakeUpsDenied(t *testing.T) {
-	t.Parallel() // it mostly waits
 	for name, rules := range map[string][]any{
 		"channels":  {"+@all", "resetchannels"},
 		"SUBSCRIBE": {"+@all", "allchannels", "-subscribe"},
@@ -402,7 +409,6 @@ func TestWakeUpsDenied(t *testing.T) {
 // Ten thousand keys waited for in one process: one subscription, and no more
 // connections than the pool has.
 func TestTenThousandWaits(t *testing.T) {
-	t.Parallel() // beside those that wait
 	s := redistest.Start(t)
 	const n, pool = 10_000, 5
 	client, clients := s.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout = pool, redistest.Patience }), 0

@@ -197,10 +197,8 @@ func TestReplyAfterTheLease(t *testing.T) {
 	})
 	t.Run("LockContext", func(t *testing.T) {
 		_, tl, m := slow(t)
-		done := result(func() error { return m.LockContext(within(t)) })
-		waitForTimers(t, tl, 1)
-		tl.Advance(time.Second) // the pause; the second try is answered in time
-		if err := wait(t, done, "LockContext returns"); err != nil {
+		// It asks again when its mailbox is open, and is answered in time.
+		if err := wait(t, result(func() error { return m.LockContext(within(t)) }), "LockContext returns"); err != nil {
 			t.Fatal(err)
 		}
 		if left := tl.Until(m.Lease().Deadline()); left < 900*time.Millisecond {
@@ -300,7 +298,7 @@ func TestUnlockDoesNotOutlastTheLeaseInRealTime(t *testing.T) {
 				l := lock(t, m)
 				breaks(t, s, client, &stuck)
 				err := wait(t, result(func() error { return m.UnlockContext(context.Background()) }), "Unlock returns")
-				if late := time.Since(l.Deadline()); err == nil || late > ttl {
+				if late := time.Since(l.Deadline()); err == nil || late > 2*time.Second {
 					t.Errorf("Unlock returned %v after the deadline: %v", late, err)
 				}
 				s.Resume()
@@ -351,7 +349,6 @@ func TestUnlockWithEndedContextDoesNotWaitLong(t *testing.T) {
 }
 
 func TestMutexIsUsableAfterAFailedRelease(t *testing.T) {
-	t.Parallel() // it mostly waits
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		m := warlock.NewMutex(s.Client(), key, 200*time.Millisecond)
 		for _, unlock := range []func(){
@@ -372,7 +369,6 @@ func TestMutexIsUsableAfterAFailedRelease(t *testing.T) {
 }
 
 func TestFailedRenewalIsRetried(t *testing.T) {
-	t.Parallel() // it mostly waits
 	for name, fault := range map[string]redistest.Fault{
 		"lost": redistest.Lost, "not answered": redistest.Unanswered, "cut": redistest.Cut,
 	} {
@@ -797,7 +793,6 @@ func TestClientClosedWhileHeld(t *testing.T) {
 // The holder is told at its next renewal that its key is gone, the key is not
 // made again, and tokens do not fall.
 func TestKeyDisappears(t *testing.T) {
-	t.Parallel() // it mostly waits
 	for name, begin := range map[string]func(*testing.T, *redistest.Server){
 		"FLUSHALL": command("FLUSHALL"), "DEL": command("DEL", key), "overwritten": command("SET", key, "thief", "PX", 50),
 	} {

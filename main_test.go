@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	logging.Disable()                  // go-redis's: clients are broken on purpose
-	_ = flag.Set("test.parallel", "8") // those that run in parallel wait more than they work; the command line may say otherwise
+	_ = flag.Set("test.parallel", "8") // those that run in parallel only wait; the command line may say otherwise
 	code := m.Run()
 	if left := goroutinesLeft(); code == 0 && left != "" {
 		fmt.Println("FAIL: the library left goroutines:\n" + left)
