@@ -237,7 +237,8 @@ func TestUnlockDoesNotOutlastTheLease(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		const ttl = time.Minute
 		line, clock := new(redistest.Line), clockwork.NewFakeClock()
-		m := warlock.NewMutex(line.Client(s), key, ttl, warlock.WithClock(clock))
+		client := line.Client(s, func(o *redis.Options) { o.ContextTimeoutEnabled = true }) // as if deadlines were by its clock
+		m := warlock.NewMutex(client, key, ttl, warlock.WithClock(clock))
 		l := lock(t, m)
 		line.BreakFirst(100, redistest.Lost)
 		done := result(func() error { return m.UnlockContext(t.Context()) })
