@@ -241,7 +241,7 @@ func TestUnlockDoesNotOutlastTheLease(t *testing.T) {
 		m := warlock.NewMutex(client, key, ttl, warlock.WithClock(clock))
 		l := lock(t, m)
 		line.BreakFirst(100, redistest.Lost)
-		done := result(func() error { return m.UnlockContext(t.Context()) })
+		done := result(func() error { return m.UnlockContext(context.Background()) })
 		wait(t, l.Context().Done(), "Unlock has begun")
 		if err := clock.BlockUntilContext(within(t), 1); err != nil { // the lease's timer is gone: this is Unlock's
 			t.Fatal(err)
@@ -333,20 +333,24 @@ func TestBackgroundReleaseIsBounded(t *testing.T) {
 }
 
 func TestUnlockWithEndedContextDoesNotWaitLong(t *testing.T) {
-	t.Parallel() // it mostly waits
-	s := redistest.Start(t)
-	m := newMutex(s, long)
-	lock(t, m)
-	s.Pause()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	done := result(func() error { return m.UnlockContext(ctx) })
-	err := wait(t, done, "UnlockContext returns")
-	s.Resume()
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("UnlockContext: %v, want the context's error", err)
+	for _, keeps := range []bool{false, true} {
+		t.Run(fmt.Sprintf("keeps deadlines %v", keeps), func(t *testing.T) {
+			t.Parallel() // it mostly waits
+			s := redistest.Start(t)
+			m := warlock.NewMutex(s.Client(func(o *redis.Options) { o.ContextTimeoutEnabled = keeps }), key, long)
+			lock(t, m)
+			s.Pause()
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			done := result(func() error { return m.UnlockContext(ctx) })
+			err := wait(t, done, "UnlockContext returns")
+			s.Resume()
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("UnlockContext: %v, want the context's error", err)
+			}
+			onlyFence(t, s) // it is released all the same
+		})
 	}
-	onlyFence(t, s) // it is released all the same
 }
 
 func TestMutexIsUsableAfterAFailedRelease(t *testing.T) {
