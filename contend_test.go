@@ -500,7 +500,7 @@ func passTwice(t *testing.T, key string, servers []*redistest.Server, a, b redis
 // On a cluster the lock is with one node and the subscription may be with another.
 func TestWaitingOnACluster(t *testing.T) {
 	t.Parallel() // a cluster takes two seconds to come up
-	a, b := startClusterNode(t), startClusterNode(t)
+	a, b := redistest.StartNode(t), redistest.StartNode(t)
 	a.Do("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
 	b.Do("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
 	meet(t, a, b)

@@ -6,6 +6,8 @@ package redistest
 import (
 	"context"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -34,6 +36,7 @@ type Server struct {
 	tb   testing.TB
 	args []string
 	env  []string
+	node bool // of a cluster
 	proc *exec.Cmd
 	gone chan struct{} // closed when proc has ended
 
@@ -49,7 +52,11 @@ func Each(t *testing.T, test func(t *testing.T, s *Server)) {
 // StartMini starts a miniredis.
 func StartMini(tb testing.TB) *Server {
 	tb.Helper()
-	mini := miniredis.RunT(tb)
+	mini := miniredis.NewMiniRedis()
+	if err := mini.StartAddr("127.0.0.1:" + strconv.Itoa(FreePort(tb))); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(mini.Close)
 	s := &Server{Addr: mini.Addr(), Mini: mini, tb: tb}
 	s.Admin = s.Client()
 	return s
@@ -60,6 +67,15 @@ func StartMini(tb testing.TB) *Server {
 func Start(tb testing.TB, args ...string) *Server {
 	tb.Helper()
 	s := &Server{tb: tb, args: args}
+	s.start()
+	return s
+}
+
+// StartNode starts a real redis-server as the node of a cluster, which serves no
+// slots yet.
+func StartNode(tb testing.TB) *Server {
+	tb.Helper()
+	s := &Server{tb: tb, node: true, args: []string{"--cluster-enabled", "yes", "--cluster-node-timeout", "5000"}}
 	s.start()
 	return s
 }
@@ -75,7 +91,11 @@ func (s *Server) start() {
 	for range tries {
 		port := strconv.Itoa(FreePort(s.tb))
 		s.Addr = "127.0.0.1:" + port
-		if s.run(append([]string{"--port", port}, args...)) {
+		ports := []string{"--port", port}
+		if s.node {
+			ports = append(ports, "--cluster-port", strconv.Itoa(FreePort(s.tb)))
+		}
+		if s.run(append(ports, args...)) {
 			s.Admin = s.Client()
 			return
 		}
@@ -116,7 +136,7 @@ func Require(tb testing.TB, program string) {
 	tb.Skipf("there is no %s in PATH: install it to run this test", program)
 }
 
-// run starts a process and reports whether it came to listen.
+// run starts a process and reports whether it came to answer.
 func (s *Server) run(args []string) bool {
 	proc := exec.Command("redis-server", args...)
 	proc.Env = append(os.Environ(), s.env...)
@@ -130,17 +150,32 @@ func (s *Server) run(args []string) bool {
 		_ = proc.Wait() // how it ended is of no interest
 	}()
 	s.proc, s.gone = proc, gone
-	for {
-		conn, err := net.Dial("tcp", s.Addr)
-		if err == nil {
-			return conn.Close() == nil
-		}
+	for !answers(s.Addr) {
 		select {
 		case <-gone:
 			return false
 		case <-time.After(time.Millisecond):
 		}
 	}
+	return true
+}
+
+// answers reports whether a server answers at addr, be it with an error. One that
+// only listens may still end, because the port of its cluster's bus is taken.
+func answers(addr string) bool {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(Patience)); err != nil {
+		return false
+	}
+	if _, err := io.WriteString(conn, "PING\r\n"); err != nil {
+		return false
+	}
+	_, err = conn.Read(make([]byte, 1))
+	return err == nil
 }
 
 // Kill ends the server as a crash does: nothing is saved.
@@ -253,15 +288,21 @@ func Eventually(tb testing.TB, cond func() bool, format string, args ...any) {
 	}
 }
 
-// FreePort returns a TCP port that nobody listens on, on loopback.
+// FreePort returns a TCP port that nobody listens on, on loopback. It is none of
+// those that systems give to outgoing connections (Linux from 32768, others from
+// 49152), for which a server that starts anew might lose its port.
 func FreePort(tb testing.TB) int {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
+	const first, last, tries = 10000, 32767, 100
+	for range tries {
+		port := first + rand.IntN(last-first+1)
+		if l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	tb.Fatalf("no free port in %d tries between %d and %d", tries, first, last)
+	return 0
 }
 
 // Info returns one field of the server's INFO.
