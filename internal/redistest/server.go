@@ -195,9 +195,8 @@ func (s *Server) Restart() {
 	s.tb.Helper()
 	if s.Mini != nil {
 		s.Mini.FlushAll()
-		if err := s.Mini.Restart(); err != nil {
-			s.tb.Fatal(err)
-		}
+		// A process that is being started holds the closed listener until it is executed.
+		Eventually(s.tb, func() bool { return s.Mini.Restart() == nil }, "the miniredis starts again")
 		return
 	}
 	if !s.run(s.proc.Args[1:]) {
@@ -296,10 +295,13 @@ func FreePort(tb testing.TB) int {
 	const first, last, tries = 10000, 32767, 100
 	for range tries {
 		port := first + rand.IntN(last-first+1)
-		if l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
-			_ = l.Close()
+		// Listening instead would hold the port for as long as a process that is just
+		// being started has a copy of the listener.
+		conn, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err != nil {
 			return port
 		}
+		_ = conn.Close()
 	}
 	tb.Fatalf("no free port in %d tries between %d and %d", tries, first, last)
 	return 0
