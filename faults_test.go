@@ -130,6 +130,54 @@ func TestCallsEndWithTheirContext(t *testing.T) {
 	}
 }
 
+// An acquisition that is given up is not left on its way, where the release that
+// follows could overtake it: its answer is read before.
+func TestGivenUpAcquisitionIsAnsweredBeforeItsRelease(t *testing.T) {
+	s := redistest.Start(t)
+	var watch atomic.Bool
+	answered := make(chan struct{}, 1)
+	client := s.Client(func(o *redis.Options) {
+		o.ContextTimeoutEnabled, o.ReadTimeout, o.PoolSize = true, time.Hour, 1
+		o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+			if err != nil || watch.Load() { // what goes over a new connection is no answer
+				return conn, err
+			}
+			return &watchedConn{conn, &watch, answered}, nil
+		}
+	})
+	m := warlock.NewMutex(client, key, long)
+	lockOnce(t, m) // opens the only connection
+	s.Pause()
+	watch.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := m.TryLockContext(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("TryLockContext: %v, want the context's error", err)
+	}
+	s.Resume()
+	wait(t, answered, "the acquisition is answered")
+	onlyFence(t, s)
+}
+
+// A watchedConn tells of answers while watch is set.
+type watchedConn struct {
+	net.Conn
+	watch    *atomic.Bool
+	answered chan<- struct{}
+}
+
+func (c *watchedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err == nil && c.watch.Load() {
+		select {
+		case c.answered <- struct{}{}:
+		default: // told already
+		}
+	}
+	return n, err
+}
+
 // Who waited in vain learns what was wrong, also if the context ended during a try.
 func TestEndOfAWaitNamesTheTrouble(t *testing.T) {
 	t.Parallel() // it mostly waits

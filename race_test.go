@@ -97,8 +97,9 @@ func TestPromiseExclusion(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		sec := &section{t: t, s: s}
 		var mutexes []*warlock.Mutex
-		for range 4 {
-			mutexes = append(mutexes, newMutex(s, long, warlock.WithRetry(0, 2*time.Millisecond)))
+		for i := range 4 {
+			client := s.Client(func(o *redis.Options) { o.ContextTimeoutEnabled = i%2 == 0 })
+			mutexes = append(mutexes, warlock.NewMutex(client, key, long, warlock.WithRetry(0, 2*time.Millisecond)))
 		}
 		hammer(sec, mutexes, 4, 25)
 		sec.check()

@@ -109,13 +109,22 @@ type Grant struct {
 	Place     int64         // if refused: the waiter's, for its next request
 }
 
+// undated is a context whose end can be seen and whose deadline cannot.
+type undated struct{ context.Context }
+
+func (undated) Deadline() (time.Time, bool) { return time.Time{}, false }
+
 // Acquire asks for the lock. Asked again by the ID that holds, it grants again.
+//
+// A request that was sent is waited for beyond the deadline of ctx, also by a client
+// that keeps deadlines. Left to itself, it could be overtaken by the release that
+// follows when it is given up, and be granted to nobody.
 func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	counted := 0
 	if r.Counted {
 		counted = 1
 	}
-	reply, err := l.run(ctx, retried, acquireScript, l.words,
+	reply, err := l.run(undated{ctx}, retried, acquireScript, l.words,
 		r.ID, r.TTL.Milliseconds(), floorLifetime, r.Spare, r.Round, r.Place, counted).Result()
 	if err != nil {
 		return Grant{}, err
