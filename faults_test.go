@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -354,6 +355,42 @@ func TestUnlockDoesNotOutlastTheLeaseInRealTime(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Where the client keeps deadlines, Lock and Unlock ask Redis from the goroutine of
+// their caller.
+func TestUnlockStartsNoGoroutine(t *testing.T) {
+	s := redistest.Start(t)
+	for _, keeps := range []bool{false, true} {
+		client := s.Client(func(o *redis.Options) { o.ContextTimeoutEnabled = keeps })
+		stacks := new(stackHook)
+		client.AddHook(stacks)
+		m := warlock.NewMutex(client, key, long)
+		m.Lock()
+		if stack := stacks.last.Load().(string); !strings.Contains(stack, "(*Mutex).Lock(") {
+			t.Errorf("keeps deadlines %v: Lock asks from another goroutine:\n%s", keeps, stack)
+		}
+		m.Unlock()
+		if stack := stacks.last.Load().(string); strings.Contains(stack, "(*Mutex).Unlock(") != keeps {
+			t.Errorf("keeps deadlines %v: Unlock asks from\n%s", keeps, stack)
+		}
+	}
+}
+
+// A stackHook keeps the stack from which the last command was sent.
+type stackHook struct{ last atomic.Value }
+
+func (h *stackHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		h.last.Store(string(debug.Stack()))
+		return next(ctx, cmd)
+	}
+}
+
+func (*stackHook) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (*stackHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
 }
 
 // What is released in the background is given up when it must have run out.

@@ -193,7 +193,7 @@ type Lease struct {
 const (
 	undecided int32 = iota
 	kept            // its ID or its length were made the holder's own: not to be handed on
-	handedOn        // the next holder in this process has the ID now
+	handedOn        // unlocked while others waited: the next holder in this process may have the ID
 )
 
 // keep claims the lease for its holder alone, and reports whether it is.
@@ -203,8 +203,9 @@ func (l *Lease) keep() bool {
 
 // ID returns the value under the lock's key in Redis while the lease lasts. With
 // it any process can [Release] or [Extend] the lease. A lease whose ID was asked
-// for goes back to Redis when it is unlocked. When it was not asked for until
-// the lock had gone to another goroutine, the ID is one that holds nothing.
+// for goes back to Redis when it is unlocked. One that is asked for only after
+// the unlock may be an ID that holds nothing, since the lease may live on as another
+// goroutine's.
 func (l *Lease) ID() string {
 	if !l.keep() {
 		return l.id + "/" + strconv.FormatInt(l.fence, 10)
