@@ -218,7 +218,8 @@ func (a *acquisition) granted(token int64) (*Lease, error) {
 		Logger:   m.opts.logger,
 		Key:      m.lock.Key(),
 		Renew: func(ctx context.Context, ttl time.Duration) error {
-			return m.lock.Renew(ctx, id, last, ttl)
+			_, err := m.lock.Renew(ctx, id, last, ttl)
+			return err
 		},
 	}, a.sent)
 	if err != nil {

@@ -818,7 +818,7 @@ func TestLeastPrivileges(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~"+key, "~warlock:{"+key+"}:*", "-@all",
 		"+evalsha", "+eval", "+set", "+get", "+del", "+time", "+pttl", "+pexpire", "+hset", "+hget", "+hdel",
-		"+zadd", "+zcard", "+zpopmin", "+zrem", "+zrevrange", "+zscore", "+publish", "+subscribe", "+ping", "&warlock:mailbox:*")
+		"+zadd", "+zcard", "+zpopmin", "+zrange", "+zrem", "+zremrangebyscore", "+zscore", "+publish", "+subscribe", "+ping", "&warlock:mailbox:*")
 	login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
 	client := s.Client(login)
 	m := warlock.NewMutex(client, key, 100*time.Millisecond)

@@ -33,7 +33,7 @@ var permanent = []struct{ text, advice string }{
 const (
 	prefix    = "warlock: "
 	wrongType = "WRONGTYPE"
-	commands  = "EVALSHA, EVAL, SET, GET, DEL, TIME, PTTL, PEXPIRE, HSET, HGET, HDEL, ZADD, ZCARD, ZPOPMIN, ZREM, ZREVRANGE and ZSCORE"
+	commands  = "EVALSHA, EVAL, SET, GET, DEL, TIME, PTTL, PEXPIRE, HSET, HGET, HDEL, ZADD, ZCARD, ZPOPMIN, ZRANGE, ZREM, ZREMRANGEBYSCORE and ZSCORE"
 	noperm    = "allow the user " + commands + " on KEYS"
 )
 

@@ -12,7 +12,7 @@ import (
 //	invoice:42         warlock:{invoice:42}:fence    no braces: the whole name is the tag
 //	invoice:{42}:lock  invoice:{42}:lock:warlock:fence    a tag of its own: kept as it is
 //
-// and likewise for the queue and the waiters. The two forms cannot meet: one ends in
+// and likewise for the queue, the waiters and the readers. The two forms cannot meet: one ends in
 // "}:fence", the other in ":warlock:fence".
 //
 // Redis takes as the hash tag what stands between the first '{' and the next
@@ -26,7 +26,7 @@ const (
 
 // companions are the keys beside the lock's own, in the order in which the
 // scripts take them.
-var companions = []string{":fence", ":queue", ":waiters"}
+var companions = []string{":fence", ":queue", ":waiters", ":readers"}
 
 // keys returns the names of the lock and its companions.
 func keys(key string) ([]string, error) {

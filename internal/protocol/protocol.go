@@ -34,21 +34,20 @@ var floorLifetime any = FloorLifetime.Milliseconds() // as the scripts take it
 var ErrNotHeld = errors.New("warlock: lock not held")
 
 var (
+	//go:embed lock.lua
+	lockSource string
 	//go:embed queue.lua
 	queueSource string
 	//go:embed acquire.lua
 	acquireSource string
 	//go:embed renew.lua
 	renewSource string
-	//go:embed extend.lua
-	extendSource string
 	//go:embed release.lua
 	releaseSource string
 
-	acquireScript = newScript(queueSource + acquireSource)
-	renewScript   = newScript(renewSource)
-	extendScript  = newScript(extendSource)
-	releaseScript = newScript(queueSource + releaseSource)
+	acquireScript = newScript(lockSource + queueSource + acquireSource)
+	renewScript   = newScript(lockSource + renewSource)
+	releaseScript = newScript(lockSource + queueSource + releaseSource)
 )
 
 // Lock is one lock key on one server. It keeps no state of its own and may be
@@ -87,9 +86,20 @@ func (l *Lock) KeepsDeadlines() bool {
 	return ok && c.Options().ContextTimeoutEnabled
 }
 
+// A Mode is what a lock is held for.
+type Mode int
+
+const (
+	Write Mode = iota // alone
+	Read              // beside others that read
+)
+
+var modes = [...]any{Write: "w", Read: "r"} // as the scripts take them
+
 // A Request asks for a lock.
 type Request struct {
 	ID    string
+	Mode  Mode          // the same in all requests of an ID
 	TTL   time.Duration // of the lease, from when the server runs the script
 	Spare int64         // tokens to reserve above the one granted
 
@@ -125,7 +135,7 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 		counted = 1
 	}
 	reply, err := l.run(undated{ctx}, retried, acquireScript, l.words,
-		r.ID, r.TTL.Milliseconds(), floorLifetime, r.Spare, r.Round, r.Place, counted).Result()
+		r.ID, r.TTL.Milliseconds(), floorLifetime, r.Spare, r.Round, r.Place, counted, modes[r.Mode]).Result()
 	if err != nil {
 		return Grant{}, err
 	}
@@ -146,14 +156,20 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 }
 
 // Renew makes the lease of id, whose fencing token is token, live for at least
-// ttl from when the server runs the script. Tokens to spare count as used.
-func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) error {
-	return held(l.run(ctx, retried, renewScript, l.words[:2], id, ttl.Milliseconds(), floorLifetime, token))
+// ttl from when the server runs the script. Tokens to spare count as used. If the
+// lease is a reader's, waiting says that others queue for the lock.
+func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) (waiting bool, err error) {
+	cmd := l.run(ctx, retried, renewScript, l.words, id, ttl.Milliseconds(), floorLifetime, token)
+	if cmd.Err() == nil && cmd.Val() == int64(2) {
+		return true, nil
+	}
+	return false, held(cmd)
 }
 
 // Extend is Renew for a caller that knows nothing of the lease but its ID.
 func (l *Lock) Extend(ctx context.Context, id string, ttl time.Duration) error {
-	return held(l.run(ctx, retried, extendScript, l.words[:2], id, ttl.Milliseconds(), floorLifetime))
+	_, err := l.Renew(ctx, id, 0, ttl)
+	return err
 }
 
 // releaseTries is how often Release asks in all: as often as go-redis by default.

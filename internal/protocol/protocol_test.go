@@ -50,6 +50,16 @@ func release(t testing.TB, l *protocol.Lock, id string) error {
 	return err
 }
 
+// renew renews the lease of id, which nobody shares.
+func renew(t testing.TB, l *protocol.Lock, id string, token int64, ttl time.Duration) error {
+	t.Helper()
+	waiting, err := l.Renew(t.Context(), id, token, ttl)
+	if waiting {
+		t.Error("told that others wait")
+	}
+	return err
+}
+
 func TestAcquire(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
@@ -98,7 +108,7 @@ func TestPromiseIdempotence(t *testing.T) {
 		s.Do("PEXPIRE", key, time.Hour.Milliseconds())
 		late := acquire(t, l, "a")
 		for what, err := range map[string]error{
-			"renew":  l.Renew(t.Context(), "a", late, ttl),
+			"renew":  renew(t, l, "a", late, ttl),
 			"extend": l.Extend(t.Context(), "a", ttl),
 		} {
 			if err != nil {
@@ -110,7 +120,7 @@ func TestPromiseIdempotence(t *testing.T) {
 		}
 
 		for range 2 {
-			if err := l.Renew(t.Context(), "a", late, 2*time.Hour); err != nil {
+			if err := renew(t, l, "a", late, 2*time.Hour); err != nil {
 				t.Errorf("renew: %v", err)
 			}
 			if err := l.Extend(t.Context(), "a", 3*time.Hour); err != nil {
@@ -139,7 +149,7 @@ func TestNothingIsRevived(t *testing.T) {
 		l := newLock(t, s.Client())
 		token := acquire(t, l, "a")
 		operations := map[string]func() error{
-			"renew":   func() error { return l.Renew(t.Context(), "a", token, ttl) },
+			"renew":   func() error { return renew(t, l, "a", token, ttl) },
 			"extend":  func() error { return l.Extend(t.Context(), "a", ttl) },
 			"release": func() error { return release(t, l, "a") },
 		}
@@ -194,7 +204,7 @@ func TestPromiseTokensRise(t *testing.T) {
 			"loss of the fence while held": func(id string) {
 				token, _ := strconv.ParseInt(s.Get(fence), 10, 64)
 				s.Do("DEL", fence)
-				if err := l.Renew(t.Context(), id, token, ttl); err != nil {
+				if err := renew(t, l, id, token, ttl); err != nil {
 					t.Error(err)
 				}
 				s.Do("DEL", key)
@@ -237,7 +247,7 @@ func TestFenceOutlivesARenewedLease(t *testing.T) {
 		l := newLock(t, s.Client())
 		token := acquire(t, l, "a")
 		for name, renew := range map[string]func() error{
-			"renew":  func() error { return l.Renew(t.Context(), "a", token, ttl) },
+			"renew":  func() error { return renew(t, l, "a", token, ttl) },
 			"extend": func() error { return l.Extend(t.Context(), "a", ttl) },
 		} {
 			s.Do("PEXPIRE", fence, 1000) // as after a hold of almost two minutes
@@ -265,7 +275,7 @@ func TestLostReplies(t *testing.T) {
 		line.BreakFirst(2, redistest.Cut)
 		first := acquire(t, l, "a")
 		line.BreakFirst(2, redistest.Cut)
-		if err := l.Renew(t.Context(), "a", first, ttl); err != nil {
+		if err := renew(t, l, "a", first, ttl); err != nil {
 			t.Errorf("renew: %v", err)
 		}
 		line.BreakFirst(2, redistest.Cut)
@@ -316,7 +326,7 @@ func warm(t *testing.T, l *protocol.Lock) {
 	t.Helper()
 	token := acquire(t, l, "warm")
 	for _, err := range []error{
-		l.Renew(t.Context(), "warm", token, ttl), l.Extend(t.Context(), "warm", ttl), release(t, l, "warm"),
+		renew(t, l, "warm", token, ttl), l.Extend(t.Context(), "warm", ttl), release(t, l, "warm"),
 	} {
 		if err != nil {
 			t.Fatal(err)

@@ -1,25 +1,38 @@
--- renew: keep a lease alive, if the lock is still this ID's. Never creates the
--- lock, and never shortens its life: a request that was held up on its way and
--- arrives after a later one takes nothing back.
+-- renew: keep a lease alive, if the lock is still this ID's, or it has a share of it.
+-- Never creates the lock, and never shortens its life: a request that was held up on
+-- its way and arrives after a later one takes nothing back.
 --
--- KEYS[1]  the lock
--- KEYS[2]  the fence
+-- KEYS     as in lock.lua
 -- ARGV[1]  the ID of the lease
 -- ARGV[2]  ttl of the lease from now, ms
 -- ARGV[3]  floor lifetime, ms: how long the fence outlives the lease
--- ARGV[4]  the lease's token
--- reply    1 renewed, 0 not this ID's
+-- ARGV[4]  the lease's token; 0: the caller does not know it, nor whether the
+--          lock has a fence, which one that was set by a plain SET NX PX has not
+-- reply    1 renewed, 2 renewed as a reader's while others queue, 0 not this ID's
 
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+local ID, TTL, FLOOR, TOKEN = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+local holder = redis.call('GET', LOCK)
+if holder == SHARED then
+  local now = now_us()
+  purge(now) -- first: at its memory limit a server lets a script add after it took away
+  if not redis.call('ZSCORE', READERS, ID) then
+    return 0
+  end
+  local failed = share(ID, TTL, now)
+  if failed then
+    return failed
+  end
+elseif holder == ID then
+  prolong(LOCK, TTL)
+else
   return 0
 end
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+
+local kept = TTL + FLOOR
+if TOKEN ~= '0' and redis.call('PTTL', FENCE) == -2 then -- evicted or deleted: the holder's token is the last one
+  redis.call('SET', FENCE, TOKEN, 'PX', kept)
+else
+  prolong(FENCE, kept)
 end
-local kept, left = ARGV[2] + ARGV[3], redis.call('PTTL', KEYS[2])
-if left == -2 then -- evicted or deleted: the holder's token is the last one
-  redis.call('SET', KEYS[2], ARGV[4], 'PX', kept)
-elseif left < kept then
-  redis.call('PEXPIRE', KEYS[2], kept)
-end
-return 1
+return holder == SHARED and redis.call('ZCARD', QUEUE) > 0 and 2 or 1
