@@ -12,7 +12,7 @@ import (
 	"github.com/warlock-go/warlock/internal/wait"
 )
 
-// How a Mutex is locked and unlocked. What holds throughout:
+// How a Mutex, and an RWMutex, is locked and unlocked. What holds throughout:
 //
 //   - An acquisition sends the same ID with all of its requests, so one that is
 //     repeated after a lost reply finds itself the holder.
@@ -33,12 +33,13 @@ const grace = time.Second
 
 var (
 	errNoAnswer = errors.New("no answer from Redis in time: the lock is free when the lease has run out")
-	errUnlocked = fmt.Errorf("%w: unlock of an unlocked Mutex", ErrNotHeld)
+	errUnlocked = fmt.Errorf("%w: unlock of an unlocked mutex", ErrNotHeld)
 )
 
 // An acquisition is one call's way to the lock.
 type acquisition struct {
 	m         *Mutex
+	mode      protocol.Mode
 	id        string
 	sent      time.Time    // of the last request
 	spare     int64        // tokens that it asked for beside its own
@@ -51,11 +52,13 @@ type acquisition struct {
 	round   int64        // of the last request; 0: it does not wait
 	place   int64        // in the queue in Redis; 0: none
 	waiter  *wait.Waiter // in the mailbox; nil: not yet
+	heard   bool         // grants were heard of when the last request was sent
+	alone   bool         // it was granted at once: nobody waits
 	backoff wait.Backoff
 }
 
-func (m *Mutex) acquisition() *acquisition {
-	a := &acquisition{m: m, id: m.box.NewID()}
+func (m *Mutex) acquisition(mode protocol.Mode) *acquisition {
+	a := &acquisition{m: m, mode: mode, id: m.box.NewID()}
 	if m.opts.wait > 0 {
 		a.backoff = wait.Steady(m.opts.wait)
 	}
@@ -65,33 +68,36 @@ func (m *Mutex) acquisition() *acquisition {
 // check panics if m is a zero value.
 func (m *Mutex) check() {
 	if m.lock == nil {
-		panic("warlock: the Mutex was not made by NewMutex")
+		panic("warlock: the mutex was not made by NewMutex or NewRWMutex")
 	}
 }
 
 // acquire locks m as LockContext does.
-func (m *Mutex) acquire(ctx context.Context) (*Lease, error) {
+func (m *Mutex) acquire(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 	if m.opts.attempts > 0 {
-		return m.attempt(ctx)
+		return m.attempt(ctx, mode)
 	}
-	return m.wait(ctx)
+	return m.wait(ctx, mode)
 }
 
 // wait locks m however long it takes, until ctx ends or an error says that no
 // waiting can help.
-func (m *Mutex) wait(ctx context.Context) (*Lease, error) {
+func (m *Mutex) wait(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 	m.check()
 	if ctx.Err() != nil {
-		return nil, m.acquisition().giveUp(ctx)
+		return nil, m.acquisition(mode).giveUp(ctx)
 	}
-	l, err := m.enter(ctx)
+	l, err := m.enter(ctx, mode)
 	if err != nil {
-		return nil, m.acquisition().giveUp(ctx)
+		return nil, m.acquisition(mode).giveUp(ctx)
+	}
+	if l == nil && mode == protocol.Read {
+		l = m.rejoin(ctx)
 	}
 	if l != nil {
 		return l, nil
 	}
-	a := m.acquisition()
+	a := m.acquisition(mode)
 	defer a.leaveMailbox()
 	for {
 		a.join()
@@ -101,8 +107,7 @@ func (m *Mutex) wait(ctx context.Context) (*Lease, error) {
 		}
 		switch {
 		case l != nil:
-			m.hold(l)
-			return l, nil
+			return a.hold(ctx, l), nil
 		case err != nil:
 			m.leave()
 			return nil, a.giveUp(ctx)
@@ -111,9 +116,9 @@ func (m *Mutex) wait(ctx context.Context) (*Lease, error) {
 }
 
 // attempt locks m in a limited number of tries, exactly opts.wait apart.
-func (m *Mutex) attempt(ctx context.Context) (*Lease, error) {
+func (m *Mutex) attempt(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 	m.check()
-	a := m.acquisition()
+	a := m.acquisition(mode)
 	for n := 1; ctx.Err() == nil; n++ {
 		l, err := a.try(ctx)
 		if l != nil {
@@ -131,9 +136,9 @@ func (m *Mutex) attempt(ctx context.Context) (*Lease, error) {
 }
 
 // try locks m if that can be done at once.
-func (m *Mutex) try(ctx context.Context) (bool, error) {
+func (m *Mutex) try(ctx context.Context, mode protocol.Mode) (bool, error) {
 	m.check()
-	a := m.acquisition()
+	a := m.acquisition(mode)
 	if ctx.Err() != nil {
 		return false, a.giveUp(ctx)
 	}
@@ -144,19 +149,25 @@ func (m *Mutex) try(ctx context.Context) (bool, error) {
 	return l != nil, nil
 }
 
-// try makes one request, unless a goroutine of this process holds the lock or
-// is on its way to it. It returns no lease and no error if the lock is taken.
+// try makes one request, unless this process knows the answer. It returns no lease
+// and no error if the lock is taken.
 func (a *acquisition) try(ctx context.Context) (*Lease, error) {
-	if !a.m.tryEnter() {
-		return nil, nil
+	l, ok := a.m.tryEnter(ctx, a.mode)
+	if !ok {
+		return nil, ctx.Err()
+	}
+	if l == nil && a.mode == protocol.Read {
+		l = a.m.rejoin(ctx)
+	}
+	if l != nil {
+		return l, nil
 	}
 	l, _, err := a.request(ctx)
 	if l == nil {
 		a.m.leave()
 		return nil, err
 	}
-	a.m.hold(l)
-	return l, nil
+	return a.hold(ctx, l), nil
 }
 
 // join makes the next request one that queues. It listens for the grant from before
@@ -179,11 +190,12 @@ func (a *acquisition) leaveMailbox() {
 // after which neither is known. Its caller owns the turn.
 func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, error) {
 	m := a.m
-	a.spare = m.spare()
+	a.spare = m.spare(a.mode)
 	a.sent = m.opts.clock.Now()
+	a.heard = a.waiter != nil && m.box.Open()
 	r := protocol.Request{
-		ID: a.id, TTL: m.ttl, Spare: a.spare,
-		Round: a.round, Place: a.place, Counted: a.waiter != nil && m.box.Counted && m.box.Open(),
+		ID: a.id, Mode: a.mode, TTL: m.ttl, Spare: a.spare,
+		Round: a.round, Place: a.place, Counted: a.heard && m.box.Counted,
 	}
 	var answer protocol.Grant
 	late, err := within(ctx, func() (err error) {
@@ -191,9 +203,13 @@ func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, erro
 		return err
 	})
 	a.late = late
+	if a.mode == protocol.Read {
+		m.answered()
+	}
 	var l *Lease
 	if err == nil && answer.Granted {
 		l, err = a.granted(answer.Token)
+		a.alone = a.round <= 1 && a.place == 0 && !a.unsettled
 	}
 	switch {
 	case err != nil:
@@ -210,7 +226,8 @@ func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, erro
 
 // granted returns the lease that the last request led to.
 func (a *acquisition) granted(token int64) (*Lease, error) {
-	m, id, last := a.m, a.id, token+a.spare
+	m := a.m
+	l := &Lease{lock: m.lock, id: a.id, fence: token, last: token + a.spare, until: m.opts.clock.Now().Add(handOnTime)}
 	kept, err := lease.Start(lease.Terms{
 		Clock:    m.opts.clock,
 		TTL:      m.ttl,
@@ -218,17 +235,18 @@ func (a *acquisition) granted(token int64) (*Lease, error) {
 		Logger:   m.opts.logger,
 		Key:      m.lock.Key(),
 		Renew: func(ctx context.Context, ttl time.Duration) error {
-			_, err := m.lock.Renew(ctx, id, last, ttl)
+			waiting, err := m.lock.Renew(ctx, l.id, l.last, ttl)
+			if waiting {
+				l.contended.Store(true)
+			}
 			return err
 		},
 	}, a.sent)
 	if err != nil {
 		return nil, err
 	}
-	return &Lease{
-		lock: m.lock, id: id, fence: token, lease: kept,
-		last: last, until: m.opts.clock.Now().Add(handOnTime),
-	}, nil
+	l.lease = kept
+	return l, nil
 }
 
 // askShare is the share of its ttl in which a waiter asks again, which keeps its
@@ -336,10 +354,16 @@ func (a *acquisition) withdraw(ctx context.Context) {
 	}
 }
 
-func (m *Mutex) hold(l *Lease) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.held = l
+// hold makes l, which the acquisition led to, what m is locked under, and returns it;
+// or, for a reader, the lease that it is to share instead.
+func (a *acquisition) hold(ctx context.Context, l *Lease) *Lease {
+	if a.mode == protocol.Read {
+		return a.beginShare(ctx, l)
+	}
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	a.m.held = l
+	return l
 }
 
 // unlock takes the lease out of m and hands it on, or ends it and then frees the
@@ -358,7 +382,11 @@ func (m *Mutex) unlock(ctx context.Context) error {
 		return m.lock.Explain("unlock", errUnlocked)
 	}
 	defer m.leave()
+	return m.end(ctx, l)
+}
 
+// end ends a lease and then frees the lock in Redis.
+func (m *Mutex) end(ctx context.Context, l *Lease) error {
 	err := l.lease.Release()
 	if err != nil { // lost; what is left of it in Redis need not wait for its expiry
 		go m.releaseLate(ctx, l.id)

@@ -58,6 +58,13 @@ type Mutex struct {
 // NewMutex panics if client is nil, ttl too short, or key empty or such that
 // its braces give it no usable hash tag.
 func NewMutex(client redis.UniversalClient, key string, ttl time.Duration, opts ...Option) *Mutex {
+	m := new(Mutex)
+	m.init(client, key, ttl, opts)
+	return m
+}
+
+// init makes m usable.
+func (m *Mutex) init(client redis.UniversalClient, key string, ttl time.Duration, opts []Option) {
 	lock, err := protocol.New(client, key)
 	if err == nil {
 		err = checkTTL(key, ttl)
@@ -65,12 +72,10 @@ func NewMutex(client redis.UniversalClient, key string, ttl time.Duration, opts 
 	if err != nil {
 		panic(err)
 	}
-	return &Mutex{
-		lock: lock,
-		box:  wait.Of(client),
-		ttl:  ttl.Truncate(time.Millisecond),
-		opts: newOptions(opts),
-	}
+	m.lock = lock
+	m.box = wait.Of(client)
+	m.ttl = ttl.Truncate(time.Millisecond)
+	m.opts = newOptions(opts)
 }
 
 func checkTTL(key string, ttl time.Duration) error {
@@ -85,7 +90,7 @@ func checkTTL(key string, ttl time.Duration) error {
 // where no waiting can help: the client is closed, authentication fails, a command is denied,
 // the key is of another type.
 func (m *Mutex) Lock() {
-	if _, err := m.wait(context.Background()); err != nil {
+	if _, err := m.wait(context.Background(), protocol.Write); err != nil {
 		panic(err)
 	}
 }
@@ -95,16 +100,21 @@ func (m *Mutex) Lock() {
 // once what makes Lock panic. Whatever it returns an error for is not held, and
 // nothing of it stays in Redis.
 func (m *Mutex) LockContext(ctx context.Context) error {
-	_, err := m.acquire(ctx)
+	_, err := m.acquire(ctx, protocol.Write)
 	return err
 }
 
 // TryLock tries once to lock m and reports whether it did. It is one round trip
 // to Redis, or none if m is known to be locked, and false on any error.
 func (m *Mutex) TryLock() bool {
-	ok, err := m.try(context.Background())
+	return m.tryOrLog("TryLock", protocol.Write)
+}
+
+// tryOrLog tries once, and logs what went wrong.
+func (m *Mutex) tryOrLog(name string, mode protocol.Mode) bool {
+	ok, err := m.try(context.Background(), mode)
 	if err != nil {
-		m.log().Warn("warlock: TryLock failed", "error", err)
+		m.log().Warn("warlock: "+name+" failed", "error", err)
 	}
 	return ok
 }
@@ -112,7 +122,7 @@ func (m *Mutex) TryLock() bool {
 // TryLockContext is TryLock, with an error where it is not known whether the
 // lock is free.
 func (m *Mutex) TryLockContext(ctx context.Context) (bool, error) {
-	return m.try(ctx)
+	return m.try(ctx, protocol.Write)
 }
 
 // Unlock unlocks m. It panics if m is not locked. If the lease was lost, or
@@ -122,12 +132,16 @@ func (m *Mutex) TryLockContext(ctx context.Context) (bool, error) {
 // A locked Mutex is not associated with a particular goroutine: one may lock it
 // and another unlock it.
 func (m *Mutex) Unlock() {
-	err := m.unlock(context.Background())
+	m.settle("Unlock", m.unlock(context.Background()))
+}
+
+// settle does with an error of an unlock what those do that return none.
+func (m *Mutex) settle(unlock string, err error) {
 	switch {
 	case errors.Is(err, ErrNotHeld):
 		panic(err)
 	case err != nil:
-		m.log().Warn("warlock: Unlock failed", "error", err)
+		m.log().Warn("warlock: "+unlock+" failed", "error", err)
 	}
 }
 
@@ -147,7 +161,7 @@ func (m *Mutex) UnlockContext(ctx context.Context) error {
 // ends with ctx and with the lease. Do returns the error of LockContext, or that of
 // fn, joined with [ErrLeaseLost] if the lease was gone before fn was done.
 func (m *Mutex) Do(ctx context.Context, fn func(context.Context) error) (err error) {
-	l, err := m.acquire(ctx)
+	l, err := m.acquire(ctx, protocol.Write)
 	if err != nil {
 		return err
 	}
@@ -187,6 +201,8 @@ type Lease struct {
 	last  int64     // the highest of the tokens reserved with it
 	until time.Time // when the process's turn is over
 	fate  atomic.Int32
+
+	contended atomic.Bool // of a reader's: a renewal found that others wait, see share.go
 }
 
 // The fates of a lease, each of which excludes the others.

@@ -166,9 +166,9 @@ func TestVetReportsCopies(t *testing.T) {
 func TestUnlockOfUnlocked(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		m := newMutex(s, long)
-		contains(t, panicOf(m.Unlock), "unlocked Mutex", `"invoice:42"`)
+		contains(t, panicOf(m.Unlock), "unlocked mutex", `"invoice:42"`)
 		lockOnce(t, m)
-		contains(t, panicOf(m.Unlock), "unlocked Mutex", `"invoice:42"`)
+		contains(t, panicOf(m.Unlock), "unlocked mutex", `"invoice:42"`)
 		if err := m.UnlockContext(t.Context()); !errors.Is(err, warlock.ErrNotHeld) {
 			t.Errorf("UnlockContext of an unlocked Mutex: %v", err)
 		}

@@ -289,8 +289,8 @@ func TestIDsDifferBetweenProcesses(t *testing.T) {
 func TestMisuseEndsTheProcess(t *testing.T) {
 	s := redistest.Start(t)
 	for role, says := range map[string]string{
-		"unlock":        "unlocked Mutex",
-		"unlock twice":  "unlocked Mutex",
+		"unlock":        "unlocked mutex",
+		"unlock twice":  "unlocked mutex",
 		"another type":  "WRONGTYPE",
 		"closed client": "keep the client open",
 	} {

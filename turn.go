@@ -4,6 +4,8 @@ import (
 	"container/list"
 	"context"
 	"time"
+
+	"github.com/warlock-go/warlock/internal/protocol"
 )
 
 // Inside a process the goroutines of a Mutex queue for its turn, first come, first
@@ -30,91 +32,154 @@ const (
 	handOns    = 4096
 )
 
-// A turn is had by one goroutine at a time. It is guarded by the Mutex's mu.
+// A turn is had by one goroutine at a time, that asks or writes; or by those that
+// read, and one that asks for more of them (see share.go). It is guarded by the Mutex's mu.
 type turn struct {
 	taken   bool
-	waiting list.List // of chan *Lease, each with room for one
+	waiting list.List // of *claim, in the order of their calls
+
+	shares []*share      // what goroutines read under, oldest first; the last lets others in
+	asking chan struct{} // a reader's turn at Redis is taken; closed at its first answer
+}
+
+// A claim is one goroutine's to the turn.
+type claim struct {
+	mode   protocol.Mode
+	passed chan *Lease // has room for one
 }
 
 // enter waits for the turn, until ctx ends, whose error it then returns. If the
 // turn comes with a lease, that is returned, and held.
-func (m *Mutex) enter(ctx context.Context) (*Lease, error) {
+func (m *Mutex) enter(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 	m.mu.Lock()
-	if !m.turn.taken {
-		m.turn.taken = true
-		m.mu.Unlock()
-		return nil, nil
+	if m.turn.waiting.Len() == 0 {
+		if l, ok := m.admitLocked(mode); ok {
+			m.mu.Unlock()
+			return l, nil
+		}
 	}
-	passed := make(chan *Lease, 1)
-	place := m.turn.waiting.PushBack(passed)
+	c := &claim{mode, make(chan *Lease, 1)}
+	place := m.turn.waiting.PushBack(c)
 	m.mu.Unlock()
 
 	if ctx.Done() == nil { // a tenth of a hand-off is faster without select
-		return <-passed, nil
+		return <-c.passed, nil
 	}
 	select {
-	case l := <-passed:
+	case l := <-c.passed:
 		return l, nil
 	case <-ctx.Done():
 	}
 
 	m.mu.Lock()
 	select {
-	case l := <-passed: // at the same instant: it goes on to the next
+	case l := <-c.passed: // at the same instant: it goes on to the next
 		m.mu.Unlock()
-		if l == nil {
+		switch {
+		case l == nil:
 			m.leave()
-		} else {
+		case mode == protocol.Read:
+			go func() { m.settle("RUnlock", m.runlock(context.WithoutCancel(ctx))) }()
+		default:
 			go m.Unlock()
 		}
 	default:
 		m.turn.waiting.Remove(place)
+		m.advanceLocked() // a writer that goes may have stopped readers
 		m.mu.Unlock()
 	}
 	return nil, ctx.Err()
 }
 
-// tryEnter takes the turn if it is free.
-func (m *Mutex) tryEnter() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.turn.taken {
-		return false
+// tryEnter takes the turn if that can be done at once. One that reads waits for the
+// answer that another has asked for, as it may be that they share.
+func (m *Mutex) tryEnter(ctx context.Context, mode protocol.Mode) (l *Lease, ok bool) {
+	for {
+		m.mu.Lock()
+		if m.turn.waiting.Len() == 0 {
+			l, ok = m.admitLocked(mode)
+		}
+		asking := m.turn.asking
+		m.mu.Unlock()
+		if ok || mode == protocol.Write || asking == nil {
+			return l, ok
+		}
+		select {
+		case <-asking: // answered before: others have the lock
+			return nil, false
+		default:
+		}
+		select {
+		case <-asking:
+		case <-ctx.Done():
+			return nil, false
+		}
 	}
-	m.turn.taken = true
-	return true
+}
+
+// admitLocked gives the turn to a goroutine that is next, if it can have it: with a
+// lease to share, or to ask Redis.
+func (m *Mutex) admitLocked(mode protocol.Mode) (l *Lease, ok bool) {
+	t := &m.turn
+	if t.taken {
+		if mode == protocol.Write || t.asking != nil || len(t.shares) == 0 {
+			return nil, false
+		}
+		if s := t.lastShare(); s.open(m) {
+			s.readers++
+			return s.lease, true
+		}
+	}
+	t.taken = true
+	if mode == protocol.Read {
+		t.asking = make(chan struct{})
+	}
+	return nil, true
+}
+
+// advanceLocked gives the turn to those who wait, as far as they can have it.
+func (m *Mutex) advanceLocked() {
+	for front := m.turn.waiting.Front(); front != nil; front = m.turn.waiting.Front() {
+		c := front.Value.(*claim)
+		l, ok := m.admitLocked(c.mode)
+		if !ok {
+			return
+		}
+		m.turn.waiting.Remove(front)
+		c.passed <- l
+	}
 }
 
 // leave passes the turn on, without a lease.
 func (m *Mutex) leave() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.turn.waiting.Len() == 0 {
-		m.turn.taken = false
-		return
-	}
-	m.passLocked(nil)
+	m.turn.answeredLocked()
+	m.turn.asking = nil
+	m.turn.taken = len(m.turn.shares) > 0
+	m.advanceLocked()
 }
 
-// passLocked gives the turn to the first who waits.
-func (m *Mutex) passLocked(l *Lease) {
-	m.turn.waiting.Remove(m.turn.waiting.Front()).(chan *Lease) <- l
+// writerNextLocked reports whether the first who waits in this process is to write.
+func (m *Mutex) writerNextLocked() bool {
+	front := m.turn.waiting.Front()
+	return front != nil && front.Value.(*claim).mode == protocol.Write
 }
 
 // spare returns how many tokens to reserve for hand-offs.
-func (m *Mutex) spare() int64 {
+func (m *Mutex) spare(mode protocol.Mode) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.turn.waiting.Len() == 0 || m.opts.once {
+	if mode == protocol.Read || m.opts.once || !m.writerNextLocked() {
 		return 0
 	}
 	return handOns
 }
 
-// handOnLocked hands l on to the first who waits in this process, and reports
-// whether it did.
+// handOnLocked hands l on to the first who waits in this process, if that is to write,
+// and reports whether it did.
 func (m *Mutex) handOnLocked(l *Lease) bool {
-	if m.turn.waiting.Len() == 0 || l.fence == l.last || !l.fate.CompareAndSwap(undecided, handedOn) {
+	if !m.writerNextLocked() || l.fence == l.last || !l.fate.CompareAndSwap(undecided, handedOn) {
 		return false
 	}
 	next, ok := l.lease.HandOn(l.until)
@@ -122,6 +187,6 @@ func (m *Mutex) handOnLocked(l *Lease) bool {
 		return false
 	}
 	m.held = &Lease{lock: l.lock, id: l.id, fence: l.fence + 1, lease: next, last: l.last, until: l.until}
-	m.passLocked(m.held)
+	m.turn.waiting.Remove(m.turn.waiting.Front()).(*claim).passed <- m.held
 	return true
 }

@@ -187,6 +187,27 @@ func (l *Lease) HandOn(until time.Time) (next *Lease, ok bool) {
 	return k.current, true
 }
 
+// Join lets one more hold under the lease, whose longest time then counts from now.
+// It reports whether the lease is held, and renewed, so that it can.
+func (l *Lease) Join(now time.Time) bool {
+	k := l.keeper
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.checkLocked(now)
+	if l.state != held || k.overdueLocked(now) {
+		return false
+	}
+	if k.terms.Renewals > 0 {
+		k.lastAt = now.Add(k.terms.Renewals)
+		k.timer.Reset(k.nextLocked().Sub(now))
+	}
+	return true
+}
+
+// Err returns nil while the lease is held, ErrLost if it was lost, and
+// protocol.ErrNotHeld if it was released.
+func (l *Lease) Err() error { return l.err(l.keeper.terms.Clock.Now()) }
+
 // err returns why the lease is not held at now, or nil.
 func (l *Lease) err(now time.Time) error {
 	l.keeper.mu.Lock()

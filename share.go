@@ -1,0 +1,211 @@
+package warlock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/warlock-go/warlock/internal/wait"
+)
+
+// The goroutines of a process that read through one RWMutex share one lease: one of them
+// asks Redis for it, those that wait beside it are let in with it, and so is who
+// comes later, without Redis, while no writer waits. The last to leave frees it.
+//
+// They must leave room when a writer does wait, be it elsewhere. In this process, it stands
+// in the queue of the turn, which nobody passes. Of others this is known:
+//
+//   - When Redis says that nobody waits, that is good for handOnTime: as a process that
+//     writes may go on for that long, so may one that reads.
+//   - Beyond that, it is good until something is heard in the mailbox, if that was open
+//     before Redis was asked: a writer that waits at the head of the queue tells
+//     each reader so, and again each time that it asks, and a mailbox that breaks
+//     tells its waiters.
+//   - Each renewal of the lease asks too. So a message that was lost costs a third of the
+//     ttl.
+//
+// A share that may let nobody in is good for those that have it. Who comes then asks Redis
+// whether others wait. If they do, it queues behind them for a lease of its own. If that is
+// granted while the old share is still held, the one who waited has gone, and they go on
+// under the old one.
+//
+// Who unlocks is not known; it counts as the one who came first. So if a lease was
+// lost and others read under a new one, that one ends only when all have left.
+
+var errRUnlocked = fmt.Errorf("%w: read-unlock of a mutex that is not read-locked", ErrNotHeld)
+
+// A share is a lease under which goroutines read. It is guarded by the Mutex's mu.
+type share struct {
+	lease   *Lease
+	readers int
+	quiet   time.Time    // when Redis last said that nobody waits; zero: it did not
+	heard   bool         // whoever waits since then is heard of
+	waiter  *wait.Waiter // in the mailbox; nil: not yet
+}
+
+// lastShare returns the share that lets others in, or nil.
+func (t *turn) lastShare() *share {
+	if len(t.shares) == 0 {
+		return nil
+	}
+	return t.shares[len(t.shares)-1]
+}
+
+// open reports whether one more may read under s without asking Redis.
+func (s *share) open(m *Mutex) bool {
+	now := m.opts.clock.Now()
+	switch {
+	case m.opts.once: // each is due its whole ttl
+		return false
+	case s.quiet.IsZero() || s.lease.contended.Load() || s.waiter != nil && len(s.waiter.Signals()) > 0:
+		return false
+	case now.Sub(s.quiet) >= handOnTime && !(s.heard && m.box.Open()):
+		return false
+	}
+	return s.lease.lease.Join(now)
+}
+
+// answered lets those know that only try: the reader's request that is under way was
+// answered.
+func (m *Mutex) answered() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.turn.answeredLocked()
+}
+
+func (t *turn) answeredLocked() {
+	if t.asking == nil {
+		return
+	}
+	select {
+	case <-t.asking:
+	default:
+		close(t.asking)
+	}
+}
+
+// rejoin asks Redis whether others wait, and if not lets its caller, who owns the
+// turn at Redis, in under the share that there is. It returns no lease otherwise, and
+// the turn is still the caller's. The lease is extended, so who comes last has a whole ttl.
+func (m *Mutex) rejoin(ctx context.Context) *Lease {
+	m.mu.Lock()
+	s := m.turn.lastShare()
+	if s == nil || s.lease.contended.Load() {
+		m.mu.Unlock()
+		return nil
+	}
+	if s.waiter == nil {
+		s.waiter = m.box.Join(s.lease.id)
+	}
+	select {
+	case <-s.waiter.Signals():
+	default:
+	}
+	heard := m.box.Open()
+	m.mu.Unlock()
+
+	_, err := within(ctx, func() error { return s.lease.lease.Extend(ctx, m.ttl) })
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.opts.clock.Now()
+	if err != nil || s != m.turn.lastShare() || s.lease.contended.Load() || !s.lease.lease.Join(now) {
+		return nil
+	}
+	s.quiet, s.heard = now, heard
+	m.letInLocked(s)
+	return s.lease
+}
+
+// beginShare lets the acquisition's reader in under l; or under the share that others
+// still have, and l is let go.
+func (a *acquisition) beginShare(ctx context.Context, l *Lease) *Lease {
+	m := a.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.opts.clock.Now()
+	s := m.turn.lastShare()
+	switch {
+	case s == nil:
+		s = a.newShareLocked(l)
+	case !m.opts.once && s.lease.lease.Join(now):
+		m.dropLease(ctx, l)
+	default: // those who have it are safe under the new one
+		m.dropLease(ctx, s.lease)
+		s = a.newShareLocked(l)
+	}
+	s.quiet = time.Time{}
+	if a.alone {
+		s.quiet = now
+	}
+	s.lease.contended.Store(false)
+	m.letInLocked(s)
+	return s.lease
+}
+
+// newShareLocked returns a share of l, which hears of writers if the acquisition would have
+// heard of its grant.
+func (a *acquisition) newShareLocked(l *Lease) *share {
+	s := &share{lease: l}
+	if a.alone && a.heard {
+		s.heard, s.waiter, a.waiter = true, a.waiter, nil
+	}
+	a.m.turn.shares = append(a.m.turn.shares, s)
+	return s
+}
+
+// dropLease ends a lease that another has taken the place of.
+func (m *Mutex) dropLease(ctx context.Context, l *Lease) {
+	_ = l.lease.Release() // it may be lost
+	go m.releaseLate(ctx, l.id)
+}
+
+// letInLocked lets in, under s, who owns the turn at Redis, which ends, and the readers that
+// wait next to it.
+func (m *Mutex) letInLocked(s *share) {
+	m.turn.answeredLocked()
+	m.turn.asking = nil
+	s.readers++
+	for front := m.turn.waiting.Front(); front != nil && !m.writerNextLocked(); front = m.turn.waiting.Front() {
+		s.readers++
+		m.turn.waiting.Remove(front).(*claim).passed <- s.lease
+	}
+}
+
+// runlock takes one reader out of the oldest share, and frees the lock after the last.
+func (m *Mutex) runlock(ctx context.Context) error {
+	m.check()
+	m.mu.Lock()
+	t := &m.turn
+	if len(t.shares) == 0 {
+		m.mu.Unlock()
+		return m.lock.Explain("read-unlock", errRUnlocked)
+	}
+	s := t.shares[0]
+	s.readers--
+	empty, dropped := s.readers == 0, len(t.shares) > 1
+	if empty {
+		t.shares = slices.Delete(t.shares, 0, 1)
+	}
+	leaves := empty && !dropped && t.asking == nil
+	if leaves { // nobody asks before the lock is free
+		t.asking = make(chan struct{})
+	}
+	m.mu.Unlock()
+
+	if empty && s.waiter != nil {
+		s.waiter.Leave()
+	}
+	if empty && !dropped {
+		if leaves {
+			defer m.leave()
+		}
+		return m.end(ctx, s.lease)
+	}
+	if err := s.lease.lease.Err(); errors.Is(err, ErrLeaseLost) {
+		return m.lock.Explain("read-unlock", err)
+	}
+	return nil
+}
