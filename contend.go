@@ -203,13 +203,13 @@ func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, erro
 		return err
 	})
 	a.late = late
-	if a.mode == protocol.Read {
-		m.answered()
-	}
 	var l *Lease
 	if err == nil && answer.Granted {
 		l, err = a.granted(answer.Token)
 		a.alone = a.round <= 1 && a.place == 0 && !a.unsettled
+	}
+	if l == nil && a.mode == protocol.Read {
+		m.answered()
 	}
 	switch {
 	case err != nil:

@@ -35,6 +35,9 @@ var roles = map[string]func(){
 	"unlock twice":   func() { m := roleMutex(); m.Lock(); defer m.Unlock(); defer m.Unlock() },
 	"another type":   func() { roleMutex().Lock() },
 	"closed client":  closedClientRole,
+	"read":           readRole,
+	"visit":          visitRole,
+	"read-unlock":    func() { roleRW(roleClient()).RUnlock() },
 }
 
 func roleClient() redis.UniversalClient {
@@ -293,6 +296,7 @@ func TestMisuseEndsTheProcess(t *testing.T) {
 		"unlock twice":  "unlocked mutex",
 		"another type":  "WRONGTYPE",
 		"closed client": "keep the client open",
+		"read-unlock":   "not read-locked",
 	} {
 		s.Do("DEL", key)
 		if role == "another type" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -222,4 +223,186 @@ func TestConcurrentUse(t *testing.T) {
 	close(leases)
 	onlookers.Wait()
 	onlyFence(t, s)
+}
+
+// An area is what an RWMutex protects. Each reader counts as one, a writer as
+// 10000.
+type area struct {
+	t      *testing.T
+	inside atomic.Int32
+	fence  atomic.Int64 // the last writer's token
+	reads  atomic.Int64
+	writes atomic.Int64
+}
+
+func (a *area) read(l *warlock.Lease) {
+	if n := a.inside.Add(1); n < 1 || n >= 10000 {
+		a.t.Errorf("a reader found %d", n)
+	}
+	if last := a.fence.Load(); l.Fence() <= last {
+		a.t.Errorf("a reader's token %d, after a writer's %d", l.Fence(), last)
+	}
+	for range rand.N(100) {
+		runtime.Gosched()
+	}
+	a.reads.Add(1)
+	a.inside.Add(-1)
+}
+
+func (a *area) write(l *warlock.Lease) {
+	if n := a.inside.Add(10000); n != 10000 {
+		a.t.Errorf("a writer found %d", n)
+	}
+	if last := a.fence.Swap(l.Fence()); l.Fence() <= last {
+		a.t.Errorf("a writer's token %d, after another's %d", l.Fence(), last)
+	}
+	for range rand.N(100) {
+		runtime.Gosched()
+	}
+	a.writes.Add(1)
+	a.inside.Add(-10000)
+}
+
+// briefly runs lock with a context that ends soon, and reports whether it locked.
+func briefly(lock func(context.Context) error) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), rand.N(5*time.Millisecond))
+	defer cancel()
+	return lock(ctx) == nil
+}
+
+// readWays and writeWays are the ways to lock an RWMutex; each reports whether it did.
+var (
+	readWays = []func(rw *warlock.RWMutex) bool{
+		func(rw *warlock.RWMutex) bool { rw.RLock(); return true },
+		(*warlock.RWMutex).TryRLock,
+		func(rw *warlock.RWMutex) bool { return briefly(rw.RLockContext) },
+	}
+	writeWays = []func(rw *warlock.RWMutex) bool{
+		func(rw *warlock.RWMutex) bool { rw.Lock(); return true },
+		(*warlock.RWMutex).TryLock,
+		func(rw *warlock.RWMutex) bool { return briefly(rw.LockContext) },
+	}
+)
+
+// hammerRW lets goroutines read and write a under some RWMutexes, each of which stands for a
+// process, and returns when each has done so often.
+func hammerRW(a *area, mutexes []*warlock.RWMutex, readers, writers, visits int) {
+	var group sync.WaitGroup
+	for _, rw := range mutexes {
+		inProcess := 0 // guarded by rw: the race detector checks that it is
+		for range readers {
+			group.Go(func() {
+				for n := 0; n < visits; {
+					if !readWays[rand.N(len(readWays))](rw) {
+						continue
+					}
+					_ = inProcess
+					a.read(rw.RLease())
+					n++
+					rw.RUnlock()
+				}
+			})
+		}
+		for range writers {
+			group.Go(func() {
+				for n := 0; n < visits; {
+					if !writeWays[rand.N(len(writeWays))](rw) {
+						continue
+					}
+					inProcess++
+					a.write(rw.Lease())
+					n++
+					rw.Unlock()
+				}
+			})
+		}
+	}
+	group.Wait()
+}
+
+// Promise: exclusion of readers and writers, by few and many of either.
+func TestPromiseExclusionOfReadersAndWriters(t *testing.T) {
+	for _, c := range []struct{ mutexes, readers, writers, visits int }{
+		{1, 1, 1, 200}, {1, 10, 2, 100}, {3, 1, 1, 50}, {3, 4, 1, 50}, {3, 2, 3, 30},
+	} {
+		redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+			a := &area{t: t}
+			var mutexes []*warlock.RWMutex
+			for range c.mutexes {
+				mutexes = append(mutexes, newRW(s, long, warlock.WithRetry(0, 5*time.Millisecond)))
+			}
+			hammerRW(a, mutexes, c.readers, c.writers, c.visits)
+			onlyFence(t, s)
+		})
+	}
+}
+
+// The same over a network that loses replies.
+func TestPromiseExclusionOfReadersAndWritersOverABadNetwork(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		line := new(redistest.Line)
+		var mutexes []*warlock.RWMutex
+		for range 3 {
+			client := line.Client(s, func(o *redis.Options) {
+				o.MinRetryBackoff, o.MaxRetryBackoff, o.MaxRetries = time.Microsecond, time.Millisecond, 1
+			})
+			mutexes = append(mutexes, warlock.NewRWMutex(client, key, long, warlock.WithRetry(0, 2*time.Millisecond)))
+		}
+		line.Break(func(int) redistest.Fault {
+			if rand.N(10) == 0 {
+				return redistest.Cut
+			}
+			return redistest.None
+		})
+		hammerRW(&area{t: t}, mutexes, 2, 1, 30)
+		onlyFence(t, s)
+	})
+}
+
+// Neither starves the other: a writer gets in among readers of several processes that
+// overlap without a pause, and a reader among such writers.
+func TestPromiseNobodyStarves(t *testing.T) {
+	for name, c := range map[string]struct {
+		crowd, one func(rw *warlock.RWMutex) (unlock func())
+	}{
+		"a writer among readers": {
+			func(rw *warlock.RWMutex) func() { rw.RLock(); return rw.RUnlock },
+			func(rw *warlock.RWMutex) func() { rw.Lock(); return rw.Unlock },
+		},
+		"a reader among writers": {
+			func(rw *warlock.RWMutex) func() { rw.Lock(); return rw.Unlock },
+			func(rw *warlock.RWMutex) func() { rw.RLock(); return rw.RUnlock },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+				ctx, cancel := context.WithCancel(t.Context())
+				var group sync.WaitGroup
+				var visits atomic.Int64
+				for range 3 {
+					rw := newRW(s, long)
+					for range 3 {
+						group.Go(func() {
+							for ctx.Err() == nil {
+								unlock := c.crowd(rw)
+								visits.Add(1)
+								<-time.After(time.Millisecond)
+								unlock()
+							}
+						})
+					}
+				}
+				for _, rw := range []*warlock.RWMutex{newRW(s, long), newRW(s, long)} {
+					for range 10 {
+						before := visits.Load()
+						redistest.Eventually(t, func() bool { return visits.Load() > before }, "the crowd is busy")
+						wait(t, result(func() error { c.one(rw)(); return nil }), name+" gets in")
+					}
+				}
+				cancel()
+				group.Wait()
+				onlyFence(t, s)
+			})
+		})
+	}
 }

@@ -67,8 +67,14 @@ func (s *share) open(m *Mutex) bool {
 	return s.lease.lease.Join(now)
 }
 
-// answered lets those know that only try: the reader's request that is under way was
-// answered.
+// listen makes w the share's own, until the lease ends.
+func (s *share) listen(w *wait.Waiter) {
+	s.waiter = w
+	context.AfterFunc(s.lease.Context(), w.Leave)
+}
+
+// answered lets those know that only try: the reader that asks was not granted the lock
+// at once.
 func (m *Mutex) answered() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -97,10 +103,11 @@ func (m *Mutex) rejoin(ctx context.Context) *Lease {
 		return nil
 	}
 	if s.waiter == nil {
-		s.waiter = m.box.Join(s.lease.id)
+		s.listen(m.box.Join(s.lease.id))
 	}
 	select {
 	case <-s.waiter.Signals():
+		s.quiet = time.Time{} // until Redis says so again
 	default:
 	}
 	heard := m.box.Open()
@@ -145,12 +152,14 @@ func (a *acquisition) beginShare(ctx context.Context, l *Lease) *Lease {
 	return s.lease
 }
 
-// newShareLocked returns a share of l, which hears of writers if the acquisition would have
-// heard of its grant.
+// newShareLocked returns a share of l. It hears of writers already if the acquisition
+// would have heard of its grant.
 func (a *acquisition) newShareLocked(l *Lease) *share {
 	s := &share{lease: l}
 	if a.alone && a.heard {
-		s.heard, s.waiter, a.waiter = true, a.waiter, nil
+		s.heard = true
+		s.listen(a.waiter)
+		a.waiter = nil
 	}
 	a.m.turn.shares = append(a.m.turn.shares, s)
 	return s
@@ -195,9 +204,6 @@ func (m *Mutex) runlock(ctx context.Context) error {
 	}
 	m.mu.Unlock()
 
-	if empty && s.waiter != nil {
-		s.waiter.Leave()
-	}
 	if empty && !dropped {
 		if leaves {
 			defer m.leave()

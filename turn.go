@@ -39,7 +39,7 @@ type turn struct {
 	waiting list.List // of *claim, in the order of their calls
 
 	shares []*share      // what goroutines read under, oldest first; the last lets others in
-	asking chan struct{} // a reader's turn at Redis is taken; closed at its first answer
+	asking chan struct{} // a reader asks Redis, or frees the lock; closed when the answer is known
 }
 
 // A claim is one goroutine's to the turn.
@@ -105,7 +105,7 @@ func (m *Mutex) tryEnter(ctx context.Context, mode protocol.Mode) (l *Lease, ok 
 			return l, ok
 		}
 		select {
-		case <-asking: // answered before: others have the lock
+		case <-asking: // it waits: others have the lock
 			return nil, false
 		default:
 		}

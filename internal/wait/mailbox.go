@@ -157,7 +157,9 @@ func (w *Waiter) Leave() {
 	b := w.mailbox
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.waiters, w.id)
+	if b.waiters[w.id] == w { // and not one that joined for the same ID since
+		delete(b.waiters, w.id)
+	}
 	if len(b.waiters) > 0 {
 		return
 	}
