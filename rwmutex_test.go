@@ -221,10 +221,11 @@ func TestReadersOfAProcessShareALease(t *testing.T) {
 		expect("RLock after another", 1)
 		redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the mailbox is open")
 		redistest.Eventually(t, func() bool {
+			clock.Advance(handOnTime)
 			rw.RLock()
 			rw.RUnlock()
 			return count.Swap(0) == 0
-		}, "it is noticed")
+		}, "that is noticed")
 		clock.Advance(time.Minute)
 		for range 10 {
 			rw.RLock()
