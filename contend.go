@@ -281,6 +281,9 @@ func (a *acquisition) sleep(ctx context.Context, d time.Duration) (*Lease, error
 		}
 		signals = a.waiter.Signals()
 	}
+	if ctx.Err() != nil { // a request may still be under way, and must not come after the release
+		return nil, ctx.Err()
+	}
 	timer := a.m.opts.clock.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -531,3 +531,33 @@ func TestWaitingBehindSentinel(t *testing.T) {
 	passTwice(t, key, []*redistest.Server{s}, client(), client())
 	onlyFence(t, s)
 }
+
+// A grant that comes when the wait has been given up is passed on, while a request is
+// still under way: that one might be carried out again, after the release, for nobody.
+func TestGrantWhileARequestIsUnderWay(t *testing.T) {
+	t.Parallel()
+	s := redistest.StartMini(t)
+	for i := range 10 { // by chance, the end of the wait might be seen first
+		key := fmt.Sprint("invoice:", i)
+		line, clock := new(redistest.Line), clockwork.NewFakeClock()
+		client := line.Client(s, noRetries, func(o *redis.Options) { o.ReadTimeout = 3 * time.Second })
+		holder, m := warlock.NewMutex(s.Client(), key, long), warlock.NewMutex(client, key, long, warlock.WithClock(clock))
+		noted := func() string { return fmt.Sprint(s.Do("HGETALL", "warlock:{"+key+"}:waiters")) }
+		lock(t, holder)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := result(func() error { return m.LockContext(ctx) })
+		redistest.Eventually(t, func() bool { return strings.Contains(noted(), " 1 w") }, "it listens") // counted, to write
+		if err := clock.BlockUntilContext(within(t), 1); err != nil {
+			t.Fatal(err)
+		}
+		before := noted()
+		line.BreakFirst(1, redistest.Unanswered)
+		redistest.Eventually(t, func() bool { clock.Advance(long / 3); return noted() != before }, "it asks again")
+		unlock(t, holder)
+		cancel()
+		if err := wait(t, done, "the wait ends"); !errors.Is(err, context.Canceled) {
+			t.Fatalf("LockContext: %v", err)
+		}
+	}
+	onlyFence(t, s)
+}
