@@ -111,7 +111,7 @@ func TestOverlapsAreCounted(t *testing.T) {
 	}
 	b := tiny(t)
 	b.cases = []string{park}
-	b.systems = []system{{"free", func(setup) (client, error) { return free{}, nil }, false}}
+	b.systems = []system{{name: "free", connect: func(setup) (client, error) { return free{}, nil }}}
 	if _, err := b.measure(); err == nil || !strings.Contains(err.Error(), "while it was held") {
 		t.Errorf("a lock that excludes nobody: %v", err)
 	}

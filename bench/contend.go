@@ -61,6 +61,10 @@ func (b *bench) contend(sys system, l load, window time.Duration) (m measurement
 		}
 	}
 	sec := new(section)
+	visit := sec.visit
+	if sys.shares {
+		visit = sec.read
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var measuring atomic.Bool
@@ -70,7 +74,7 @@ func (b *bench) contend(sys system, l load, window time.Duration) (m measurement
 		waiting = context.Background()
 	}
 	for _, w := range workers {
-		group.Go(func() { w.run(ctx, waiting, sec, &measuring) })
+		group.Go(func() { w.run(ctx, waiting, visit, &measuring) })
 	}
 
 	<-time.After(warmUp)
@@ -104,7 +108,7 @@ func (b *bench) contend(sys system, l load, window time.Duration) (m measurement
 }
 
 // run locks, under waiting, visits and unlocks until ctx ends.
-func (w *worker) run(ctx, waiting context.Context, sec *section, measuring *atomic.Bool) {
+func (w *worker) run(ctx, waiting context.Context, visit func(), measuring *atomic.Bool) {
 	for ctx.Err() == nil {
 		start := time.Now()
 		if err := w.lock.lock(waiting); err != nil {
@@ -116,7 +120,7 @@ func (w *worker) run(ctx, waiting context.Context, sec *section, measuring *atom
 		if measuring.Load() {
 			_ = w.waits.RecordValue(int64(time.Since(start))) // within its range by far
 		}
-		sec.visit()
+		visit()
 		w.count.Add(1)
 		if err := w.lock.unlock(); err != nil {
 			w.err = err

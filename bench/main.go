@@ -141,7 +141,8 @@ func (b *bench) plan() (steps []step) {
 		}
 	}
 	turns(uncontended, b.rounds, append([]system{raw, cancellable}, b.systems...), under(load{1, 1}))
-	turns(oneProcess, b.rounds, b.systems, under(load{1, 64}))
+	turns(oneProcess, b.rounds, append([]system{reading}, b.systems...), under(load{1, 64}))
+	turns(among, b.rounds, []system{reading}, func(s system) (measurement, error) { return b.writerAmong(s, b.window) })
 	for _, n := range crowds {
 		turns(clients(n), b.rounds, b.systems, under(load{n, 1}))
 	}
@@ -165,6 +166,7 @@ func (b *bench) plan() (steps []step) {
 const (
 	uncontended = "uncontended"
 	oneProcess  = "one process"
+	among       = "a writer among 8 readers"
 	handOver    = "hand-off"
 	park        = "parked"
 	killed      = "killed"

@@ -112,7 +112,12 @@ func (r *report) broken() (n int64) {
 // ratio returns the median over rounds of a figure of warlock's over that of
 // another system's in the same round.
 func (r *report) ratio(name, system string, figure func(measurement) float64) float64 {
-	a, b := r.find(name, ours), r.find(name, system)
+	return r.over(name, ours, system, figure)
+}
+
+// over is ratio for any two systems.
+func (r *report) over(name, system, other string, figure func(measurement) float64) float64 {
+	a, b := r.find(name, system), r.find(name, other)
 	if a == nil || b == nil {
 		return 0
 	}
@@ -137,9 +142,9 @@ func (r *report) judge() {
 	atMost := func(name, what string, value, bound float64) {
 		r.Goals = append(r.Goals, goal{name, what, value, bound, value <= bound})
 	}
-	peers := func(name string) (best float64) { // the lowest ratio to a peer
+	peers := func(name, system string) (best float64) { // the lowest ratio to a peer
 		for _, s := range systems[1:] {
-			if x := r.ratio(name, s.name, rate); x > 0 && (best == 0 || x < best) {
+			if x := r.over(name, system, s.name, rate); x > 0 && (best == 0 || x < best) {
 				best = x
 			}
 		}
@@ -147,11 +152,17 @@ func (r *report) judge() {
 	}
 	if r.find(uncontended, ours) != nil {
 		atLeast(uncontended, "rate over raw", r.ratio(uncontended, rawName, rate), 0.9)
-		atLeast(uncontended, "rate over the best peer", peers(uncontended), 1)
+		atLeast(uncontended, "rate over the best peer", peers(uncontended, ours), 1)
 	}
 	if res := r.find(oneProcess, ours); res != nil {
-		atLeast(oneProcess, "rate over the best peer", peers(oneProcess), 100)
+		atLeast(oneProcess, "rate over the best peer", peers(oneProcess, ours), 100)
 		atLeast(oneProcess, "Jain's index", res.Median.Jain, 0.98)
+	}
+	if r.find(oneProcess, reading.name) != nil {
+		atLeast(oneProcess, "rate of readers over the best peer", peers(oneProcess, reading.name), 100)
+	}
+	if res := r.find(among, reading.name); res != nil {
+		atMost(among, "p99 in ms", res.Median.P99, 50)
 	}
 	if res := r.find(clients(8), ours); res != nil {
 		atMost(clients(8), "commands per acquisition", res.Median.Commands, 2.2)

@@ -11,6 +11,7 @@ type system struct {
 	name    string
 	connect func(setup) (client, error)
 	endless bool // lock with contexts that never end: its waiters are all served in the end
+	shares  bool // its locks are held by several at once
 }
 
 // A setup is what every system is given.
@@ -47,18 +48,22 @@ const (
 // systems are all that are compared. Those that poll take part twice: with the
 // waiting they have or show by default, and at 1 ms.
 var systems = []system{
-	{ours, connectWarlock, true},
-	{redsync1, redsyncEvery(time.Millisecond), false},
-	{"redsync", redsyncEvery(0), false},
-	{redislock1, redislockEvery(time.Millisecond), false},
-	{"redislock, 100 ms", redislockEvery(100 * time.Millisecond), false},
-	{rueidisName, connectRueidis, false},
+	{name: ours, connect: connectWarlock, endless: true},
+	{name: redsync1, connect: redsyncEvery(time.Millisecond)},
+	{name: "redsync", connect: redsyncEvery(0)},
+	{name: redislock1, connect: redislockEvery(time.Millisecond)},
+	{name: "redislock, 100 ms", connect: redislockEvery(100 * time.Millisecond)},
+	{name: rueidisName, connect: connectRueidis},
 }
 
 // raw is the floor: SET NX PX, and a script that deletes by comparison. It does
 // not wait, so it takes part where nobody else contends.
-var raw = system{rawName, connectRaw, true}
+var raw = system{name: rawName, connect: connectRaw, endless: true}
 
 // cancellable is warlock where each wait can be cancelled. That costs it a goroutine
 // for each request, since go-redis does not look at a cancellation while it reads.
-var cancellable = system{"warlock, LockContext", connectWarlock, false}
+var cancellable = system{name: "warlock, LockContext", connect: connectWarlock}
+
+// reading is warlock's RWMutex in the hands of readers. No peer has the like; what they
+// have instead is an exclusive lock.
+var reading = system{name: "warlock, RLock", connect: connectReaders, endless: true, shares: true}

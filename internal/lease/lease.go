@@ -21,7 +21,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jonboulle/clockwork"
@@ -89,6 +91,8 @@ const (
 // process; to the server they are one.
 type keeper struct {
 	terms Terms
+	start time.Time
+	until atomic.Int64 // the deadline, in ns after start; in the past if nobody holds
 
 	mu       sync.Mutex      // guards the following; never held over a call of Renew
 	current  *Lease          // the hold, which may have ended
@@ -104,7 +108,7 @@ type keeper struct {
 // Start returns the lease that was granted to a request sent at sent. It errs
 // if the answer took so long that the lease has already run out.
 func Start(terms Terms, sent time.Time) (*Lease, error) {
-	k := &keeper{terms: terms}
+	k := &keeper{terms: terms, start: sent}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := terms.Clock.Now()
@@ -187,26 +191,36 @@ func (l *Lease) HandOn(until time.Time) (next *Lease, ok bool) {
 	return k.current, true
 }
 
-// Join lets one more hold under the lease, whose longest time then counts from now.
-// It reports whether the lease is held, and renewed, so that it can.
+// Join lets one more hold under the lease, which is not handed on, and whose longest
+// time then counts from now. It reports whether the lease is held, and renewed, so that it can.
 func (l *Lease) Join(now time.Time) bool {
 	k := l.keeper
+	if k.terms.Renewals <= 0 { // no such time: this is what many readers share
+		return k.validAt(now)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.checkLocked(now)
 	if l.state != held || k.overdueLocked(now) {
 		return false
 	}
-	if k.terms.Renewals > 0 {
-		k.lastAt = now.Add(k.terms.Renewals)
-		k.timer.Reset(k.nextLocked().Sub(now))
-	}
+	k.lastAt = now.Add(k.terms.Renewals)
+	k.timer.Reset(k.nextLocked().Sub(now))
 	return true
 }
 
-// Err returns nil while the lease is held, ErrLost if it was lost, and
-// protocol.ErrNotHeld if it was released.
-func (l *Lease) Err() error { return l.err(l.keeper.terms.Clock.Now()) }
+// Err returns nil while the lease, which is not handed on, is held, ErrLost if it
+// was lost, and protocol.ErrNotHeld if it was released.
+func (l *Lease) Err() error {
+	now := l.keeper.terms.Clock.Now()
+	if l.keeper.validAt(now) {
+		return nil
+	}
+	return l.err(now)
+}
+
+// validAt reports whether somebody holds at now.
+func (k *keeper) validAt(now time.Time) bool { return int64(now.Sub(k.start)) < k.until.Load() }
 
 // err returns why the lease is not held at now, or nil.
 func (l *Lease) err(now time.Time) error {
@@ -250,6 +264,7 @@ func (k *keeper) beginLocked(since, now time.Time) {
 // endLocked ends the last hold of the lease.
 func (k *keeper) endLocked(s state, cause error) {
 	k.current.leaveLocked(s, cause)
+	k.until.Store(math.MinInt64)
 	k.timer.Stop()
 	k.timer = nil
 	if k.stop != nil {
@@ -273,6 +288,7 @@ func (k *keeper) checkLocked(now time.Time) {
 func (k *keeper) grantedLocked(sent time.Time, ttl time.Duration) {
 	if d := sent.Add(ttl - Margin(ttl)); d.After(k.deadline) {
 		k.deadline = d
+		k.until.Store(int64(d.Sub(k.start)))
 		// Due when what is left is what is left of a plain lease after a third.
 		rest := min(ttl, k.terms.TTL)
 		k.renewAt = sent.Add(ttl - rest + rest/renewShare)
