@@ -11,12 +11,15 @@
 // process or a machine that dies stops renewing, and the lock is free again
 // after at most one ttl.
 //
+// An [RWMutex] is used as a [sync.RWMutex] is: any number of readers in any number of
+// processes, or one writer. It and a Mutex may be used on one key.
+//
 // # What to know before use
 //
 // A lock is not reentrant: a goroutine that locks what it holds waits for
 // itself.
 //
-// A Mutex must not be copied after first use; go vet reports it.
+// A Mutex or RWMutex must not be copied after first use; go vet reports it.
 //
 // Leases end without the holder's doing: the process is stopped for longer than
 // the ttl, or Redis cannot be reached to renew. [Lease.Context] is done by then,

@@ -134,3 +134,23 @@ func ExampleRelease() {
 	// <nil>
 	// warlock: lease lost: the lock is no longer this lease's (unlock "invoice:42")
 }
+
+func ExampleRWMutex() {
+	client := connect()
+	prices := warlock.NewRWMutex(client, "prices", 10*time.Second)
+	elsewhere := warlock.NewRWMutex(client, "prices", 10*time.Second) // in another process
+
+	prices.RLock()
+	fmt.Println("another may read:", elsewhere.TryRLock())
+	fmt.Println("or write:", elsewhere.TryLock())
+	elsewhere.RUnlock()
+	prices.RUnlock()
+
+	elsewhere.Lock()
+	fmt.Println("one writes, and another may read:", prices.TryRLock())
+	elsewhere.Unlock()
+	// Output:
+	// another may read: true
+	// or write: false
+	// one writes, and another may read: false
+}

@@ -462,3 +462,42 @@ func (b *syncBuffer) contains(t *testing.T, parts ...string) {
 		return true
 	}, "the log says %q", parts)
 }
+
+// Who joins is told whether the lease is held; the longest hold counts from the last.
+func TestJoin(t *testing.T) {
+	k := start(t, -1)
+	if !k.Join(k.clock.Now()) || k.Err() != nil {
+		t.Errorf("Join of a held lease failed: %v", k.Err())
+	}
+	end := k.start.Add(ttl - lease.Margin(ttl))
+	if !k.Join(end.Add(-1)) || k.Join(end) {
+		t.Error("the lease is held until its deadline and not beyond")
+	}
+	if err := k.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Err(); k.Join(k.clock.Now()) || !errors.Is(err, protocol.ErrNotHeld) {
+		t.Errorf("Join of a released lease: %v", err)
+	}
+}
+
+func TestJoinCountsTheLongestHoldAnew(t *testing.T) {
+	k := start(t, ttl/2)
+	k.to(ttl / 3)
+	k.renewal(ttl / 3).answer <- nil
+	k.deadline(ttl/3+ttl, ttl)
+	if !k.Join(k.clock.Now()) { // until ttl/3 + ttl/2
+		t.Fatal("Join of a held lease failed")
+	}
+	k.to(2 * ttl / 3)
+	k.renewal(2 * ttl / 3).answer <- nil
+	k.deadline(2*ttl/3+ttl, ttl)
+	k.to(ttl)
+	if k.Join(k.clock.Now()) {
+		t.Error("Join of a lease that is not renewed any more")
+	}
+	k.to(2*ttl/3 + ttl - lease.Margin(ttl))
+	if err := k.ends(); !errors.Is(err, lease.ErrLost) || !errors.Is(k.Err(), lease.ErrLost) {
+		t.Errorf("the lease ended with %v, then %v", err, k.Err())
+	}
+}
