@@ -82,13 +82,19 @@ func (m *Mutex) answered() {
 }
 
 func (t *turn) answeredLocked() {
-	if t.asking == nil {
-		return
+	if asking := t.unansweredLocked(); asking != nil {
+		close(asking)
 	}
+}
+
+// unansweredLocked returns what is closed when a reader's request is answered, or nil if
+// none is under way.
+func (t *turn) unansweredLocked() chan struct{} {
 	select {
 	case <-t.asking:
+		return nil
 	default:
-		close(t.asking)
+		return t.asking // nil if there is none
 	}
 }
 

@@ -99,15 +99,10 @@ func (m *Mutex) tryEnter(ctx context.Context, mode protocol.Mode) (l *Lease, ok 
 		if m.turn.waiting.Len() == 0 {
 			l, ok = m.admitLocked(mode)
 		}
-		asking := m.turn.asking
+		asking := m.turn.unansweredLocked()
 		m.mu.Unlock()
-		if ok || mode == protocol.Write || asking == nil {
+		if ok || mode == protocol.Write || asking == nil { // or others have the lock
 			return l, ok
-		}
-		select {
-		case <-asking: // it waits: others have the lock
-			return nil, false
-		default:
 		}
 		select {
 		case <-asking:

@@ -146,8 +146,12 @@ func TestReadersHaveDeadlinesOfTheirOwn(t *testing.T) {
 		if err := renew(t, l, id(2, 1), token, time.Hour); err != nil || !about(s.TTL(key), time.Hour) || !about(s.TTL(readers), time.Hour) {
 			t.Errorf("renewed: %v, the lock lives for %v", err, s.TTL(key))
 		}
+		deadline := s.Do("ZSCORE", readers, id(2, 1))
 		if err := renew(t, l, id(2, 1), token, ttl); err != nil || s.TTL(key) < 2*ttl {
 			t.Errorf("a late renewal: %v, the lock lives for %v", err, s.TTL(key))
+		}
+		if got := s.Do("ZSCORE", readers, id(2, 1)); got != deadline {
+			t.Errorf("a late renewal put the deadline from %v to %v", deadline, got)
 		}
 		if err := l.Extend(t.Context(), id(2, 1), 2*time.Hour); err != nil || !about(s.TTL(key), 2*time.Hour) {
 			t.Errorf("extended: %v, the lock lives for %v", err, s.TTL(key))
@@ -183,7 +187,39 @@ func TestReaderPastItsDeadline(t *testing.T) {
 	})
 }
 
-// The same in real time: the lock is a writer's when the share of a dead reader has
+// When those that are left are all past their deadlines, the lock goes to who waits.
+func TestLastLiveReaderHandsOn(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		read(t, l, id(1, 1), ttl)
+		read(t, l, id(2, 1), ttl)
+		enqueue(t, l, protocol.Request{ID: id(3, 1)})
+		endShare(s, id(1, 1))
+		if err := release(t, l, id(2, 1)); err != nil || s.Get(key) != id(3, 1) {
+			t.Errorf("release: %v, the lock is %q's, want the writer's", err, s.Get(key))
+		}
+	})
+}
+
+// What an earlier lock left of its readers has no part in one that is handed to a reader.
+func TestReaderIsHandedALockOfItsOwn(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		stale := read(t, l, id(1, 1), time.Hour)
+		s.Do("DEL", key)
+		acquire(t, l, id(0, 0))
+		enqueue(t, l, protocol.Request{ID: id(2, 1), Mode: protocol.Read})
+		if err := release(t, l, id(0, 0)); err != nil {
+			t.Fatal(err)
+		}
+		wantReaders(t, s, id(2, 1))
+		if err := renew(t, l, id(1, 1), stale, ttl); !errors.Is(err, protocol.ErrNotHeld) {
+			t.Errorf("renewal by a reader of the earlier lock: %v", err)
+		}
+	})
+}
+
+// In real time: the lock is a writer's when the share of a dead reader has
 // run out, though others renewed and left.
 func TestReaderDiesAmongOthers(t *testing.T) {
 	s := redistest.Start(t)
