@@ -3,6 +3,7 @@ package warlock_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -309,6 +310,35 @@ func TestWaitingWriterStopsLaterReaders(t *testing.T) {
 			onlyFence(t, s)
 		})
 	}
+}
+
+// A renewal tells that others wait, where no message did.
+func TestRenewalTellsOfWhoWaits(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		rw, _, _ := countedRW(t, s)
+		l := rlock(t, rw)
+		now, err := s.Admin.Time(t.Context()).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		const writer = "8f14e45f-ceea-4671-a4b3-0d5f6d0c1b2a:1" // tells nobody
+		s.Do("HSET", "warlock:{invoice:42}:waiters", writer, fmt.Sprintf("%d 600000 1 0 0 w", now.UnixMicro()))
+		s.Do("ZADD", queue, now.UnixMicro(), writer)
+		if !rw.TryRLock() {
+			t.Error("TryRLock failed, though nobody was told that others wait")
+		}
+		if err := l.Extend(t.Context(), long); err != nil {
+			t.Fatal(err)
+		}
+		if rw.TryRLock() {
+			t.Error("TryRLock got past a writer that waits")
+		}
+		runlock(t, rw)
+		runlock(t, rw)
+		if s.Get(key) != writer {
+			t.Errorf("the lock is %q's, want the writer's", s.Get(key))
+		}
+	})
 }
 
 // In a process too, writers and readers wait in one order, and neighbouring readers are let in
