@@ -601,10 +601,16 @@ func TestReadersWithoutRenewal(t *testing.T) {
 	rw := newRW(s, time.Minute, warlock.WithoutRenewal(), warlock.WithClock(tl))
 	l := rlock(t, rw)
 	first := l.Deadline()
-	tl.pass(30 * time.Second)
-	rlock(t, rw)
-	if got := rw.RLease().Deadline(); got.Sub(first) != 30*time.Second {
-		t.Errorf("the second reader's deadline is %v after the first's, want 30 s", got.Sub(first))
+	for _, d := range []time.Duration{handOnTime / 2, 30*time.Second - handOnTime/2} {
+		tl.pass(d)
+		before := rw.RLease().Deadline()
+		rlock(t, rw)
+		if got := rw.RLease().Deadline().Sub(before); got != d {
+			t.Errorf("the next reader's deadline is %v after the last one's, want %v", got, d)
+		}
+	}
+	if got := l.Deadline().Sub(first); got != 30*time.Second {
+		t.Errorf("the lease was extended by %v, want 30 s", got)
 	}
 	tl.pass(50 * time.Second)
 	if l.Context().Err() != nil || reads(s) != 1 {
