@@ -223,14 +223,14 @@ func TestReadersOfAProcessShareALease(t *testing.T) {
 		redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the mailbox is open")
 		redistest.Eventually(t, func() bool {
 			clock.Advance(handOnTime)
-			rw.RLock()
-			rw.RUnlock()
+			rlock(t, rw)
+			runlock(t, rw)
 			return count.Swap(0) == 0
 		}, "that is noticed")
 		clock.Advance(time.Minute)
 		for range 10 {
-			rw.RLock()
-			rw.RUnlock()
+			rlock(t, rw)
+			runlock(t, rw)
 		}
 		expect("RLock with an open mailbox", 0)
 		if rw.RLease() != l || reads(s) != 1 {
