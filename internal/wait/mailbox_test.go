@@ -305,3 +305,18 @@ func TestIDs(t *testing.T) {
 		seen[id] = true
 	}
 }
+
+// Who leaves takes nothing from one that has joined under the same ID since.
+func TestWaitersOfOneID(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		b := Of(s.Client())
+		first, id := join(t, b)
+		second := b.Join(id)
+		first.Leave()
+		tell(s, id, 3, 4)
+		if got := next(t, second); got != (Signal{Round: 3, Token: 4}) {
+			t.Errorf("told %+v", got)
+		}
+		second.Leave()
+	})
+}
