@@ -92,7 +92,7 @@ func (m *Mutex) wait(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 		return nil, m.acquisition(mode).giveUp(ctx)
 	}
 	if l == nil && mode == protocol.Read {
-		l = m.rejoin(ctx)
+		l, _ = m.rejoin(ctx) // or ask, and queue
 	}
 	if l != nil {
 		return l, nil
@@ -156,13 +156,18 @@ func (a *acquisition) try(ctx context.Context) (*Lease, error) {
 	if !ok {
 		return nil, ctx.Err()
 	}
+	var err error
 	if l == nil && a.mode == protocol.Read {
-		l = a.m.rejoin(ctx)
+		l, err = a.m.rejoin(ctx)
 	}
 	if l != nil {
 		return l, nil
 	}
-	l, _, err := a.request(ctx)
+	if err != nil { // the answer is known
+		a.m.leave()
+		return nil, nil
+	}
+	l, _, err = a.request(ctx)
 	if l == nil {
 		a.m.leave()
 		return nil, err

@@ -47,11 +47,15 @@ func roleClient() redis.UniversalClient {
 func roleMutex() *warlock.Mutex { return mutexWith(roleClient()) }
 
 func mutexWith(client redis.UniversalClient) *warlock.Mutex {
+	return warlock.NewMutex(client, key, roleTTL())
+}
+
+func roleTTL() time.Duration {
 	ttl, err := time.ParseDuration(os.Getenv(ttlVar))
 	if err != nil {
 		panic(err)
 	}
-	return warlock.NewMutex(client, key, ttl)
+	return ttl
 }
 
 // uncounted is a client whose subscription PUBLISH does not count, as far as the

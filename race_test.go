@@ -296,7 +296,9 @@ func hammerRW(a *area, mutexes []*warlock.RWMutex, readers, writers, visits int)
 					if !readWays[rand.N(len(readWays))](rw) {
 						continue
 					}
-					_ = inProcess
+					if inProcess > writers*visits {
+						a.t.Errorf("%d writes", inProcess)
+					}
 					a.read(rw.RLease())
 					n++
 					rw.RUnlock()

@@ -108,9 +108,7 @@ func (rw *RWMutex) TryRLockContext(ctx context.Context) (bool, error) {
 
 // RUnlock undoes one RLock. It panics if rw is not locked for reading. The last to
 // unlock in this process frees the lock, as Unlock does; the others ask nothing of Redis.
-func (rw *RWMutex) RUnlock() {
-	rw.w.settle("RUnlock", rw.w.runlock(context.Background()))
-}
+func (rw *RWMutex) RUnlock() { rw.w.readUnlock() }
 
 // RUnlockContext undoes one RLock. It returns [ErrNotHeld] if rw is not locked for reading,
 // [ErrLeaseLost] if the lease was lost before, and otherwise what UnlockContext does.

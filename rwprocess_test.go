@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -18,11 +17,7 @@ import (
 // Readers and writers in processes of their own.
 
 func roleRW(client redis.UniversalClient) *warlock.RWMutex {
-	ttl, err := time.ParseDuration(os.Getenv(ttlVar))
-	if err != nil {
-		panic(err)
-	}
-	return warlock.NewRWMutex(client, key, ttl)
+	return warlock.NewRWMutex(client, key, roleTTL())
 }
 
 // readRole locks for reading, says so, and holds until it is ended.
@@ -97,9 +92,9 @@ func TestPromiseExclusionOfReadersAndWritersInProcesses(t *testing.T) {
 	onlyFence(t, s)
 }
 
-// The share of a reader that was killed ends at its own deadline, whatever the
+// Promise: readers have deadlines of their own. The share of one that was killed ends at its own deadline, whatever the
 // others do: a writer that waits holds within that ttl of the last of the others leaving.
-func TestReaderIsKilled(t *testing.T) {
+func TestPromiseReadersHaveDeadlinesOfTheirOwn(t *testing.T) {
 	const ttl = 500 * time.Millisecond
 	s := redistest.Start(t)
 	other := newRW(s, long)

@@ -2,7 +2,6 @@ package warlock
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -99,14 +98,15 @@ func (t *turn) unansweredLocked() chan struct{} {
 }
 
 // rejoin asks Redis whether others wait, and if not lets its caller, who owns the
-// turn at Redis, in under the share that there is. It returns no lease otherwise, and
-// the turn is still the caller's. The lease is extended, so who comes last has a whole ttl.
-func (m *Mutex) rejoin(ctx context.Context) *Lease {
+// turn at Redis, in under the share that there is. It returns no lease otherwise, but
+// ErrNotAcquired if others do wait, and the turn is still the caller's. The lease is
+// extended, so who comes last has a whole ttl.
+func (m *Mutex) rejoin(ctx context.Context) (*Lease, error) {
 	m.mu.Lock()
 	s := m.turn.lastShare()
 	if s == nil || s.lease.contended.Load() {
 		m.mu.Unlock()
-		return nil
+		return nil, nil
 	}
 	if s.waiter == nil {
 		s.listen(m.box.Join(s.lease.id))
@@ -124,12 +124,17 @@ func (m *Mutex) rejoin(ctx context.Context) *Lease {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.opts.clock.Now()
-	if err != nil || s != m.turn.lastShare() || s.lease.contended.Load() || !s.lease.lease.Join(now) {
-		return nil
+	switch {
+	case err != nil || s != m.turn.lastShare():
+		return nil, nil
+	case s.lease.contended.Load():
+		return nil, ErrNotAcquired
+	case !s.lease.lease.Join(now):
+		return nil, nil
 	}
 	s.quiet, s.heard = now, heard
 	m.letInLocked(s)
-	return s.lease
+	return s.lease, nil
 }
 
 // beginShare lets the acquisition's reader in under l; or under the share that others
@@ -144,9 +149,10 @@ func (a *acquisition) beginShare(ctx context.Context, l *Lease) *Lease {
 	case s == nil:
 		s = a.newShareLocked(l)
 	case !m.opts.once && s.lease.lease.Join(now):
-		m.dropLease(ctx, l)
-	default: // those who have it are safe under the new one
-		m.dropLease(ctx, s.lease)
+		_ = l.lease.Release()
+		go m.releaseLate(ctx, l.id)
+	default: // others are safe under the new one; theirs goes on for them to its deadline, if it is not lost
+		go m.releaseLate(ctx, s.lease.id)
 		s = a.newShareLocked(l)
 	}
 	s.quiet = time.Time{}
@@ -171,12 +177,6 @@ func (a *acquisition) newShareLocked(l *Lease) *share {
 	return s
 }
 
-// dropLease ends a lease that another has taken the place of.
-func (m *Mutex) dropLease(ctx context.Context, l *Lease) {
-	_ = l.lease.Release() // it may be lost
-	go m.releaseLate(ctx, l.id)
-}
-
 // letInLocked lets in, under s, who owns the turn at Redis, which ends, and the readers that
 // wait next to it.
 func (m *Mutex) letInLocked(s *share) {
@@ -187,6 +187,11 @@ func (m *Mutex) letInLocked(s *share) {
 		s.readers++
 		m.turn.waiting.Remove(front).(*claim).passed <- s.lease
 	}
+}
+
+// readUnlock is runlock for callers that take no error.
+func (m *Mutex) readUnlock() {
+	m.settle("RUnlock", m.runlock(context.Background()))
 }
 
 // runlock takes one reader out of the oldest share, and frees the lock after the last.
@@ -216,7 +221,11 @@ func (m *Mutex) runlock(ctx context.Context) error {
 		}
 		return m.end(ctx, s.lease)
 	}
-	if err := s.lease.lease.Err(); errors.Is(err, ErrLeaseLost) {
+	err := s.lease.lease.Err()
+	if empty {
+		_ = s.lease.lease.Release() // it is known whether it was lost
+	}
+	if err != nil {
 		return m.lock.Explain("read-unlock", err)
 	}
 	return nil

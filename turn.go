@@ -79,7 +79,7 @@ func (m *Mutex) enter(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 		case l == nil:
 			m.leave()
 		case mode == protocol.Read:
-			go func() { m.settle("RUnlock", m.runlock(context.WithoutCancel(ctx))) }()
+			go m.readUnlock()
 		default:
 			go m.Unlock()
 		}
