@@ -830,6 +830,31 @@ func TestLeastPrivileges(t *testing.T) {
 	}
 	unlock(t, m)
 	passTwice(t, key, []*redistest.Server{s}, client, s.Client(login))
+	readAndWrite(t, s, warlock.NewRWMutex(client, key, long), warlock.NewRWMutex(s.Client(login), key, long))
+}
+
+// readAndWrite lets two processes read, one wait to write meanwhile, and the other to
+// read behind that.
+func readAndWrite(t *testing.T, s *redistest.Server, a, b *warlock.RWMutex) {
+	t.Helper()
+	rlock(t, a)
+	if err := rlock(t, b).Extend(t.Context(), 2*long); err != nil {
+		t.Error(err)
+	}
+	runlock(t, a)
+	written := result(func() error { return a.LockContext(within(t)) })
+	queues(t, s, 1)
+	runlock(t, b)
+	if err := wait(t, written, "the writer has the lock"); err != nil {
+		t.Fatal(err)
+	}
+	read := result(func() error { return b.RLockContext(within(t)) })
+	queues(t, s, 1)
+	a.Unlock()
+	if err := wait(t, read, "the reader has the lock"); err != nil {
+		t.Fatal(err)
+	}
+	runlock(t, b)
 }
 
 func TestClientClosedWhileWaiting(t *testing.T) {

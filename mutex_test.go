@@ -160,7 +160,7 @@ func TestVetReportsCopies(t *testing.T) {
 	if err == nil {
 		t.Fatal("go vet accepts a copy of a Mutex")
 	}
-	contains(t, string(out), "passes lock by value", "warlock.Mutex")
+	contains(t, string(out), "passes lock by value", "warlock.Mutex", "warlock.RWMutex")
 }
 
 func TestUnlockOfUnlocked(t *testing.T) {
@@ -501,6 +501,9 @@ func TestWrongArguments(t *testing.T) {
 		{"closing brace", func() { warlock.NewMutex(client, "a}b", long) }, []string{`"a}b"`, "hash tag"}},
 		{"a fence", func() { warlock.NewMutex(client, "warlock:{a}:fence", long) }, []string{`"warlock:{a}:fence"`, "fence of another lock"}},
 		{"a fence", func() { warlock.NewMutex(client, "{a}:warlock:fence", long) }, []string{`"{a}:warlock:fence"`, "fence of another lock"}},
+		{"readers", func() { warlock.NewMutex(client, "warlock:{a}:readers", long) }, []string{"readers of another lock"}},
+		{"nil client", func() { warlock.NewRWMutex(nil, key, long) }, []string{"client", "nil", `"invoice:42"`}},
+		{"short ttl", func() { warlock.NewRWMutex(client, key, time.Millisecond) }, []string{`"invoice:42"`, "1ms", "10ms"}},
 		{"ttl 0", func() { warlock.NewMutex(client, key, 0) }, []string{`"invoice:42"`, "10ms"}},
 		{"negative ttl", func() { warlock.NewMutex(client, key, -time.Second) }, []string{`"invoice:42"`, "-1s", "10ms"}},
 		{"short ttl", func() { warlock.NewMutex(client, key, 9999*time.Microsecond) }, []string{`"invoice:42"`, "9.999ms", "10ms"}},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jonboulle/clockwork"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock"
 	"github.com/warlock-go/warlock/internal/redistest"
@@ -255,7 +256,7 @@ func TestReadersOfAProcessShareALease(t *testing.T) {
 func TestWaitingWriterStopsLaterReaders(t *testing.T) {
 	for _, listens := range []bool{true, false} {
 		redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-			rw, clock, _ := countedRW(t, s)
+			rw, clock, count := countedRW(t, s)
 			if listens { // as it has waited before
 				held := newMutex(s, long)
 				lock(t, held)
@@ -282,8 +283,12 @@ func TestWaitingWriterStopsLaterReaders(t *testing.T) {
 				}, "the reader has heard of the writer")
 			}
 			clock.Advance(handOnTime)
+			before := count.Load()
 			if rw.TryRLock() {
 				t.Error("TryRLock succeeded, though a writer waits")
+			}
+			if n := count.Load() - before; n != 1 {
+				t.Errorf("TryRLock took %d round trips, want 1", n)
 			}
 			read := result(func() error { return rw.RLockContext(within(t)) })
 			queues(t, s, 2)
@@ -440,6 +445,91 @@ func TestWriterElsewhereThatGivesUpLetsReadersIn(t *testing.T) {
 		}
 		onlyFence(t, s)
 	})
+}
+
+// Without renewal each reader is due its ttl, so those who come later have a lease of
+// their own; the earlier keep theirs, and each unlocks once.
+func TestReadersWithoutRenewalAfterAWriterGaveUp(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		rw, _, _ := countedRW(t, s, warlock.WithoutRenewal())
+		l := rlock(t, rw)
+		ctx, cancel := context.WithCancel(t.Context())
+		written := result(func() error { return newRW(s, long).LockContext(ctx) })
+		queues(t, s, 1)
+		read := result(func() error { return rw.RLockContext(within(t)) })
+		queues(t, s, 2)
+		cancel()
+		wait(t, written, "the writer gives up")
+		if err := wait(t, read, "the reader is let in"); err != nil {
+			t.Error(err)
+		}
+		if next := rw.RLease(); next == l || l.Context().Err() != nil || next.Context().Err() != nil {
+			t.Errorf("the first lease ended with %v", context.Cause(l.Context()))
+		}
+		redistest.Eventually(t, func() bool { return reads(s) == 1 }, "one lease is left in Redis")
+		runlock(t, rw)
+		if newRW(s, long).TryLock() {
+			t.Error("a writer got in beside a reader")
+		}
+		runlock(t, rw)
+		if l.Context().Err() == nil {
+			t.Error("the first lease did not end")
+		}
+		onlyFence(t, s)
+	})
+}
+
+// What no waiting can mend is an error at once, and a panic of RLock.
+func TestRLockThatNoWaitingMends(t *testing.T) {
+	for name, c := range map[string]struct {
+		begin func(s *redistest.Server, client *redis.Client)
+		says  string
+	}{
+		"another type":  {func(s *redistest.Server, _ *redis.Client) { s.Do("RPUSH", key, "an element") }, "WRONGTYPE"},
+		"closed client": {func(_ *redistest.Server, client *redis.Client) { _ = client.Close() }, "keep the client open"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+				client := s.Client()
+				rw := warlock.NewRWMutex(client, key, long)
+				c.begin(s, client)
+				err := rw.RLockContext(within(t))
+				if err == nil || errors.Is(err, context.DeadlineExceeded) {
+					t.Fatalf("RLockContext: %v, want an error at once", err)
+				}
+				contains(t, err.Error(), c.says, `"invoice:42"`)
+				if ok, err := rw.TryRLockContext(within(t)); ok || err == nil || rw.TryRLock() {
+					t.Errorf("TryRLockContext: %v, %v", ok, err)
+				}
+				contains(t, panicOf(rw.RLock), c.says, `"invoice:42"`)
+			})
+		})
+	}
+}
+
+// A reader whose server is gone waits until it is back; a try says so.
+func TestRLockOverAnOutage(t *testing.T) {
+	s := redistest.Start(t)
+	rw := newRW(s, 500*time.Millisecond)
+	lease := rlock(t, rw)
+	s.Kill()
+	select {
+	case <-lease.Context().Done():
+	case <-time.After(redistest.Patience):
+		t.Fatal("the lease did not end without a server")
+	}
+	if err := rw.RUnlockContext(t.Context()); !errors.Is(err, warlock.ErrLeaseLost) {
+		t.Errorf("RUnlockContext: %v", err)
+	}
+	if ok, err := rw.TryRLockContext(t.Context()); ok || err == nil {
+		t.Errorf("TryRLockContext: %v, %v", ok, err)
+	}
+	done := result(func() error { return rw.RLockContext(within(t)) })
+	s.Restart()
+	if err := wait(t, done, "the reader has the lock"); err != nil {
+		t.Fatal(err)
+	}
+	runlock(t, rw)
 }
 
 func TestRUnlockOfUnlocked(t *testing.T) {
