@@ -78,15 +78,24 @@ func visitRole() {
 // Promise: exclusion of readers and writers, between processes.
 func TestPromiseExclusionOfReadersAndWritersInProcesses(t *testing.T) {
 	s := redistest.Start(t)
-	var children []*child
-	for range 4 {
-		children = append(children, startChild(t, s, "visit", long))
+	const n = 4
+	said := make(chan string, n) // by whichever is first: one that finds something wrong leaves the others waiting
+	for range n {
+		c := startChild(t, s, "visit", long)
+		go func() {
+			err := <-c.exited
+			select {
+			case line := <-c.lines:
+				said <- line
+			default:
+				said <- fmt.Sprint("nothing, ", err, ", ", c.stderr)
+			}
+		}()
 	}
-	for _, c := range children {
-		if got := wait(t, c.lines, "the child is done"); got != "done" {
-			t.Errorf("the child says %q", got)
+	for range n {
+		if got := wait(t, said, "a child is done"); got != "done" {
+			t.Fatalf("a child says %q", got)
 		}
-		wait(t, c.exited, "the child exits")
 	}
 	s.Do("DEL", "inside")
 	onlyFence(t, s)

@@ -2,6 +2,7 @@ package warlock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -225,7 +226,7 @@ func (m *Mutex) runlock(ctx context.Context) error {
 	if empty {
 		_ = s.lease.lease.Release() // it is known whether it was lost
 	}
-	if err != nil {
+	if errors.Is(err, ErrLeaseLost) { // and not released since, by the last
 		return m.lock.Explain("read-unlock", err)
 	}
 	return nil
