@@ -514,6 +514,7 @@ func TestWaitingOnACluster(t *testing.T) {
 	}
 	for _, key := range []string{"a", "b", "c", "d"} { // on either node
 		passTwice(t, key, []*redistest.Server{a, b}, client(), client())
+		readAndWrite(t, key, client(), client(), client())
 		onlyFence(t, a)
 		onlyFence(t, b)
 	}
@@ -529,6 +530,7 @@ func TestWaitingBehindSentinel(t *testing.T) {
 		return c
 	}
 	passTwice(t, key, []*redistest.Server{s}, client(), client())
+	readAndWrite(t, key, client(), client(), client())
 	onlyFence(t, s)
 }
 

@@ -830,26 +830,33 @@ func TestLeastPrivileges(t *testing.T) {
 	}
 	unlock(t, m)
 	passTwice(t, key, []*redistest.Server{s}, client, s.Client(login))
-	readAndWrite(t, s, warlock.NewRWMutex(client, key, long), warlock.NewRWMutex(s.Client(login), key, long))
+	readAndWrite(t, key, s.Admin, client, s.Client(login))
 }
 
 // readAndWrite lets two processes read, one wait to write meanwhile, and the other to
-// read behind that.
-func readAndWrite(t *testing.T, s *redistest.Server, a, b *warlock.RWMutex) {
+// read. Their locks are named key; a third client watches the queue.
+func readAndWrite(t *testing.T, key string, watch, one, other redis.UniversalClient) {
 	t.Helper()
+	a, b := warlock.NewRWMutex(one, key, long), warlock.NewRWMutex(other, key, long)
+	queued := func() {
+		t.Helper()
+		redistest.Eventually(t, func() bool {
+			return watch.ZCard(t.Context(), "warlock:{"+key+"}:queue").Val() == 1
+		}, "one waits in Redis")
+	}
 	rlock(t, a)
 	if err := rlock(t, b).Extend(t.Context(), 2*long); err != nil {
 		t.Error(err)
 	}
 	runlock(t, a)
 	written := result(func() error { return a.LockContext(within(t)) })
-	queues(t, s, 1)
+	queued()
 	runlock(t, b)
 	if err := wait(t, written, "the writer has the lock"); err != nil {
 		t.Fatal(err)
 	}
 	read := result(func() error { return b.RLockContext(within(t)) })
-	queues(t, s, 1)
+	queued()
 	a.Unlock()
 	if err := wait(t, read, "the reader has the lock"); err != nil {
 		t.Fatal(err)
