@@ -520,6 +520,19 @@ func TestSmallPool(t *testing.T) {
 	lockOnce(t, m)
 }
 
+// Readers, who wait and let others in, and writers get by with one connection each.
+func TestSmallPoolOfReaders(t *testing.T) {
+	s := redistest.Start(t)
+	var mutexes []*warlock.RWMutex
+	for range 2 {
+		client := s.Client(func(o *redis.Options) { o.PoolSize = 1 })
+		mutexes = append(mutexes, warlock.NewRWMutex(client, key, 300*time.Millisecond))
+	}
+	done := result(func() error { hammerRW(&area{t: t}, mutexes, 8, 2, 20); return nil })
+	wait(t, done, "all have read and written")
+	onlyFence(t, s)
+}
+
 // ---- Answers of the server.
 
 // A trouble is something about a server that passes.

@@ -78,19 +78,25 @@ func hammer(sec *section, mutexes []*warlock.Mutex, goroutines, visits int) {
 		inProcess := 0 // guarded by m: the race detector checks that it is
 		for range goroutines {
 			group.Go(func() {
-				for n := 0; n < visits; {
-					if !ways[rand.N(len(ways))](m) {
-						continue
-					}
+				repeat(visits, m, ways, func() {
 					inProcess++
 					sec.visit(m.Lease())
-					n++
 					m.Unlock()
-				}
+				})
 			})
 		}
 	}
 	group.Wait()
+}
+
+// repeat locks m in random ways until it has visited visits times; a way may fail.
+func repeat[M any](visits int, m M, ways []func(M) bool, visit func()) {
+	for n := 0; n < visits; {
+		if ways[rand.N(len(ways))](m) {
+			visit()
+			n++
+		}
+	}
 }
 
 // Promise: exclusion.
@@ -292,30 +298,22 @@ func hammerRW(a *area, mutexes []*warlock.RWMutex, readers, writers, visits int)
 		inProcess := 0 // guarded by rw: the race detector checks that it is
 		for range readers {
 			group.Go(func() {
-				for n := 0; n < visits; {
-					if !readWays[rand.N(len(readWays))](rw) {
-						continue
-					}
+				repeat(visits, rw, readWays, func() {
 					if inProcess > writers*visits {
 						a.t.Errorf("%d writes", inProcess)
 					}
 					a.read(rw.RLease())
-					n++
 					rw.RUnlock()
-				}
+				})
 			})
 		}
 		for range writers {
 			group.Go(func() {
-				for n := 0; n < visits; {
-					if !writeWays[rand.N(len(writeWays))](rw) {
-						continue
-					}
+				repeat(visits, rw, writeWays, func() {
 					inProcess++
 					a.write(rw.Lease())
-					n++
 					rw.Unlock()
-				}
+				})
 			})
 		}
 	}

@@ -20,12 +20,11 @@ func roleRW(client redis.UniversalClient) *warlock.RWMutex {
 	return warlock.NewRWMutex(client, key, roleTTL())
 }
 
-// readRole locks for reading, says so, and holds until it is ended.
+// readRole is holdRole for a reader.
 func readRole() {
 	rw := roleRW(roleClient())
 	rw.RLock()
-	fmt.Println("held", rw.RLease().Fence(), rw.RLease().ID())
-	select {}
+	sayFound(rw.RLease(), rw.RUnlockContext)
 }
 
 // visitRole reads and writes many times from some goroutines, counts itself in Redis as one

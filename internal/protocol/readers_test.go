@@ -610,3 +610,29 @@ func TestReadersOverAClockThatStepsBack(t *testing.T) {
 	}
 	acquire(t, l, id(0, 1))
 }
+
+// The server's clock leaps ahead of the readers' deadlines: their shares are over, and they are
+// told so, but for one that came later.
+func TestReadersOverAClockThatLeapsAhead(t *testing.T) {
+	s := redistest.StartWithClock(t)
+	l := newLock(t, s.Client())
+	token := read(t, l, id(1, 1), ttl)
+	read(t, l, id(2, 1), 10*ttl)
+	s.SetClock(2 * ttl)
+	last := read(t, l, id(3, 1), ttl)
+	if last <= token {
+		t.Errorf("token %d after %d", last, token)
+	}
+	wantReaders(t, s, id(2, 1), id(3, 1))
+	if err := renew(t, l, id(1, 1), token, ttl); !errors.Is(err, protocol.ErrNotHeld) {
+		t.Errorf("renewal of a share that is over: %v", err)
+	}
+	if err := release(t, l, id(2, 1)); err != nil {
+		t.Error(err)
+	}
+	s.SetClock(4 * ttl)
+	acquire(t, l, id(0, 1))
+	if err := renew(t, l, id(3, 1), last, ttl); !errors.Is(err, protocol.ErrNotHeld) {
+		t.Errorf("renewal over a writer: %v", err)
+	}
+}
