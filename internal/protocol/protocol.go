@@ -36,24 +36,31 @@ var ErrNotHeld = errors.New("warlock: lock not held")
 var (
 	//go:embed lock.lua
 	lockSource string
+	//go:embed share.lua
+	shareSource string
 	//go:embed queue.lua
 	queueSource string
 	//go:embed acquire.lua
 	acquireSource string
-	//go:embed renew.lua
-	renewSource string
+	//go:embed contend.lua
+	contendSource string
 	//go:embed release.lua
 	releaseSource string
+	//go:embed handon.lua
+	handOnSource string
+	//go:embed renew.lua
+	renewSource string
 
-	acquireScript = newScript(lockSource + queueSource + acquireSource)
-	renewScript   = newScript(lockSource + renewSource)
-	releaseScript = newScript(lockSource + queueSource + releaseSource)
+	// What a free lock needs stands first, ahead of all the rest.
+	acquireScript = newScript(lockSource + acquireSource + shareSource + queueSource + contendSource)
+	releaseScript = newScript(lockSource + releaseSource + shareSource + queueSource + handOnSource)
+	renewScript   = newScript(lockSource + shareSource + renewSource)
 )
 
 // Lock is one lock key on one server. It keeps no state of its own and may be
 // used concurrently.
 type Lock struct {
-	client redis.UniversalClient
+	client sender
 	keys   []string // the lock and its companions
 	words  []any    // the same, as commands take them
 }
@@ -61,12 +68,19 @@ type Lock struct {
 // New returns the lock named key on the server of client. It errs if the client
 // is nil or the key unusable.
 func New(client redis.UniversalClient, key string) (*Lock, error) {
+	if v := reflect.ValueOf(client); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
+		return nil, fmt.Errorf("warlock: the client for key %s is nil: pass a connected redis.UniversalClient", Quote(key))
+	}
+	return newLock(single{client}, key)
+}
+
+// Lock returns the lock named key, whose requests go by p. It errs if the key is unusable.
+func (p *Pipeline) Lock(key string) (*Lock, error) { return newLock(p, key) }
+
+func newLock(client sender, key string) (*Lock, error) {
 	names, err := keys(key)
 	if err != nil {
 		return nil, err
-	}
-	if v := reflect.ValueOf(client); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
-		return nil, fmt.Errorf("warlock: the client for key %s is nil: pass a connected redis.UniversalClient", Quote(key))
 	}
 	l := &Lock{client: client, keys: names}
 	for _, name := range names {
@@ -82,7 +96,14 @@ func (l *Lock) Key() string { return l.keys[0] }
 // its context; by default go-redis reads on until its ReadTimeout, and dials
 // again. Other kinds of clients may have to find a server first.
 func (l *Lock) KeepsDeadlines() bool {
-	c, ok := l.client.(*redis.Client)
+	var client redis.UniversalClient
+	switch s := l.client.(type) {
+	case single:
+		client = s.UniversalClient
+	case *Pipeline:
+		client = s.client
+	}
+	c, ok := client.(*redis.Client)
 	return ok && c.Options().ContextTimeoutEnabled
 }
 
@@ -134,8 +155,8 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	if r.Counted {
 		counted = 1
 	}
-	reply, err := l.run(undated{ctx}, retried, acquireScript, l.words,
-		r.ID, r.TTL.Milliseconds(), floorLifetime, r.Spare, r.Round, r.Place, counted, modes[r.Mode]).Result()
+	reply, err := l.run(undated{ctx}, retried, acquireScript,
+		r.ID, r.TTL.Milliseconds(), (r.TTL + FloorLifetime).Milliseconds(), r.Spare, r.Round, r.Place, counted, modes[r.Mode]).Result()
 	if err != nil {
 		return Grant{}, err
 	}
@@ -159,7 +180,18 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 // ttl from when the server runs the script. Tokens to spare count as used. If the
 // lease is a reader's, waiting says that others queue for the lock.
 func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) (waiting bool, err error) {
-	cmd := l.run(ctx, retried, renewScript, l.words, id, ttl.Milliseconds(), floorLifetime, token)
+	return renewed(l.run(ctx, retried, renewScript, id, ttl.Milliseconds(), floorLifetime, token))
+}
+
+// RenewLater is Renew for who need not wait for the answer: done is called with it. It
+// may return before that, or after. done must not block.
+func (l *Lock) RenewLater(ctx context.Context, id string, token int64, ttl time.Duration, done func(waiting bool, err error)) {
+	l.runLater(ctx, renewScript, func(cmd *redis.Cmd) { done(renewed(cmd)) },
+		id, ttl.Milliseconds(), floorLifetime, token)
+}
+
+// renewed reads the reply to a renewal.
+func renewed(cmd *redis.Cmd) (waiting bool, err error) {
 	if cmd.Err() == nil && cmd.Val() == int64(2) {
 		return true, nil
 	}
@@ -186,7 +218,7 @@ const releaseTries = 4
 func (l *Lock) Release(ctx context.Context, id string, used int64) (untold, err error) {
 	unanswered := false
 	for try := 1; ; try++ {
-		untold, err = released(l.run(ctx, once, releaseScript, l.words, id, floorLifetime, used))
+		untold, err = released(l.run(ctx, once, releaseScript, id, floorLifetime, used))
 		switch {
 		case err == nil:
 			return untold, nil
@@ -238,21 +270,49 @@ func newScript(source string) script {
 }
 
 // run runs a script by its hash, or by its source where the server does not know it.
-func (l *Lock) run(ctx context.Context, as retries, s script, keys []any, args ...any) *redis.Cmd {
-	cmd := l.ask(ctx, as, "evalsha", s.hash, keys, args)
-	if err := cmd.Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
-		cmd = l.ask(ctx, as, "eval", s.source, keys, args)
+func (l *Lock) run(ctx context.Context, as retries, s script, args ...any) *redis.Cmd {
+	cmd := l.process(ctx, as, l.command(ctx, "evalsha", s.hash, args))
+	if unknown(cmd) {
+		cmd = l.process(ctx, as, l.command(ctx, "eval", s.source, args))
 	}
 	return cmd
 }
 
-func (l *Lock) ask(ctx context.Context, as retries, name, script any, keys, args []any) *redis.Cmd {
-	words := make([]any, 0, 3+len(keys)+len(args))
-	words = append(words, name, script, len(keys))
-	words = append(append(words, keys...), args...)
+// runLater is run for who need not wait: done is called with the command.
+func (l *Lock) runLater(ctx context.Context, s script, done func(*redis.Cmd), args ...any) {
+	cmd := l.command(ctx, "evalsha", s.hash, args)
+	l.client.Later(ctx, cmd, func() {
+		if !unknown(cmd) {
+			done(cmd)
+			return
+		}
+		cmd := l.command(ctx, "eval", s.source, args)
+		l.client.Later(ctx, cmd, func() { done(cmd) })
+	})
+}
+
+func unknown(cmd *redis.Cmd) bool {
+	err := cmd.Err()
+	return err != nil && redis.HasErrorPrefix(err, "NOSCRIPT")
+}
+
+const firstKey = 3 // among the words of a command
+
+func (l *Lock) command(ctx context.Context, name, script any, args []any) *redis.Cmd {
+	words := make([]any, 0, firstKey+len(l.words)+len(args))
+	words = append(words, name, script, len(l.words))
+	words = append(append(words, l.words...), args...)
 	cmd := redis.NewCmd(ctx, words...)
-	cmd.SetFirstKeyPos(3)
-	_ = l.client.Process(ctx, as(cmd)) // the command carries the error
+	cmd.SetFirstKeyPos(firstKey)
+	return cmd
+}
+
+// process returns cmd when it has been answered or has failed.
+func (l *Lock) process(ctx context.Context, as retries, cmd *redis.Cmd) *redis.Cmd {
+	if err := l.client.Process(ctx, as(cmd)); errors.Is(err, errAbandoned) {
+		cmd = redis.NewCmd(ctx)
+		cmd.SetErr(ctx.Err())
+	}
 	return cmd
 }
 

@@ -1,5 +1,5 @@
--- queue: what acquire and release have in common. It stands in front of either,
--- behind lock.lua.
+-- queue: what acquire and release have in common. It stands in front of what either
+-- does about locks that are not free.
 --
 -- Of each waiter is known: when it last asked (us, the server's time), the ttl (ms)
 -- that it asks for, the round, the tokens to spare, whether it is counted, and
@@ -16,26 +16,6 @@
 -- past a live writer there: newcomers queue behind it, though readers hold.
 --
 -- A request noted in the future, after a step back of the clock, counts as dead.
-
--- Returns the next fencing token and leaves it, with spare ones above it, behind
--- as the last. A token is the server's time in microseconds, or one above the
--- last where that is higher; used is the last if the caller knows it. The fence
--- lives for kept ms beyond its own value. An error is returned, not raised: the
--- caller has granted something that it has to take back.
-local function next_token(now, kept, spare, used)
-  local ahead = math.ceil(spare / 1000)
-  local last = redis.pcall('SET', FENCE, int(now + spare), 'PX', kept + ahead, 'GET')
-  if type(last) == 'table' then
-    return nil, last
-  end
-  last = used or last and tonumber(last)
-  if not last or last < now then
-    return now
-  end
-  ahead = math.ceil((last + 1 + spare - now) / 1000) -- how far the clock is behind
-  redis.call('SET', FENCE, int(last + 1 + spare), 'PX', kept + ahead)
-  return last + 1
-end
 
 -- Returns what is known of a waiter, if it is live at now.
 local function live(id, now)
@@ -58,7 +38,7 @@ local function next_waiter(now, shared)
     if not id then -- nobody waits, or it is no queue
       return nil
     end
-    now = now or now_us()
+    now = now or tonumber(now_us())
     local waiter = live(id, now)
     if shared then
       if waiter and not waiter.reads then

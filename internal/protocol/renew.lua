@@ -14,7 +14,7 @@ local ID, TTL, FLOOR, TOKEN = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local holder = redis.call('GET', LOCK)
 if holder == SHARED then
-  local now = now_us()
+  local now = tonumber(now_us())
   purge(now) -- first: at its memory limit a server lets a script add after it took away
   if not redis.call('ZSCORE', READERS, ID) then
     return 0

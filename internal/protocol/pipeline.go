@@ -1,0 +1,271 @@
+package protocol
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A sender carries requests to the servers of a client. Each is a command whose first
+// key is where [Lock.command] puts it.
+type sender interface {
+	// Process returns when cmd has been answered, as a client does. If it returns
+	// errAbandoned, cmd is still under way, and must not be read any more.
+	Process(ctx context.Context, cmd redis.Cmder) error
+
+	// Later calls done when cmd has been answered, or has failed. It may return before
+	// that, or after. done must not block.
+	Later(ctx context.Context, cmd redis.Cmder, done func())
+}
+
+// single sends each request by itself.
+type single struct{ redis.UniversalClient }
+
+func (s single) Later(ctx context.Context, cmd redis.Cmder, done func()) {
+	_ = s.Process(ctx, cmd) // which carries the error
+	done()
+}
+
+// A Pipeline sends the requests that many goroutines make at a time together, in
+// pipelines of their client, to each server its own. Its methods may be called concurrently.
+//
+// While fewer than direct requests or batches are under way to a server, one more
+// goes at once, by itself: nothing is to be gained for it. Those that come meanwhile
+// gather, and go together when one of those under way is done. So a batch is as large
+// as the server and the network need it to be. (This is Nagle's algorithm, RFC 896,
+// applied to commands.) No request waits for others longer than gathering, however
+// slow, or dead, the connections are on which those are under way.
+//
+// A batch has a goroutine of its own, so who waits for an answer may leave, and who
+// need not wait takes none.
+type Pipeline struct {
+	client redis.UniversalClient
+
+	mu    sync.Mutex // guards lanes
+	lanes map[*redis.Client]*lane
+}
+
+// How requests gather. While the server works on one batch, the next is made and sent; a
+// third would but make them smaller.
+const (
+	direct    = 2
+	fullness  = 512                   // requests in a batch, at the most
+	gathering = 10 * time.Millisecond // for which a request waits for others, at the most
+)
+
+// errAbandoned is returned for a request that is still under way.
+var errAbandoned = errors.New("warlock: request abandoned")
+
+// NewPipeline returns a pipeline of client, in which nothing is under way.
+func NewPipeline(client redis.UniversalClient) *Pipeline {
+	return &Pipeline{client: client, lanes: make(map[*redis.Client]*lane)}
+}
+
+// Process waits until the deadline of ctx for a request that went together with others;
+// nothing else ends the wait.
+func (p *Pipeline) Process(ctx context.Context, cmd redis.Cmder) error {
+	l := p.lane(ctx, cmd)
+	if l == nil {
+		return p.client.Process(ctx, cmd)
+	}
+	answered := make(chan struct{})
+	if !l.enqueue(&request{ctx: ctx, cmd: cmd, done: func() { close(answered) }}) {
+		defer l.done()
+		return p.client.Process(ctx, cmd)
+	}
+	var ended <-chan struct{}
+	if _, dated := ctx.Deadline(); dated {
+		ended = ctx.Done()
+	}
+	select {
+	case <-answered:
+	case <-ended:
+		return errAbandoned
+	}
+	// By itself, the client would have followed or repeated it.
+	if err := cmd.Err(); elsewhere(err) || err != nil && !Answered(err) && !cmd.NoRetry() && ctx.Err() == nil {
+		return p.client.Process(ctx, cmd)
+	}
+	return cmd.Err()
+}
+
+// Later does not repeat a request that was not answered, and follows it only to where the
+// server said.
+func (p *Pipeline) Later(ctx context.Context, cmd redis.Cmder, done func()) {
+	l := p.lane(ctx, cmd)
+	if l == nil {
+		single{p.client}.Later(ctx, cmd, done)
+		return
+	}
+	r := &request{ctx: ctx, cmd: cmd, done: done, alone: true}
+	if !l.enqueue(r) {
+		go l.send([]*request{r})
+	}
+}
+
+// lane returns the lane to the server of cmd's key, or nil if there is none.
+func (p *Pipeline) lane(ctx context.Context, cmd redis.Cmder) *lane {
+	key, _ := cmd.Args()[firstKey].(string)
+	var server *redis.Client
+	var err error
+	switch c := p.client.(type) {
+	case *redis.Client:
+		server = c
+	case *redis.ClusterClient:
+		server, err = c.MasterForKey(ctx, key)
+	case *redis.Ring:
+		server, err = c.GetShardClientForKey(key)
+	}
+	if err != nil || server == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.lanes[server]
+	if l == nil {
+		for old, l := range p.lanes { // of servers that are no more, perhaps
+			if l.idle() {
+				delete(p.lanes, old)
+			}
+		}
+		l = &lane{client: p.client, server: server}
+		p.lanes[server] = l
+	}
+	return l
+}
+
+// elsewhere reports whether err is a server's that has not carried out a request, as
+// it is, for now, another's to do.
+func elsewhere(err error) bool {
+	_, moved := redis.IsMovedError(err)
+	_, asked := redis.IsAskError(err)
+	return moved || asked || errors.Is(err, redis.ErrClosed) ||
+		redis.IsReadOnlyError(err) || redis.IsMasterDownError(err) || redis.IsClusterDownError(err) ||
+		redis.IsTryAgainError(err) || redis.IsLoadingError(err)
+}
+
+// A lane leads to one server.
+type lane struct {
+	client redis.UniversalClient // follows requests to other servers
+	server *redis.Client
+
+	mu      sync.Mutex  // guards the following; never held over a call to Redis
+	busy    int         // requests and batches under way; at least direct if others wait
+	waiting []*request  // for the next batch, in the order in which they came
+	overdue *time.Timer // sends those that have waited for long enough; made by the first
+}
+
+// A request is one that goes with a batch.
+type request struct {
+	ctx   context.Context
+	cmd   redis.Cmder
+	done  func() // called once
+	alone bool   // nobody waits for it who would send it elsewhere
+}
+
+func (l *lane) idle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.busy == 0
+}
+
+// enqueue lets r wait for the next batch, unless it need not: then it is the caller's to
+// send, and what is under way until the caller says done.
+func (l *lane) enqueue(r *request) (waits bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.busy < direct {
+		l.busy++
+		return false
+	}
+	l.waiting = append(l.waiting, r)
+	if len(l.waiting) == 1 {
+		l.gatherLocked()
+	}
+	return true
+}
+
+// gatherLocked gives those who wait for the next batch some time to become more.
+func (l *lane) gatherLocked() {
+	if l.overdue == nil {
+		l.overdue = time.AfterFunc(gathering, l.hurry)
+	} else {
+		l.overdue.Reset(gathering)
+	}
+}
+
+// hurry sends those that wait, though all that was under way still is.
+func (l *lane) hurry() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.waiting) > 0 {
+		l.busy++
+		go l.send(l.takeLocked())
+	}
+}
+
+// done ends what was under way, and sends those that wait.
+func (l *lane) done() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.waiting) == 0 || l.busy > direct {
+		l.busy--
+		return
+	}
+	go l.send(l.takeLocked())
+}
+
+// takeLocked returns the next batch.
+func (l *lane) takeLocked() []*request {
+	n := min(len(l.waiting), fullness)
+	batch := l.waiting[:n:n]
+	l.waiting = l.waiting[n:]
+	if len(l.waiting) > 0 {
+		l.gatherLocked()
+	} else {
+		l.waiting = nil
+		l.overdue.Stop()
+	}
+	return batch
+}
+
+// send sends a batch, and says done for it. What is given up by then is not sent.
+func (l *lane) send(batch []*request) {
+	pipe := l.server.Pipeline()
+	for _, r := range batch {
+		if err := r.ctx.Err(); err != nil {
+			r.cmd.SetErr(err)
+			continue
+		}
+		_ = pipe.Process(r.ctx, r.cmd) // is only noted
+	}
+	_, _ = pipe.Exec(context.WithoutCancel(batch[0].ctx)) // each command carries its error
+	l.done()
+	var elsewhere []*request
+	for _, r := range batch {
+		if r.alone && l.redirected(r) {
+			elsewhere = append(elsewhere, r)
+		} else {
+			r.done()
+		}
+	}
+	for _, r := range elsewhere {
+		_ = l.client.Process(r.ctx, r.cmd)
+		r.done()
+	}
+}
+
+// redirected reports whether the server has named another for r. If r failed for
+// another reason, the client is to look whose its slot is.
+func (l *lane) redirected(r *request) bool {
+	err := r.cmd.Err()
+	_, moved := redis.IsMovedError(err)
+	_, asked := redis.IsAskError(err)
+	if c, ok := l.client.(*redis.ClusterClient); ok && err != nil && !moved && !asked {
+		c.ReloadState(r.ctx)
+	}
+	return moved || asked
+}
