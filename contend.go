@@ -135,18 +135,19 @@ func (m *Mutex) attempt(ctx context.Context, mode protocol.Mode) (*Lease, error)
 	return nil, a.giveUp(ctx)
 }
 
-// try locks m if that can be done at once.
-func (m *Mutex) try(ctx context.Context, mode protocol.Mode) (bool, error) {
+// try locks m if that can be done at once. It returns no lease and no error if the
+// lock is taken.
+func (m *Mutex) try(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 	m.check()
 	a := m.acquisition(mode)
 	if ctx.Err() != nil {
-		return false, a.giveUp(ctx)
+		return nil, a.giveUp(ctx)
 	}
 	l, err := a.try(ctx)
 	if err != nil {
-		return false, a.giveUp(ctx)
+		return nil, a.giveUp(ctx)
 	}
-	return l != nil, nil
+	return l, nil
 }
 
 // try makes one request, unless this process knows the answer. It returns no lease
@@ -234,18 +235,14 @@ func (a *acquisition) granted(token int64) (*Lease, error) {
 	m := a.m
 	l := &Lease{lock: m.lock, id: a.id, fence: token, last: token + a.spare, until: m.opts.clock.Now().Add(handOnTime)}
 	kept, err := lease.Start(lease.Terms{
-		Clock:    m.opts.clock,
-		TTL:      m.ttl,
-		Renewals: m.opts.renewals(),
-		Logger:   m.opts.logger,
-		Key:      m.lock.Key(),
-		Renew: func(ctx context.Context, ttl time.Duration) error {
-			waiting, err := m.lock.Renew(ctx, l.id, l.last, ttl)
-			if waiting {
-				l.contended.Store(true)
-			}
-			return err
-		},
+		Clock:      m.opts.clock,
+		TTL:        m.ttl,
+		Renewals:   m.opts.renewals(),
+		Spread:     m.spread,
+		Logger:     m.opts.logger,
+		Key:        m.lock.Key(),
+		Renew:      l.renew,
+		RenewLater: l.renewLater,
 	}, a.sent)
 	if err != nil {
 		return nil, err

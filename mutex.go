@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -38,13 +39,23 @@ const minTTL = 10 * time.Millisecond
 // storage before Unlock is there for the next holder to read.
 type Mutex struct {
 	lock *protocol.Lock
-	box  *wait.Mailbox
-	ttl  time.Duration
-	opts options
+	*terms
 
 	mu   sync.Mutex // guards the following; never held over a call to Redis
 	turn turn       // who may ask Redis, and hold the lock
 	held *Lease     // set by the owner of the turn, or by who hands the lease on to it; taken by unlock
+}
+
+// terms are what locks that are made together have in common.
+type terms struct {
+	box    *wait.Mailbox
+	ttl    time.Duration
+	opts   options
+	spread time.Duration // by how much a renewal may be ahead of its time
+}
+
+func newTerms(client redis.UniversalClient, ttl time.Duration, opts []Option) *terms {
+	return &terms{box: wait.Of(client), ttl: ttl.Truncate(time.Millisecond), opts: newOptions(opts)}
 }
 
 // NewMutex returns an unlocked Mutex. Mutexes with the same key on the same
@@ -72,10 +83,7 @@ func (m *Mutex) init(client redis.UniversalClient, key string, ttl time.Duration
 	if err != nil {
 		panic(err)
 	}
-	m.lock = lock
-	m.box = wait.Of(client)
-	m.ttl = ttl.Truncate(time.Millisecond)
-	m.opts = newOptions(opts)
+	m.lock, m.terms = lock, newTerms(client, ttl, opts)
 }
 
 func checkTTL(key string, ttl time.Duration) error {
@@ -107,22 +115,23 @@ func (m *Mutex) LockContext(ctx context.Context) error {
 // TryLock tries once to lock m and reports whether it did. It is one round trip
 // to Redis, or none if m is known to be locked, and false on any error.
 func (m *Mutex) TryLock() bool {
-	return m.tryOrLog("TryLock", protocol.Write)
+	return m.tryOrLog("TryLock", protocol.Write) != nil
 }
 
 // tryOrLog tries once, and logs what went wrong.
-func (m *Mutex) tryOrLog(name string, mode protocol.Mode) bool {
-	ok, err := m.try(context.Background(), mode)
+func (m *Mutex) tryOrLog(name string, mode protocol.Mode) *Lease {
+	l, err := m.try(context.Background(), mode)
 	if err != nil {
 		m.log().Warn("warlock: "+name+" failed", "error", err)
 	}
-	return ok
+	return l
 }
 
 // TryLockContext is TryLock, with an error where it is not known whether the
 // lock is free.
 func (m *Mutex) TryLockContext(ctx context.Context) (bool, error) {
-	return m.try(ctx, protocol.Write)
+	l, err := m.try(ctx, protocol.Write)
+	return l != nil, err
 }
 
 // Unlock unlocks m. It panics if m is not locked. If the lease was lost, or
@@ -132,16 +141,16 @@ func (m *Mutex) TryLockContext(ctx context.Context) (bool, error) {
 // A locked Mutex is not associated with a particular goroutine: one may lock it
 // and another unlock it.
 func (m *Mutex) Unlock() {
-	m.settle("Unlock", m.unlock(context.Background()))
+	settle("Unlock", m.unlock(context.Background()), m.log)
 }
 
 // settle does with an error of an unlock what those do that return none.
-func (m *Mutex) settle(unlock string, err error) {
+func settle(unlock string, err error, log func() *slog.Logger) {
 	switch {
 	case errors.Is(err, ErrNotHeld):
 		panic(err)
 	case err != nil:
-		m.log().Warn("warlock: "+unlock+" failed", "error", err)
+		log().Warn("warlock: "+unlock+" failed", "error", err)
 	}
 }
 
@@ -160,22 +169,27 @@ func (m *Mutex) UnlockContext(ctx context.Context) error {
 // Do locks m, runs fn, and unlocks m, also when fn panics. The context of fn
 // ends with ctx and with the lease. Do returns the error of LockContext, or that of
 // fn, joined with [ErrLeaseLost] if the lease was gone before fn was done.
-func (m *Mutex) Do(ctx context.Context, fn func(context.Context) error) (err error) {
+func (m *Mutex) Do(ctx context.Context, fn func(context.Context) error) error {
 	l, err := m.acquire(ctx, protocol.Write)
 	if err != nil {
 		return err
 	}
+	return do(ctx, l, fn, m.unlock, m.log())
+}
+
+// do runs fn under l, and then unlock.
+func do(ctx context.Context, l *Lease, fn, unlock func(context.Context) error, log *slog.Logger) (err error) {
 	held := l.Context()
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(held, func() { cancel(context.Cause(held)) })
 	defer func() {
 		stop()
 		cancel(nil)
-		switch unlocked := m.unlock(ctx); {
+		switch unlocked := unlock(ctx); {
 		case errors.Is(unlocked, ErrLeaseLost), errors.Is(unlocked, ErrNotHeld):
 			err = errors.Join(err, unlocked)
 		case unlocked != nil:
-			m.log().Warn("warlock: Do could not unlock", "error", unlocked)
+			log.Warn("warlock: Do could not unlock", "error", unlocked)
 		}
 	}()
 	return fn(ctx)
@@ -215,6 +229,28 @@ const (
 // keep claims the lease for its holder alone, and reports whether it is.
 func (l *Lease) keep() bool {
 	return l.fate.CompareAndSwap(undecided, kept) || l.fate.Load() == kept
+}
+
+// renew asks Redis to let the lease live for ttl.
+func (l *Lease) renew(ctx context.Context, ttl time.Duration) error {
+	waiting, err := l.lock.Renew(ctx, l.id, l.last, ttl)
+	l.noteContended(waiting)
+	return err
+}
+
+// renewLater is renew for who need not wait for the answer.
+func (l *Lease) renewLater(ctx context.Context, ttl time.Duration, done func(error)) {
+	l.lock.RenewLater(ctx, l.id, l.last, ttl, func(waiting bool, err error) {
+		l.noteContended(waiting)
+		done(err)
+	})
+}
+
+// noteContended takes in what a renewal said of those who wait.
+func (l *Lease) noteContended(waiting bool) {
+	if waiting {
+		l.contended.Store(true)
+	}
 }
 
 // ID returns the value under the lock's key in Redis while the lease lasts. With

@@ -97,13 +97,14 @@ func (rw *RWMutex) RLockContext(ctx context.Context) error {
 // TryRLock tries once to lock rw for reading and reports whether it did. It is false
 // if a writer has the lock or waits for it, and on any error.
 func (rw *RWMutex) TryRLock() bool {
-	return rw.w.tryOrLog("TryRLock", protocol.Read)
+	return rw.w.tryOrLog("TryRLock", protocol.Read) != nil
 }
 
 // TryRLockContext is TryRLock, with an error where it is not known whether the lock is
 // free.
 func (rw *RWMutex) TryRLockContext(ctx context.Context) (bool, error) {
-	return rw.w.try(ctx, protocol.Read)
+	l, err := rw.w.try(ctx, protocol.Read)
+	return l != nil, err
 }
 
 // RUnlock undoes one RLock. It panics if rw is not locked for reading. The last to

@@ -192,7 +192,7 @@ func (m *Mutex) letInLocked(s *share) {
 
 // readUnlock is runlock for callers that take no error.
 func (m *Mutex) readUnlock() {
-	m.settle("RUnlock", m.runlock(context.Background()))
+	settle("RUnlock", m.runlock(context.Background()), m.log)
 }
 
 // runlock takes one reader out of the oldest share, and frees the lock after the last.

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,9 +64,17 @@ type Terms struct {
 	Logger   *slog.Logger
 	Key      string // of the lock, for the log
 
+	// Spread is the most by which a renewal is made ahead of its time. Some of it is taken
+	// at random, so that leases that began together are not renewed together.
+	Spread time.Duration
+
 	// Renew asks the server to let the lease live for ttl. It returns nil,
 	// protocol.ErrNotHeld, or an error after which neither is known.
 	Renew func(ctx context.Context, ttl time.Duration) error
+
+	// RenewLater is Renew for a timer, which need not wait: it calls done with what Renew
+	// would have returned, and returns before or after that.
+	RenewLater func(ctx context.Context, ttl time.Duration, done func(error))
 }
 
 // Lease is one hold of a lease. Its methods may be called concurrently.
@@ -291,7 +300,7 @@ func (k *keeper) grantedLocked(sent time.Time, ttl time.Duration) {
 		k.until.Store(int64(d.Sub(k.start)))
 		// Due when what is left is what is left of a plain lease after a third.
 		rest := min(ttl, k.terms.TTL)
-		k.renewAt = sent.Add(ttl - rest + rest/renewShare)
+		k.renewAt = sent.Add(ttl - rest + rest/renewShare - k.ahead())
 	}
 }
 
@@ -310,11 +319,27 @@ func (k *keeper) overdueLocked(t time.Time) bool {
 
 // tick runs on the timer's goroutine, at least once for each time it is armed.
 func (k *keeper) tick() {
-	now := k.terms.Clock.Now()
-	ctx, err := k.turn(now)
-	if ctx != nil {
-		err = k.renewed(now, k.terms.TTL, k.terms.Renew(ctx, k.terms.TTL))
+	sent := k.terms.Clock.Now()
+	ctx, err := k.turn(sent)
+	if ctx == nil {
+		k.report(err)
+		return
 	}
+	k.terms.RenewLater(ctx, k.terms.TTL, func(answer error) {
+		k.report(k.renewed(sent, k.terms.TTL, answer))
+	})
+}
+
+// ahead returns by how much the next renewal is made ahead of its time.
+func (k *keeper) ahead() time.Duration {
+	if k.terms.Spread == 0 {
+		return 0
+	}
+	return rand.N(k.terms.Spread)
+}
+
+// report logs what came of a renewal.
+func (k *keeper) report(err error) {
 	switch {
 	case errors.Is(err, ErrLost):
 		k.terms.Logger.Warn("warlock: a lease was lost while the lock was held", "key", k.terms.Key, "error", err)

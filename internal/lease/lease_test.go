@@ -50,14 +50,16 @@ func start(t *testing.T, renewals time.Duration) *keeper {
 }
 
 func (k *keeper) terms(clock clockwork.Clock, renewals time.Duration) lease.Terms {
+	renew := func(_ context.Context, ttl time.Duration) error {
+		c := call{k.clock.Now(), ttl, make(chan error, 1)}
+		k.calls <- c
+		return <-c.answer
+	}
 	return lease.Terms{
 		Clock: clock, TTL: ttl, Renewals: renewals, Key: "invoice:42",
-		Logger: slog.New(slog.NewTextHandler(k.log, nil)),
-		Renew: func(_ context.Context, ttl time.Duration) error {
-			c := call{k.clock.Now(), ttl, make(chan error, 1)}
-			k.calls <- c
-			return <-c.answer
-		},
+		Logger:     slog.New(slog.NewTextHandler(k.log, nil)),
+		Renew:      renew,
+		RenewLater: func(ctx context.Context, ttl time.Duration, done func(error)) { done(renew(ctx, ttl)) },
 	}
 }
 
