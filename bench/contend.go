@@ -10,10 +10,11 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// A load is goroutines in clients that lock and unlock one key as fast as they can.
+// A load is goroutines in clients that lock and unlock keys as fast as they can.
 type load struct {
 	clients    int
 	goroutines int // in each client
+	keys       int // that the goroutines of a client take in turn; each has its own if they are as many
 }
 
 // A measurement is what one system did under one load, or in one trial of another
@@ -33,6 +34,7 @@ type measurement struct {
 // A worker is one goroutine of a load.
 type worker struct {
 	lock  locker
+	visit func() // what is done under the lock
 	count atomic.Int64
 	waits *hdrhistogram.Histogram // in ns; the worker's own until it has ended
 	err   error
@@ -50,20 +52,21 @@ const warmUp = 300 * time.Millisecond
 func (b *bench) contend(sys system, l load, window time.Duration) (m measurement, err error) {
 	w := new(wire)
 	var workers []*worker
+	sections := make([]section, l.keys)
 	for range l.clients {
 		c, err := sys.connect(setup{b.server.addr, b.ttl, w.dial})
 		if err != nil {
 			return m, err
 		}
 		defer func() { err = firstOf(err, c.close()) }()
-		for range l.goroutines {
-			workers = append(workers, &worker{lock: c.locker("contended"), waits: newHistogram()})
+		for i := range l.goroutines {
+			sec := &sections[i%l.keys]
+			w := &worker{lock: c.locker(fmt.Sprintf("contended %d", i%l.keys)), visit: sec.visit, waits: newHistogram()}
+			if sys.shares {
+				w.visit = sec.read
+			}
+			workers = append(workers, w)
 		}
-	}
-	sec := new(section)
-	visit := sec.visit
-	if sys.shares {
-		visit = sec.read
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -74,7 +77,7 @@ func (b *bench) contend(sys system, l load, window time.Duration) (m measurement
 		waiting = context.Background()
 	}
 	for _, w := range workers {
-		group.Go(func() { w.run(ctx, waiting, visit, &measuring) })
+		group.Go(func() { w.run(ctx, waiting, &measuring) })
 	}
 
 	<-time.After(warmUp)
@@ -103,12 +106,14 @@ func (b *bench) contend(sys system, l load, window time.Duration) (m measurement
 	}
 	m.PerS = float64(sent) / elapsed.Seconds()
 	m.latencies(waits)
-	m.Broken = sec.broken()
+	for i := range sections {
+		m.Broken += sections[i].broken()
+	}
 	return m, nil
 }
 
 // run locks, under waiting, visits and unlocks until ctx ends.
-func (w *worker) run(ctx, waiting context.Context, visit func(), measuring *atomic.Bool) {
+func (w *worker) run(ctx, waiting context.Context, measuring *atomic.Bool) {
 	for ctx.Err() == nil {
 		start := time.Now()
 		if err := w.lock.lock(waiting); err != nil {
@@ -120,7 +125,7 @@ func (w *worker) run(ctx, waiting context.Context, visit func(), measuring *atom
 		if measuring.Load() {
 			_ = w.waits.RecordValue(int64(time.Since(start))) // within its range by far
 		}
-		visit()
+		w.visit()
 		w.count.Add(1)
 		if err := w.lock.unlock(); err != nil {
 			w.err = err

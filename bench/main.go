@@ -140,11 +140,12 @@ func (b *bench) plan() (steps []step) {
 			}
 		}
 	}
-	turns(uncontended, b.rounds, append([]system{raw, cancellable}, b.systems...), under(load{1, 1}))
-	turns(oneProcess, b.rounds, append([]system{reading}, b.systems...), under(load{1, 64}))
+	turns(uncontended, b.rounds, append([]system{raw, cancellable}, b.systems...), under(load{1, 1, 1}))
+	turns(oneProcess, b.rounds, append([]system{reading}, b.systems...), under(load{1, 64, 1}))
+	turns(manyKeys, b.rounds, append([]system{keyed}, b.systems...), under(load{1, crowd, crowd}))
 	turns(among, b.rounds, []system{reading}, func(s system) (measurement, error) { return b.writerAmong(s, b.window) })
 	for _, n := range crowds {
-		turns(clients(n), b.rounds, b.systems, under(load{n, 1}))
+		turns(clients(n), b.rounds, b.systems, under(load{n, 1, 1}))
 	}
 	turns(handOver, b.rounds, b.systems, func(s system) (measurement, error) { return b.handOff(s, b.window) })
 	turns(park, 1, b.systems, func(s system) (measurement, error) {
@@ -166,11 +167,15 @@ func (b *bench) plan() (steps []step) {
 const (
 	uncontended = "uncontended"
 	oneProcess  = "one process"
+	manyKeys    = "256 keys"
 	among       = "a writer among 8 readers"
 	handOver    = "hand-off"
 	park        = "parked"
 	killed      = "killed"
 )
+
+// crowd is the number of goroutines, and of keys, of one client where each has its own.
+const crowd = 256
 
 // crowds are the numbers of clients that contend for one key.
 var crowds = []int{2, 8, 32, 128}

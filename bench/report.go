@@ -161,6 +161,10 @@ func (r *report) judge() {
 	if r.find(oneProcess, reading.name) != nil {
 		atLeast(oneProcess, "rate of readers over the best peer", peers(oneProcess, reading.name), 100)
 	}
+	if r.find(manyKeys, keyed.name) != nil {
+		atLeast(manyKeys, "rate over "+redislock1, r.over(manyKeys, keyed.name, redislock1, rate), 2.2)
+		atLeast(manyKeys, "rate over "+rueidisName, r.over(manyKeys, keyed.name, rueidisName, rate), 1.5)
+	}
 	if res := r.find(among, reading.name); res != nil {
 		atMost(among, "p99 in ms", res.Median.P99, 50)
 	}

@@ -67,3 +67,6 @@ var cancellable = system{name: "warlock, LockContext", connect: connectWarlock}
 // reading is warlock's RWMutex in the hands of readers. No peer has the like; what they
 // have instead is an exclusive lock.
 var reading = system{name: "warlock, RLock", connect: connectReaders, endless: true, shares: true}
+
+// keyed is warlock's lock per ID, which sends what is asked for at the same time together.
+var keyed = system{name: "warlock, Keyed", connect: connectKeyed, endless: true}
