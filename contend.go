@@ -235,14 +235,13 @@ func (a *acquisition) granted(token int64) (*Lease, error) {
 	m := a.m
 	l := &Lease{lock: m.lock, id: a.id, fence: token, last: token + a.spare, until: m.opts.clock.Now().Add(handOnTime)}
 	kept, err := lease.Start(lease.Terms{
-		Clock:      m.opts.clock,
-		TTL:        m.ttl,
-		Renewals:   m.opts.renewals(),
-		Spread:     m.spread,
-		Logger:     m.opts.logger,
-		Key:        m.lock.Key(),
-		Renew:      l.renew,
-		RenewLater: l.renewLater,
+		Clock:    m.opts.clock,
+		TTL:      m.ttl,
+		Renewals: m.opts.renewals(),
+		Spread:   m.spread,
+		Logger:   m.opts.logger,
+		Key:      m.lock.Key(),
+		Server:   (*renewer)(l),
 	}, a.sent)
 	if err != nil {
 		return nil, err

@@ -231,25 +231,26 @@ func (l *Lease) keep() bool {
 	return l.fate.CompareAndSwap(undecided, kept) || l.fate.Load() == kept
 }
 
-// renew asks Redis to let the lease live for ttl.
-func (l *Lease) renew(ctx context.Context, ttl time.Duration) error {
-	waiting, err := l.lock.Renew(ctx, l.id, l.last, ttl)
-	l.noteContended(waiting)
+// A renewer is a lease as it is renewed.
+type renewer Lease
+
+func (r *renewer) Renew(ctx context.Context, ttl time.Duration) error {
+	waiting, err := r.lock.Renew(ctx, r.id, r.last, ttl)
+	r.note(waiting)
 	return err
 }
 
-// renewLater is renew for who need not wait for the answer.
-func (l *Lease) renewLater(ctx context.Context, ttl time.Duration, done func(error)) {
-	l.lock.RenewLater(ctx, l.id, l.last, ttl, func(waiting bool, err error) {
-		l.noteContended(waiting)
+func (r *renewer) RenewLater(ctx context.Context, ttl time.Duration, done func(error)) {
+	r.lock.RenewLater(ctx, r.id, r.last, ttl, func(waiting bool, err error) {
+		r.note(waiting)
 		done(err)
 	})
 }
 
-// noteContended takes in what a renewal said of those who wait.
-func (l *Lease) noteContended(waiting bool) {
+// note takes in what a renewal said of those who wait.
+func (r *renewer) note(waiting bool) {
 	if waiting {
-		l.contended.Store(true)
+		r.contended.Store(true)
 	}
 }
 

@@ -68,13 +68,18 @@ type Terms struct {
 	// at random, so that leases that began together are not renewed together.
 	Spread time.Duration
 
+	Server Server
+}
+
+// A Server keeps the lease, too.
+type Server interface {
 	// Renew asks the server to let the lease live for ttl. It returns nil,
 	// protocol.ErrNotHeld, or an error after which neither is known.
-	Renew func(ctx context.Context, ttl time.Duration) error
+	Renew(ctx context.Context, ttl time.Duration) error
 
 	// RenewLater is Renew for a timer, which need not wait: it calls done with what Renew
 	// would have returned, and returns before or after that.
-	RenewLater func(ctx context.Context, ttl time.Duration, done func(error))
+	RenewLater(ctx context.Context, ttl time.Duration, done func(error))
 }
 
 // Lease is one hold of a lease. Its methods may be called concurrently.
@@ -103,7 +108,7 @@ type keeper struct {
 	start time.Time
 	until atomic.Int64 // the deadline, in ns after start; in the past if nobody holds
 
-	mu       sync.Mutex      // guards the following; never held over a call of Renew
+	mu       sync.Mutex      // guards the following; never held over a call of the Server
 	current  *Lease          // the hold, which may have ended
 	deadline time.Time       // grows while held
 	renewAt  time.Time       // when the next renewal is due
@@ -160,7 +165,7 @@ func (l *Lease) Extend(ctx context.Context, ttl time.Duration) error {
 	if err := l.err(sent); err != nil {
 		return err
 	}
-	err := k.renewed(sent, ttl, k.terms.Renew(ctx, ttl))
+	err := k.renewed(sent, ttl, k.terms.Server.Renew(ctx, ttl))
 	if ended := l.err(k.terms.Clock.Now()); ended != nil {
 		return ended
 	}
@@ -325,7 +330,7 @@ func (k *keeper) tick() {
 		k.report(err)
 		return
 	}
-	k.terms.RenewLater(ctx, k.terms.TTL, func(answer error) {
+	k.terms.Server.RenewLater(ctx, k.terms.TTL, func(answer error) {
 		k.report(k.renewed(sent, k.terms.TTL, answer))
 	})
 }

@@ -50,17 +50,24 @@ func start(t *testing.T, renewals time.Duration) *keeper {
 }
 
 func (k *keeper) terms(clock clockwork.Clock, renewals time.Duration) lease.Terms {
-	renew := func(_ context.Context, ttl time.Duration) error {
-		c := call{k.clock.Now(), ttl, make(chan error, 1)}
-		k.calls <- c
-		return <-c.answer
-	}
 	return lease.Terms{
 		Clock: clock, TTL: ttl, Renewals: renewals, Key: "invoice:42",
-		Logger:     slog.New(slog.NewTextHandler(k.log, nil)),
-		Renew:      renew,
-		RenewLater: func(ctx context.Context, ttl time.Duration, done func(error)) { done(renew(ctx, ttl)) },
+		Logger: slog.New(slog.NewTextHandler(k.log, nil)),
+		Server: (*server)(k),
 	}
+}
+
+// A server is the keeper's as the lease sees it.
+type server keeper
+
+func (s *server) Renew(_ context.Context, ttl time.Duration) error {
+	c := call{s.clock.Now(), ttl, make(chan error, 1)}
+	s.calls <- c
+	return <-c.answer
+}
+
+func (s *server) RenewLater(ctx context.Context, ttl time.Duration, done func(error)) {
+	done(s.Renew(ctx, ttl))
 }
 
 // to moves the clock to d after the start, with the timer armed for what is next.

@@ -66,9 +66,9 @@ func (l *Lock) Explain(doing string, err error) error {
 
 // names returns the keys of the lock as they stand in messages.
 func (l *Lock) names() string {
-	quoted := make([]string, len(l.keys))
+	quoted := make([]string, keyCount)
 	for i, key := range l.keys {
-		quoted[i] = Quote(key)
+		quoted[i] = Quote(key.(string))
 	}
 	last := len(quoted) - 1
 	return strings.Join(quoted[:last], ", ") + " and " + quoted[last]

@@ -26,16 +26,18 @@ const (
 
 // companions are the keys beside the lock's own, in the order in which the
 // scripts take them.
-var companions = []string{":fence", ":queue", ":waiters", ":readers"}
+var companions = [keyCount - 1]string{":fence", ":queue", ":waiters", ":readers"}
+
+const keyCount = 5 // of a lock and its companions
 
 // keys returns the names of the lock and its companions.
-func keys(key string) ([]string, error) {
+func keys(key string) (names [keyCount]string, err error) {
 	if key == "" {
-		return nil, errors.New("warlock: the key is empty: name what is to be locked")
+		return names, errors.New("warlock: the key is empty: name what is to be locked")
 	}
 	for _, c := range companions {
 		if strings.HasSuffix(key, tagged+c) || strings.HasPrefix(key, prefixed) && strings.HasSuffix(key, "}"+c) {
-			return nil, fmt.Errorf("warlock: the key %s is named as the %s of another lock: choose another name", Quote(key), c[1:])
+			return names, fmt.Errorf("warlock: the key %s is named as the %s of another lock: choose another name", Quote(key), c[1:])
 		}
 	}
 	base := prefixed + key + "}"
@@ -43,11 +45,19 @@ func keys(key string) ([]string, error) {
 	case hasTag(key):
 		base = key + tagged
 	case strings.Contains(key, "}"):
-		return nil, fmt.Errorf("warlock: the braces of key %s give it no usable hash tag: put something between { and }, or use none", Quote(key))
+		return names, fmt.Errorf("warlock: the braces of key %s give it no usable hash tag: put something between { and }, or use none", Quote(key))
 	}
-	names := []string{key}
+	var all strings.Builder // one string for all of them: there may be many locks
+	all.Grow(len(companions) * (len(base) + len(":waiters")))
+	names[0] = key
 	for _, c := range companions {
-		names = append(names, base+c)
+		all.WriteString(base)
+		all.WriteString(c)
+	}
+	rest := all.String()
+	for i, c := range companions {
+		n := len(base) + len(c)
+		names[1+i], rest = rest[:n], rest[n:]
 	}
 	return names, nil
 }

@@ -61,8 +61,7 @@ var (
 // used concurrently.
 type Lock struct {
 	client sender
-	keys   []string // the lock and its companions
-	words  []any    // the same, as commands take them
+	keys   [keyCount]any // strings, as commands take them: the lock and its companions
 }
 
 // New returns the lock named key on the server of client. It errs if the client
@@ -82,15 +81,15 @@ func newLock(client sender, key string) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lock{client: client, keys: names}
-	for _, name := range names {
-		l.words = append(l.words, name)
+	l := &Lock{client: client}
+	for i, name := range names {
+		l.keys[i] = name
 	}
 	return l, nil
 }
 
 // Key returns the name of the lock.
-func (l *Lock) Key() string { return l.keys[0] }
+func (l *Lock) Key() string { return l.keys[0].(string) }
 
 // KeepsDeadlines reports whether the client itself ends each call at the deadline of
 // its context; by default go-redis reads on until its ReadTimeout, and dials
@@ -299,9 +298,9 @@ func unknown(cmd *redis.Cmd) bool {
 const firstKey = 3 // among the words of a command
 
 func (l *Lock) command(ctx context.Context, name, script any, args []any) *redis.Cmd {
-	words := make([]any, 0, firstKey+len(l.words)+len(args))
-	words = append(words, name, script, len(l.words))
-	words = append(append(words, l.words...), args...)
+	words := make([]any, 0, firstKey+keyCount+len(args))
+	words = append(words, name, script, keyCount)
+	words = append(append(words, l.keys[:]...), args...)
 	cmd := redis.NewCmd(ctx, words...)
 	cmd.SetFirstKeyPos(firstKey)
 	return cmd
