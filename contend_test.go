@@ -501,12 +501,7 @@ func passTwice(t *testing.T, key string, servers []*redistest.Server, a, b redis
 func TestWaitingOnACluster(t *testing.T) {
 	t.Parallel() // a cluster takes two seconds to come up
 	a, b := redistest.StartNode(t), redistest.StartNode(t)
-	a.Do("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
-	b.Do("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
-	meet(t, a, b)
-	redistest.Eventually(t, func() bool {
-		return clusterOK(t, a) && clusterOK(t, b)
-	}, "the cluster is up")
+	redistest.Cluster(t, a, b)
 	client := func() redis.UniversalClient {
 		c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{a.Addr, b.Addr}})
 		t.Cleanup(func() { _ = c.Close() }) // nothing is under way

@@ -673,31 +673,10 @@ func TestClusterTroubleIsWaitedOut(t *testing.T) {
 	}
 	expect("CLUSTERDOWN", func() { a.Do("CLUSTER", "ADDSLOTSRANGE", 0, 16383) })
 
-	meet(t, a, b)
+	redistest.Meet(t, a, b)
 	slot := a.Do("CLUSTER", "KEYSLOT", key)
 	a.Do("CLUSTER", "SETSLOT", slot, "MIGRATING", b.Do("CLUSTER", "MYID"))
 	expect("TRYAGAIN", func() { a.Do("CLUSTER", "SETSLOT", slot, "STABLE") }) // the fence is there, the lock is not
-}
-
-// meet makes two nodes one cluster.
-func meet(t *testing.T, a, b *redistest.Server) {
-	t.Helper()
-	host, port, err := net.SplitHostPort(b.Addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	bus := b.Do("CONFIG", "GET", "cluster-port").(map[any]any)["cluster-port"]
-	id := fmt.Sprint(b.Do("CLUSTER", "MYID"))
-	redistest.Eventually(t, func() bool {
-		a.Do("CLUSTER", "MEET", host, port, bus) // again, since a handshake may fail
-		return strings.Contains(fmt.Sprint(a.Do("CLUSTER", "NODES")), id)
-	}, "the nodes have met")
-}
-
-// clusterOK reports whether, as s sees it, the cluster serves all slots.
-func clusterOK(t *testing.T, s *redistest.Server) bool {
-	info, err := s.Admin.ClusterInfo(t.Context()).Result()
-	return err == nil && strings.Contains(info, "cluster_state:ok")
 }
 
 // Promise: one slot. A cluster refuses scripts that touch what they did not
@@ -706,7 +685,7 @@ func TestPromiseOneSlotOnACluster(t *testing.T) {
 	t.Parallel() // a cluster takes two seconds to come up
 	s := redistest.StartNode(t)
 	s.Do("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-	redistest.Eventually(t, func() bool { return clusterOK(t, s) }, "the cluster is up")
+	redistest.Eventually(t, func() bool { return redistest.ClusterOK(s) }, "the cluster is up")
 	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{s.Addr}})
 	defer client.Close()
 	for _, k := range []string{"a", "{a}", "x{a}y", "}{a}", "a{b"} {

@@ -42,7 +42,8 @@ func (s single) Later(ctx context.Context, cmd redis.Cmder, done func()) {
 // A batch has a goroutine of its own, so who waits for an answer may leave, and who
 // need not wait takes none.
 type Pipeline struct {
-	client redis.UniversalClient
+	client    redis.UniversalClient
+	gathering time.Duration // for which a request waits for others, at the most
 
 	mu    sync.Mutex // guards lanes
 	lanes map[*redis.Client]*lane
@@ -53,9 +54,9 @@ type Pipeline struct {
 // cost both sides more calls of the system. Measured with 256 goroutines on two cores,
 // four of up to 64 kept both sides the busiest.
 const (
-	direct    = 4
+	direct    = 4                     // requests and batches under way, at which others wait
 	fullness  = 64                    // requests in a batch, at the most
-	gathering = 10 * time.Millisecond // for which a request waits for others, at the most
+	gathering = 10 * time.Millisecond // as Pipeline.gathering
 )
 
 // errAbandoned is returned for a request that is still under way.
@@ -63,7 +64,7 @@ var errAbandoned = errors.New("warlock: request abandoned")
 
 // NewPipeline returns a pipeline of client, in which nothing is under way.
 func NewPipeline(client redis.UniversalClient) *Pipeline {
-	return &Pipeline{client: client, lanes: make(map[*redis.Client]*lane)}
+	return &Pipeline{client: client, gathering: gathering, lanes: make(map[*redis.Client]*lane)}
 }
 
 // Process waits until the deadline of ctx for a request that went together with others;
@@ -97,8 +98,8 @@ func (p *Pipeline) Process(ctx context.Context, cmd redis.Cmder) error {
 	return cmd.Err()
 }
 
-// Later does not repeat a request that was not answered, and follows it only to where the
-// server said.
+// Later leaves it at what a pipeline of the client does about a request that is not
+// answered, and follows one only to where the server said.
 func (p *Pipeline) Later(ctx context.Context, cmd redis.Cmder, done func()) {
 	l := p.lane(ctx, cmd)
 	if l == nil {
@@ -136,7 +137,7 @@ func (p *Pipeline) lane(ctx context.Context, cmd redis.Cmder) *lane {
 				delete(p.lanes, old)
 			}
 		}
-		l = &lane{client: p.client, server: server}
+		l = &lane{client: p.client, server: server, gathering: p.gathering}
 		p.lanes[server] = l
 	}
 	return l
@@ -154,8 +155,9 @@ func elsewhere(err error) bool {
 
 // A lane leads to one server.
 type lane struct {
-	client redis.UniversalClient // follows requests to other servers
-	server *redis.Client
+	client    redis.UniversalClient // follows requests to other servers
+	server    *redis.Client
+	gathering time.Duration
 
 	mu      sync.Mutex  // guards the following; never held over a call to Redis
 	busy    int         // requests and batches under way; at least direct if others wait
@@ -204,9 +206,9 @@ func (l *lane) enqueue(r *request) (waits bool) {
 // gatherLocked gives those who wait for the next batch some time to become more.
 func (l *lane) gatherLocked() {
 	if l.overdue == nil {
-		l.overdue = time.AfterFunc(gathering, l.hurry)
+		l.overdue = time.AfterFunc(l.gathering, l.hurry)
 	} else {
-		l.overdue.Reset(gathering)
+		l.overdue.Reset(l.gathering)
 	}
 }
 
@@ -277,9 +279,8 @@ func (l *lane) send(batch []*request) {
 func (l *lane) redirected(r *request) bool {
 	err := r.cmd.Err()
 	_, moved := redis.IsMovedError(err)
-	_, asked := redis.IsAskError(err)
-	if c, ok := l.client.(*redis.ClusterClient); ok && err != nil && !moved && !asked {
+	if c, ok := l.client.(*redis.ClusterClient); ok && err != nil && !moved {
 		c.ReloadState(r.ctx)
 	}
-	return moved || asked
+	return moved
 }

@@ -106,10 +106,7 @@ func (s *Server) start() {
 // StartSentinel starts a Sentinel that watches s under the name master, alone.
 func (s *Server) StartSentinel(master string) *Server {
 	s.tb.Helper()
-	host, port, err := net.SplitHostPort(s.Addr)
-	if err != nil {
-		s.tb.Fatal(err)
-	}
+	host, port := hostPort(s.tb, s)
 	file := filepath.Join(s.tb.TempDir(), "sentinel.conf") // which Sentinel writes to as well
 	if err := os.WriteFile(file, fmt.Appendf(nil, "sentinel monitor %s %s %s 1\n", master, host, port), 0o600); err != nil {
 		s.tb.Fatal(err)

@@ -1,0 +1,392 @@
+package protocol
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+const (
+	anHour = time.Hour
+	never  = time.Hour // no test is so patient
+)
+
+// A gate is a hook that lets requests that go by themselves wait until it is opened, and
+// notes how large batches are.
+type gate struct {
+	opened  chan struct{}
+	waiting chan struct{} // yields for each that waits
+
+	mu      sync.Mutex
+	batches []int
+}
+
+// gated returns a pipeline whose requests have to pass a gate.
+func gated(t *testing.T, s *redistest.Server) (*Pipeline, *gate) {
+	t.Helper()
+	client := s.Client()
+	p := NewPipeline(client)
+	l := pipelined(t, p, "warm")
+	grant(t, l)
+	if err := giveBack(l); err != nil {
+		t.Fatal(err)
+	}
+	g := &gate{opened: make(chan struct{}), waiting: make(chan struct{}, 1000)}
+	client.AddHook(g)
+	return p, g
+}
+
+func (g *gate) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if strings.HasPrefix(cmd.Name(), "eval") {
+			g.waiting <- struct{}{}
+			<-g.opened
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if strings.HasPrefix(cmds[0].Name(), "eval") { // and not of a connection that begins
+			g.mu.Lock()
+			g.batches = append(g.batches, len(cmds))
+			g.mu.Unlock()
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// sizes returns those of the batches so far.
+func (g *gate) sizes() []int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.batches)
+}
+
+func pipelined(t *testing.T, p *Pipeline, key string) *Lock {
+	t.Helper()
+	l, err := p.Lock(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+const holder = "5f0c5b6e-8c3c-4f3e-9d6b-0d9d0e6f3b1a:1"
+
+func grant(t *testing.T, l *Lock) {
+	t.Helper()
+	if g, err := l.Acquire(t.Context(), Request{ID: holder, TTL: anHour}); err != nil || !g.Granted {
+		t.Errorf("acquire of %s: %+v, %v", l.Key(), g, err)
+	}
+}
+
+func giveBack(l *Lock) error {
+	_, err := l.Release(context.Background(), holder, 0)
+	return err
+}
+
+// acquireAll acquires a lock for each number from..to-1, all at a time.
+func acquireAll(t *testing.T, p *Pipeline, from, to int) *sync.WaitGroup {
+	var group sync.WaitGroup
+	for i := from; i < to; i++ {
+		l := pipelined(t, p, fmt.Sprint("lock:", i))
+		group.Go(func() { grant(t, l) })
+	}
+	return &group
+}
+
+// occupy lets as many requests as go by themselves be under way, at the gate.
+func occupy(t *testing.T, p *Pipeline, g *gate) *sync.WaitGroup {
+	group := acquireAll(t, p, 0, direct)
+	for range direct {
+		<-g.waiting
+	}
+	return group
+}
+
+// queued reports whether n requests wait in the lanes of p.
+func queued(p *Pipeline, n int) func() bool {
+	return func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		waiting := 0
+		for _, l := range p.lanes {
+			l.mu.Lock()
+			waiting += len(l.waiting)
+			l.mu.Unlock()
+		}
+		return waiting == n
+	}
+}
+
+func TestRequestsGather(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		p, g := gated(t, s)
+		p.lanes, p.gathering = make(map[*redis.Client]*lane), never
+		alone := occupy(t, p, g)
+		const n = fullness + 10
+		others := acquireAll(t, p, direct, direct+n)
+		redistest.Eventually(t, queued(p, n), "all others wait")
+		if sizes := g.sizes(); len(sizes) > 0 {
+			t.Errorf("batches of %d went while as many were under way as may be", sizes)
+		}
+		close(g.opened)
+		alone.Wait()
+		others.Wait()
+		sizes := g.sizes()
+		slices.Sort(sizes)
+		if !slices.Equal(sizes, []int{10, fullness}) {
+			t.Errorf("batches of %d, want as many as may be in one, and the rest in another", sizes)
+		}
+		if !p.lane(t.Context(), redis.NewCmd(t.Context(), "eval", "", 1, "lock")).idle() {
+			t.Error("the lane is busy, when all is done")
+		}
+	})
+}
+
+// Requests that are under way on connections that are dead hold up nobody else.
+func TestNoRequestWaitsLong(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		p, g := gated(t, s)
+		alone := occupy(t, p, g)
+		for range 3 { // also once there are more under way than that
+			acquireAll(t, p, direct, direct+1).Wait()
+			if err := giveBack(pipelined(t, p, fmt.Sprint("lock:", direct))); err != nil {
+				t.Error(err)
+			}
+		}
+		many := acquireAll(t, p, direct+1, direct+1+2*fullness)
+		many.Wait()
+		if sizes := g.sizes(); slices.Max(sizes) > fullness {
+			t.Errorf("batches of %d", sizes)
+		}
+		close(g.opened)
+		alone.Wait()
+	})
+}
+
+// Who waits in a batch may leave when its deadline is past, and the batch goes on.
+func TestWaiterInABatchLeavesAtItsDeadline(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		p, g := gated(t, s)
+		p.lanes, p.gathering = make(map[*redis.Client]*lane), never
+		alone := occupy(t, p, g)
+		l := pipelined(t, p, "released")
+		s.Do("SET", "released", holder, "PX", 60000)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		if _, err := l.Release(ctx, holder, 0); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("release: %v", err)
+		}
+		close(g.opened)
+		alone.Wait()
+		redistest.Eventually(t, queued(p, 0), "the batch is sent")
+		if got := s.Get("released"); got != holder {
+			t.Errorf("a request that was given up before it was sent left %q", got)
+		}
+	})
+}
+
+// A request that is given up while it waits for its turn is not sent.
+func TestGivenUpRequestIsNotSent(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		p, g := gated(t, s)
+		p.lanes, p.gathering = make(map[*redis.Client]*lane), never
+		alone := occupy(t, p, g)
+		ctx, cancel := context.WithCancel(t.Context())
+		l, failed := pipelined(t, p, "given up"), make(chan error, 1)
+		go func() {
+			_, err := l.Acquire(ctx, Request{ID: holder, TTL: anHour})
+			failed <- err
+		}()
+		redistest.Eventually(t, queued(p, 1), "it waits")
+		cancel()
+		close(g.opened)
+		alone.Wait()
+		if err := <-failed; !errors.Is(err, context.Canceled) {
+			t.Errorf("acquire: %v", err)
+		}
+		if got := s.Get("given up"); got != "" {
+			t.Errorf("the lock holds %q", got)
+		}
+	})
+}
+
+// Replies to a batch that get lost are asked for again, one by one, and a release knows
+// that it may have been carried out. A renewal is not: its timer asks again.
+func TestLostRepliesOfABatch(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		line := new(redistest.Line)
+		client := line.Client(s)
+		p := NewPipeline(client)
+		locks := make([]*Lock, 40)
+		for i := range locks {
+			locks[i] = pipelined(t, p, fmt.Sprint("lock:", i))
+		}
+		each := func(f func(l *Lock)) {
+			var group sync.WaitGroup
+			for _, l := range locks {
+				group.Go(func() { f(l) })
+			}
+			group.Wait()
+		}
+		each(func(l *Lock) { grant(t, l) })
+		for name, op := range map[string]func(l *Lock){
+			"acquire": func(l *Lock) { grant(t, l) },
+			"release": func(l *Lock) {
+				if err := giveBack(l); err != nil {
+					t.Errorf("release of %s: %v", l.Key(), err)
+				}
+				grant(t, l)
+			},
+		} {
+			line.BreakFirst(2, redistest.Cut)
+			each(op)
+			line.Break(nil)
+			for _, l := range locks {
+				if got := s.Get(l.Key()); got != holder {
+					t.Errorf("after %s %s holds %q", name, l.Key(), got)
+				}
+			}
+		}
+		line.BreakFirst(10, redistest.Cut) // more than go-redis tries
+		failed := make(chan error, 1)
+		locks[0].RenewLater(t.Context(), holder, 0, 2*anHour, func(_ bool, err error) { failed <- err })
+		if err := <-failed; err == nil || Answered(err) {
+			t.Errorf("a renewal whose reply was lost: %v", err)
+		}
+	})
+}
+
+// RenewLater finds a server that has lost its scripts, and tells what Renew would.
+func TestRenewLater(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		for name, l := range map[string]*Lock{
+			"together": pipelined(t, NewPipeline(s.Client()), "lock"),
+			"alone":    must(New(s.Client(), "lock")),
+		} {
+			later := func() error {
+				answer := make(chan error, 1)
+				l.RenewLater(t.Context(), holder, 0, anHour, func(_ bool, err error) { answer <- err })
+				return <-answer
+			}
+			s.Do("SET", "lock", holder, "PX", 60000)
+			s.Do("SCRIPT", "FLUSH")
+			if err := later(); err != nil || s.TTL("lock") <= time.Minute {
+				t.Errorf("%s: %v, the lock lives for %v", name, err, s.TTL("lock"))
+			}
+			s.Do("SET", "lock", "another", "PX", 60000)
+			if err := later(); !errors.Is(err, ErrNotHeld) {
+				t.Errorf("%s: renewal of another's lock: %v", name, err)
+			}
+		}
+	})
+}
+
+func must(l *Lock, err error) *Lock {
+	if err != nil {
+		panic(err)
+	}
+	return l
+}
+
+func TestPipelineOfAClosedClient(t *testing.T) {
+	s := redistest.StartMini(t)
+	client := s.Client()
+	p := NewPipeline(client)
+	if err := client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	for i := range 40 {
+		l := pipelined(t, p, fmt.Sprint("lock:", i))
+		group.Go(func() {
+			if _, err := l.Acquire(t.Context(), Request{ID: holder, TTL: anHour}); !Permanent(err) {
+				t.Errorf("acquire: %v", err)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// On a cluster, requests of one node go together, and are followed where a slot has gone.
+func TestPipelineOfACluster(t *testing.T) {
+	t.Parallel() // a cluster takes two seconds to come up
+	a, b := redistest.StartNode(t), redistest.StartNode(t)
+	redistest.Cluster(t, a, b)
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{a.Addr, b.Addr}})
+	defer client.Close()
+	p := NewPipeline(client)
+	const n = 200
+	acquireAll(t, p, 0, n).Wait()
+	if onA, onB := a.Do("DBSIZE").(int64), b.Do("DBSIZE").(int64); onA == 0 || onB == 0 || onA+onB != 2*n {
+		t.Errorf("%d and %d keys on the nodes, want a lock and a fence for each, on both", onA, onB)
+	}
+	if len(p.lanes) != 2 {
+		t.Errorf("%d lanes, want one for each node", len(p.lanes))
+	}
+
+	// All of one slot, which moves.
+	locks := make([]*Lock, n)
+	for i := range locks {
+		locks[i] = pipelined(t, p, fmt.Sprint("{moving}:", i))
+	}
+	each := func(what string, f func(l *Lock) error) {
+		t.Helper()
+		var group sync.WaitGroup
+		for _, l := range locks {
+			group.Go(func() {
+				if err := f(l); err != nil {
+					t.Errorf("%s of %s: %v", what, l.Key(), err)
+				}
+			})
+		}
+		group.Wait()
+	}
+	later := func(l *Lock) error {
+		answer := make(chan error, 1)
+		l.RenewLater(t.Context(), holder, 0, anHour, func(_ bool, err error) { answer <- err })
+		return <-answer
+	}
+	each("acquisition", func(l *Lock) error { grant(t, l); return nil })
+	from, to := a, b
+	if slot := a.Do("CLUSTER", "KEYSLOT", "{moving}").(int64); slot > 8191 {
+		from, to = b, a
+	}
+	redistest.MoveSlot(t, from, to, "{moving}", func() {
+		each("renewal amidst the move", func(l *Lock) error {
+			// Where some keys of a lock are missing, a node says so.
+			if err := later(l); !Answered(err) || errors.Is(err, ErrNotHeld) {
+				return fmt.Errorf("got %w, want an answer that leaves it open", err)
+			}
+			return nil
+		})
+	})
+	each("renewal after the move", later)
+	each("release", giveBack)
+}
+
+func TestPipelineOfARing(t *testing.T) {
+	a, b := redistest.StartMini(t), redistest.StartMini(t)
+	client := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": a.Addr, "b": b.Addr}})
+	defer client.Close()
+	p := NewPipeline(client)
+	const n = 200
+	acquireAll(t, p, 0, n).Wait()
+	if onA, onB := len(a.Keys()), len(b.Keys()); onA == 0 || onB == 0 || onA+onB != 2*n {
+		t.Errorf("%d and %d keys on the shards", onA, onB)
+	}
+}
