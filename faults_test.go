@@ -523,7 +523,7 @@ func TestSmallPool(t *testing.T) {
 // Readers, who wait and let others in, and writers get by with one connection each.
 func TestSmallPoolOfReaders(t *testing.T) {
 	s := redistest.Start(t)
-	var mutexes []*warlock.RWMutex
+	var mutexes []rwLock
 	for range 2 {
 		client := s.Client(func(o *redis.Options) { o.PoolSize = 1 })
 		mutexes = append(mutexes, warlock.NewRWMutex(client, key, 300*time.Millisecond))

@@ -14,21 +14,20 @@ import (
 )
 
 // A Keyed is a lock for each of any number of IDs: a map of [RWMutex]es between
-// processes, of which it keeps those that are in use. The lock of an id is that
-// of a Mutex or an RWMutex with the key prefix + id, and all that is said of those holds for it.
+// processes, of which it keeps those that are in use. The lock of an id is that of a
+// Mutex or an RWMutex with the key prefix + id, and all that is said of those holds for it.
 //
-// An ID that nobody in this process holds or waits for takes no memory, and none in Redis
+// An id that nobody in this process holds or waits for takes no memory, and none in Redis
 // two minutes after it was last held anywhere.
 //
 // Its zero value is not usable: make it with [NewKeyed]. It must not be copied
-// after first use. Its methods may be called concurrently; this is what it is for. Requests that
-// are made at the same time go to Redis together, in a pipeline of go-redis, if the client is a
-// [redis.Client]; on a Cluster, each goes by itself. A [redis.Hook] sees one that goes together
-// with others when it is on its way, and cannot stop it. Renewals of the locks that are held
-// are spread over time.
+// after first use. Its methods may be called concurrently; this is what it is for. Requests
+// that are made while others are under way go to Redis together, in pipelines of the client, one for
+// each server; a [redis.Hook] sees them as such. Renewals of locks that were taken together are spread
+// over time, and keep no goroutines.
 //
-// An id is at least one byte long and 64 KiB at the most, and its braces, if it has any, leave the key
-// a usable hash tag. With any other, the methods that return errors return one that
+// An id is at least one byte long and 64 KiB at the most, and its braces, if it has any, leave the
+// key a usable hash tag. With any other, the methods that return errors return one that
 // says so, and those that do not panic with it.
 type Keyed struct {
 	*terms
@@ -183,22 +182,31 @@ func (k *Keyed) lock(id string) (*protocol.Lock, error) {
 	return k.pipeline.Lock(k.prefix + id)
 }
 
-// use returns the entry of id, counted once more.
-func (k *Keyed) use(id string) (*entry, error) {
+// newEntry returns an entry for id, which nobody uses yet.
+func (k *Keyed) newEntry(id string) (*entry, error) {
 	if k.terms == nil {
 		panic("warlock: the Keyed was not made by NewKeyed")
 	}
+	lock, err := k.lock(id)
+	if err != nil {
+		return nil, err
+	}
+	e := new(entry)
+	e.rw.w.lock, e.rw.w.terms = lock, k.terms
+	return e, nil
+}
+
+// use returns the entry of id, counted once more.
+func (k *Keyed) use(id string) (*entry, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	e := k.entries[id]
 	if e == nil {
-		lock, err := k.lock(id)
-		if err != nil {
+		var err error
+		if e, err = k.newEntry(id); err != nil {
 			return nil, err
 		}
-		e = new(entry)
-		e.rw.w.lock, e.rw.w.terms = lock, k.terms
-		k.entries[lock.Key()[len(k.prefix):]] = e // so the ID is kept once
+		k.entries[e.rw.w.lock.Key()[len(k.prefix):]] = e // shares the lock's copy of the id
 	}
 	e.uses++
 	return e, nil
@@ -260,12 +268,13 @@ func (k *Keyed) tryOrLog(name, id string, mode protocol.Mode) bool {
 }
 
 // release unlocks id by unlock.
-func (k *Keyed) release(ctx context.Context, id string, unlock func(*Mutex, context.Context) error) error {
-	e, err := k.use(id)
-	if err != nil {
-		return err
+func (k *Keyed) release(ctx context.Context, id string, unlock func(*Mutex, context.Context) error) (err error) {
+	e := k.lookUp(id)
+	if e == nil { // unlock will say that it is not locked
+		if e, err = k.newEntry(id); err != nil {
+			return fmt.Errorf("%w (%w)", err, ErrNotHeld)
+		}
 	}
-	defer k.leave(id, e)
 	err = unlock(&e.rw.w, ctx)
 	if !errors.Is(err, ErrNotHeld) { // a hold has ended, whatever became of its lease
 		k.leave(id, e)

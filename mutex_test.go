@@ -160,7 +160,7 @@ func TestVetReportsCopies(t *testing.T) {
 	if err == nil {
 		t.Fatal("go vet accepts a copy of a Mutex")
 	}
-	contains(t, string(out), "passes lock by value", "warlock.Mutex", "warlock.RWMutex")
+	contains(t, string(out), "passes lock by value", "warlock.Mutex", "warlock.RWMutex", "warlock.Keyed")
 }
 
 func TestUnlockOfUnlocked(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,6 +37,7 @@ var roles = map[string]func(){
 	"another type":   func() { roleMutex().Lock() },
 	"closed client":  closedClientRole,
 	"read":           readRole,
+	"hold many":      holdManyRole,
 	"visit":          visitRole,
 	"read-unlock":    func() { roleRW(roleClient()).RUnlock() },
 }
@@ -82,6 +84,26 @@ func sayFound(l *warlock.Lease, unlock func(context.Context) error) {
 		errors.Is(extended, warlock.ErrLeaseLost),
 		errors.Is(context.Cause(l.Context()), warlock.ErrLeaseLost),
 		errors.Is(unlock(context.Background()), warlock.ErrLeaseLost))
+}
+
+// many is how many ids, from 0, a child holds beside the one.
+const many = 200
+
+// holdManyRole holds many ids, and is asked about one.
+func holdManyRole() {
+	k := warlock.NewKeyed(roleClient(), prefix, roleTTL())
+	lockMany(k)
+	k.Lock(id)
+	sayFound(k.Lease(id), func(ctx context.Context) error { return k.UnlockContext(ctx, id) })
+}
+
+// lockMany locks many ids, all at a time, beside the one that children are asked about.
+func lockMany(k *warlock.Keyed) {
+	var group sync.WaitGroup
+	for i := range many {
+		group.Go(func() { k.Lock(fmt.Sprint("many ", i)) })
+	}
+	group.Wait()
 }
 
 func closedClientRole() {
@@ -173,10 +195,46 @@ func TestHolderIsKilled(t *testing.T) {
 	}
 }
 
+// So are all that it held.
+func TestHolderOfManyIsKilled(t *testing.T) {
+	const ttl = 800 * time.Millisecond
+	s := redistest.Start(t)
+	c := startChild(t, s, "hold many", ttl)
+	fence, _ := c.held()
+	k := newKeyed(s, ttl)
+	done := result(func() error {
+		lockMany(k)
+		return k.LockContext(within(t), id)
+	})
+	redistest.Eventually(t, func() bool { return k.Len() == many && mailboxes(t, s) == 1 }, "all are waited for")
+	for start := time.Now(); time.Since(start) < 2*ttl; <-time.After(time.Millisecond) {
+		if k.Lease("many 0") != nil {
+			t.Fatal("the lock of a living process was taken")
+		}
+	}
+	killed := time.Now()
+	c.signal(syscall.SIGKILL)
+	if err := wait(t, done, "the locks are taken over"); err != nil {
+		t.Fatal(err)
+	}
+	if after := time.Since(killed); after > ttl+200*time.Millisecond {
+		t.Errorf("taken over %v after the kill, want within the ttl and 200 ms", after)
+	}
+	if got := k.Lease(id).Fence(); got <= fence {
+		t.Errorf("the token %d is not above %d", got, fence)
+	}
+	for i := range many {
+		k.Unlock(fmt.Sprint("many ", i))
+	}
+	k.Unlock(id)
+	unused(t, k)
+	onlyFence(t, s)
+}
+
 // A process that was stopped past its ttl finds its lease lost before anything
 // that it asks of the library succeeds, and its token is below its successor's.
 func TestPromiseTheHolderKnowsAfterItWasStopped(t *testing.T) {
-	for _, role := range []string{"hold", "read"} {
+	for _, role := range []string{"hold", "read", "hold many"} {
 		t.Run(role, func(t *testing.T) {
 			const ttl = 300 * time.Millisecond
 			s := redistest.Start(t)

@@ -276,23 +276,36 @@ func briefly(lock func(context.Context) error) bool {
 	return lock(ctx) == nil
 }
 
-// readWays and writeWays are the ways to lock an RWMutex; each reports whether it did.
+// An rwLock is what is hammered: an RWMutex, or an id of a Keyed.
+type rwLock interface {
+	sync.Locker
+	TryLock() bool
+	LockContext(ctx context.Context) error
+	Lease() *warlock.Lease
+	RLock()
+	RUnlock()
+	TryRLock() bool
+	RLockContext(ctx context.Context) error
+	RLease() *warlock.Lease
+}
+
+// readWays and writeWays are the ways to lock an rwLock; each reports whether it did.
 var (
-	readWays = []func(rw *warlock.RWMutex) bool{
-		func(rw *warlock.RWMutex) bool { rw.RLock(); return true },
-		(*warlock.RWMutex).TryRLock,
-		func(rw *warlock.RWMutex) bool { return briefly(rw.RLockContext) },
+	readWays = []func(rw rwLock) bool{
+		func(rw rwLock) bool { rw.RLock(); return true },
+		rwLock.TryRLock,
+		func(rw rwLock) bool { return briefly(rw.RLockContext) },
 	}
-	writeWays = []func(rw *warlock.RWMutex) bool{
-		func(rw *warlock.RWMutex) bool { rw.Lock(); return true },
-		(*warlock.RWMutex).TryLock,
-		func(rw *warlock.RWMutex) bool { return briefly(rw.LockContext) },
+	writeWays = []func(rw rwLock) bool{
+		func(rw rwLock) bool { rw.Lock(); return true },
+		rwLock.TryLock,
+		func(rw rwLock) bool { return briefly(rw.LockContext) },
 	}
 )
 
-// hammerRW lets goroutines read and write a under some RWMutexes, each of which stands for a
+// hammerRW lets goroutines read and write a under some locks, each of which stands for a
 // process, and returns when each has done so often.
-func hammerRW(a *area, mutexes []*warlock.RWMutex, readers, writers, visits int) {
+func hammerRW(a *area, mutexes []rwLock, readers, writers, visits int) {
 	var group sync.WaitGroup
 	for _, rw := range mutexes {
 		inProcess := 0 // guarded by rw: the race detector checks that it is
@@ -327,7 +340,7 @@ func TestPromiseExclusionOfReadersAndWriters(t *testing.T) {
 	} {
 		redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 			a := &area{t: t}
-			var mutexes []*warlock.RWMutex
+			var mutexes []rwLock
 			for range c.mutexes {
 				mutexes = append(mutexes, newRW(s, long, warlock.WithRetry(0, 5*time.Millisecond)))
 			}
@@ -341,7 +354,7 @@ func TestPromiseExclusionOfReadersAndWriters(t *testing.T) {
 func TestPromiseExclusionOfReadersAndWritersOverABadNetwork(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		line := new(redistest.Line)
-		var mutexes []*warlock.RWMutex
+		var mutexes []rwLock
 		for range 3 {
 			client := line.Client(s, func(o *redis.Options) {
 				o.MinRetryBackoff, o.MaxRetryBackoff, o.MaxRetries = time.Microsecond, time.Millisecond, 1

@@ -1,0 +1,614 @@
+package warlock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+// The contract of a Keyed.
+
+const (
+	prefix = "invoice:"
+	id     = "42" // so the key is the one that other tests use
+)
+
+// newKeyed returns a Keyed with a client of its own, as another process would have.
+func newKeyed(s *redistest.Server, ttl time.Duration, opts ...warlock.Option) *warlock.Keyed {
+	return warlock.NewKeyed(s.Client(), prefix, ttl, opts...)
+}
+
+// unused fails the test if k keeps anything.
+func unused(t testing.TB, k *warlock.Keyed) {
+	t.Helper()
+	if n := k.Len(); n != 0 {
+		t.Errorf("%d ids are in use, want none", n)
+	}
+}
+
+func TestKeyed(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		k, other := newKeyed(s, long), newKeyed(s, long)
+		k.Lock(id)
+		l := k.Lease(id)
+		if got := s.Get(key); got != l.ID() || l.Fence() <= 0 {
+			t.Errorf("the key holds %q, want the lease's ID %q", got, l.ID())
+		}
+		if k.Len() != 1 || k.Lease("43") != nil || k.RLease(id) != nil {
+			t.Errorf("%d ids are in use, and there are leases of others", k.Len())
+		}
+		if k.TryLock(id) || other.TryLock(id) || other.TryRLock(id) {
+			t.Error("a taken lock was taken")
+		}
+		if ok, err := other.TryLockContext(t.Context(), id); ok || err != nil {
+			t.Errorf("TryLockContext of a taken lock: %v, %v", ok, err)
+		}
+		unused(t, other)
+		if !k.TryLock("43") {
+			t.Error("another id is taken too")
+		}
+		if k.Len() != 2 {
+			t.Errorf("%d ids are in use, want 2", k.Len())
+		}
+		k.Unlock("43")
+		k.Unlock(id)
+		unused(t, k)
+		if k.Lease(id) != nil {
+			t.Error("an unlocked id has a lease")
+		}
+		if err := other.LockContext(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		if other.Lease(id).Fence() <= l.Fence() {
+			t.Errorf("the token %d came after %d", other.Lease(id).Fence(), l.Fence())
+		}
+		if err := other.UnlockContext(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		unused(t, other)
+		onlyFence(t, s)
+	})
+}
+
+func TestKeyedReaders(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		k, other := newKeyed(s, long), newKeyed(s, long)
+		k.RLock(id)
+		if err := k.RLockContext(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := other.TryRLockContext(t.Context(), id); !ok || err != nil {
+			t.Errorf("TryRLockContext beside readers: %v, %v", ok, err)
+		}
+		if !other.TryRLock(id) || other.TryLock(id) {
+			t.Error("readers do not share, or let a writer in")
+		}
+		if k.RLease(id) == nil || k.Lease(id) != nil || k.Len() != 1 {
+			t.Error("two readers of an id do not have one lease")
+		}
+		k.RUnlock(id)
+		if k.Len() != 1 {
+			t.Error("the id is not in use, though a reader holds")
+		}
+		if err := k.RUnlockContext(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		unused(t, k)
+		other.RUnlock(id)
+		other.RUnlock(id)
+		if !k.TryLock(id) {
+			t.Error("the lock is not free, though all readers have left")
+		}
+		k.Unlock(id)
+		onlyFence(t, s)
+	})
+}
+
+func TestKeyedIsThePlainLock(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		k, m, rw := newKeyed(s, long), newMutex(s, long), newRW(s, long)
+		k.Lock(id)
+		if m.TryLock() || rw.TryRLock() {
+			t.Error("a Mutex or an RWMutex got the lock beside a Keyed")
+		}
+		k.Unlock(id)
+		m.Lock()
+		if k.TryLock(id) || k.TryRLock(id) {
+			t.Error("a Keyed got the lock beside a Mutex")
+		}
+		done := result(func() error { return k.LockContext(within(t), id) })
+		redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the Keyed waits")
+		m.Unlock()
+		if err := wait(t, done, "the Keyed gets the lock"); err != nil {
+			t.Fatal(err)
+		}
+		k.Unlock(id)
+		unused(t, k)
+	})
+}
+
+func TestKeyedDo(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		k := newKeyed(s, long)
+		mine := errors.New("mine")
+		if err := k.Do(t.Context(), id, func(ctx context.Context) error {
+			if k.Lease(id) == nil || ctx.Err() != nil {
+				t.Error("fn runs without the lock")
+			}
+			return mine
+		}); err != mine {
+			t.Errorf("Do: %v, want fn's error", err)
+		}
+		unused(t, k)
+		if text := panicOf(func() {
+			_ = k.Do(t.Context(), id, func(context.Context) error { panic("fn's") })
+		}); text != "fn's" {
+			t.Errorf("Do panics with %q", text)
+		}
+		unused(t, k)
+		err := k.Do(t.Context(), id, func(ctx context.Context) error {
+			s.Do("DEL", key)
+			_ = k.Lease(id).Extend(ctx, long) // which finds it gone
+			wait(t, ctx.Done(), "fn's context ends")
+			return nil
+		})
+		if !errors.Is(err, warlock.ErrLeaseLost) {
+			t.Errorf("Do over a lost lease: %v", err)
+		}
+		unused(t, k)
+	})
+}
+
+func TestKeyedLockers(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		k := newKeyed(s, long)
+		l := k.Locker(id)
+		l.Lock()
+		if k.Lease(id) == nil {
+			t.Error("the Locker does not lock")
+		}
+		l.Unlock()
+		r := k.RLocker(id)
+		r.Lock()
+		if k.RLease(id) == nil || !k.TryRLock(id) {
+			t.Error("the RLocker does not read-lock")
+		}
+		r.Unlock()
+		r.Unlock()
+		unused(t, k)
+	})
+}
+
+func TestKeyedUnlockOfUnlocked(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		k := newKeyed(s, long)
+		expect := func() {
+			t.Helper()
+			contains(t, panicOf(func() { k.Unlock(id) }), "unlocked mutex", `"invoice:42"`)
+			contains(t, panicOf(func() { k.RUnlock(id) }), "not read-locked", `"invoice:42"`)
+			for _, err := range []error{k.UnlockContext(t.Context(), id), k.RUnlockContext(t.Context(), id)} {
+				if !errors.Is(err, warlock.ErrNotHeld) {
+					t.Errorf("unlock of what is not locked: %v", err)
+				}
+			}
+		}
+		expect()
+		k.Lock(id)
+		k.Unlock(id)
+		expect()
+		k.Lock(id)
+		contains(t, panicOf(func() { k.RUnlock(id) }), "not read-locked")
+		contains(t, panicOf(func() { k.Unlock("43") }), "unlocked mutex", `"invoice:43"`)
+		k.Unlock(id)
+		k.RLock(id)
+		contains(t, panicOf(func() { k.Unlock(id) }), "unlocked mutex")
+		k.RUnlock(id)
+		unused(t, k)
+		onlyFence(t, s)
+	})
+}
+
+func TestKeyedWithBadIDs(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		k, ctx := newKeyed(s, long), t.Context()
+		for id, says := range map[string]string{
+			"":                            "the id is empty",
+			"}":                           "hash tag",
+			"4}2":                         "hash tag",
+			strings.Repeat("x", 64<<10+1): "longer than 64 KiB",
+		} {
+			named := id[:min(len(id), 100)]
+			_, tried := k.TryLockContext(ctx, id)
+			_, readTried := k.TryRLockContext(ctx, id)
+			_, all := k.LockAll(ctx, "41", id)
+			for name, err := range map[string]error{
+				"LockContext": k.LockContext(ctx, id), "TryLockContext": tried, "UnlockContext": k.UnlockContext(ctx, id),
+				"RLockContext": k.RLockContext(ctx, id), "TryRLockContext": readTried, "RUnlockContext": k.RUnlockContext(ctx, id),
+				"LockAll": all,
+				"Do":      k.Do(ctx, id, func(context.Context) error { t.Error("fn ran"); return nil }),
+			} {
+				if err == nil {
+					t.Fatalf("%s of id %q succeeded", name, named)
+				}
+				contains(t, err.Error(), says, named, "warlock: ")
+				if len(err.Error()) > 500 {
+					t.Errorf("%s says it in %d bytes", name, len(err.Error()))
+				}
+			}
+			for name, f := range map[string]func(){
+				"Lock": func() { k.Lock(id) }, "TryLock": func() { k.TryLock(id) }, "Unlock": func() { k.Unlock(id) },
+				"RLock": func() { k.RLock(id) }, "TryRLock": func() { k.TryRLock(id) }, "RUnlock": func() { k.RUnlock(id) },
+			} {
+				if text := panicOf(f); !strings.Contains(text, says) {
+					t.Errorf("%s of id %q panics with %q", name, named, text)
+				}
+			}
+		}
+		unused(t, k)
+		if keys := s.Keys(); len(keys) > 0 {
+			t.Errorf("bad ids left %q", keys)
+		}
+		for _, id := range []string{"4{2}", "a b", "\x00", "über", strings.Repeat("x", 64<<10)} {
+			if err := k.LockContext(ctx, id); err != nil {
+				t.Errorf("id %.20q: %v", id, err)
+				continue
+			}
+			k.Unlock(id)
+		}
+	})
+}
+
+func TestKeyedWrongArguments(t *testing.T) {
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	defer client.Close()
+	for _, c := range []struct {
+		client redis.UniversalClient
+		prefix string
+		ttl    time.Duration
+		says   []string
+	}{
+		{nil, prefix, long, []string{"client", "nil", "invoice:"}},
+		{(*redis.Client)(nil), prefix, long, []string{"client", "nil"}},
+		{client, "", long, []string{"the prefix is empty"}},
+		{client, "a}b:", long, []string{"a}b:", "hash tag"}},
+		{client, prefix, 9 * time.Millisecond, []string{"invoice:", "9ms", "10ms"}},
+		{client, prefix, -1, []string{"ttl"}},
+	} {
+		contains(t, panicOf(func() { warlock.NewKeyed(c.client, c.prefix, c.ttl) }), append(c.says, "warlock: ")...)
+	}
+	contains(t, panicOf(func() { new(warlock.Keyed).Lock(id) }), "NewKeyed")
+	contains(t, panicOf(func() { new(warlock.Keyed).Unlock(id) }), "NewKeyed")
+}
+
+// An id that is waited for is in use, until all have given up or unlocked.
+func TestKeyedCountsWhoWaits(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		holder, k := newKeyed(s, long), newKeyed(s, long)
+		holder.Lock(id)
+		ctx, cancel := context.WithCancel(t.Context())
+		given := result(func() error { return k.LockContext(ctx, id) })
+		redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "one waits")
+		stays := result(func() error { return k.LockContext(within(t), id) })
+		redistest.Eventually(t, func() bool { return waiters() == 1 }, "another waits behind it")
+		if k.Len() != 1 {
+			t.Errorf("%d ids are in use, want 1", k.Len())
+		}
+		cancel()
+		if err := wait(t, given, "the first gives up"); !errors.Is(err, context.Canceled) {
+			t.Errorf("LockContext: %v", err)
+		}
+		if k.Len() != 1 {
+			t.Error("the id is not in use, though one waits for it")
+		}
+		holder.Unlock(id)
+		if err := wait(t, stays, "the other gets the lock"); err != nil {
+			t.Fatal(err)
+		}
+		k.Unlock(id)
+		unused(t, k)
+		unused(t, holder)
+		onlyFence(t, s)
+	})
+}
+
+// What was used once leaves nothing in the process.
+func TestPromiseNothingIsLeftOfUsedIDs(t *testing.T) {
+	s := redistest.Start(t)
+	k := newKeyed(s, long)
+	const workers, each = 32, 500
+	use := func(from int) {
+		var group sync.WaitGroup
+		for w := range workers {
+			group.Go(func() {
+				for i := range each {
+					id := fmt.Sprint(from + w*each + i)
+					k.Lock(id)
+					k.Unlock(id)
+				}
+			})
+		}
+		group.Wait()
+	}
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC() // what pools keep goes with the second
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	use(0)
+	before := heap()
+	use(workers * each)
+	if after := heap(); after > before+workers*each*64 { // a key alone is as long
+		t.Errorf("the heap grew from %d to %d bytes over %d ids", before, after, workers*each)
+	}
+	unused(t, k)
+}
+
+// ---- Hammers.
+
+// A keyedRW is the lock of an id, as an RWMutex has it.
+type keyedRW struct {
+	*warlock.Keyed
+	id string
+}
+
+func (l keyedRW) Lock()                                  { l.Keyed.Lock(l.id) }
+func (l keyedRW) Unlock()                                { l.Keyed.Unlock(l.id) }
+func (l keyedRW) TryLock() bool                          { return l.Keyed.TryLock(l.id) }
+func (l keyedRW) LockContext(ctx context.Context) error  { return l.Keyed.LockContext(ctx, l.id) }
+func (l keyedRW) Lease() *warlock.Lease                  { return l.Keyed.Lease(l.id) }
+func (l keyedRW) RLock()                                 { l.Keyed.RLock(l.id) }
+func (l keyedRW) RUnlock()                               { l.Keyed.RUnlock(l.id) }
+func (l keyedRW) TryRLock() bool                         { return l.Keyed.TryRLock(l.id) }
+func (l keyedRW) RLockContext(ctx context.Context) error { return l.Keyed.RLockContext(ctx, l.id) }
+func (l keyedRW) RLease() *warlock.Lease                 { return l.Keyed.RLease(l.id) }
+
+// hammerKeyed lets goroutines read and write under some ids of some Keyeds, each of which
+// stands for a process.
+func hammerKeyed(t *testing.T, processes []*warlock.Keyed, ids, visits int) {
+	var group sync.WaitGroup
+	for i := range ids {
+		var locks []rwLock
+		for _, k := range processes {
+			locks = append(locks, keyedRW{k, fmt.Sprint(i)})
+		}
+		group.Go(func() { hammerRW(&area{t: t}, locks, 2, 2, visits) })
+	}
+	group.Wait()
+	for _, k := range processes {
+		unused(t, k)
+	}
+}
+
+// Promise: exclusion, of each id's readers and writers, while others come and go.
+func TestPromiseExclusionOfEachID(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		var processes []*warlock.Keyed
+		for i := range 3 {
+			client := s.Client(func(o *redis.Options) { o.ContextTimeoutEnabled = i%2 == 0 })
+			processes = append(processes, warlock.NewKeyed(client, prefix, long, warlock.WithRetry(0, 5*time.Millisecond)))
+		}
+		hammerKeyed(t, processes, 8, 20)
+		onlyFence(t, s)
+	})
+}
+
+// The same over a network that loses replies, of many requests at a time.
+func TestPromiseExclusionOfEachIDOverABadNetwork(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		line := new(redistest.Line)
+		var processes []*warlock.Keyed
+		for i := range 3 {
+			client := line.Client(s, func(o *redis.Options) {
+				o.MinRetryBackoff, o.MaxRetryBackoff, o.MaxRetries = time.Microsecond, time.Millisecond, 1
+				o.ContextTimeoutEnabled = i%2 == 0
+			})
+			processes = append(processes, warlock.NewKeyed(client, prefix, long, warlock.WithRetry(0, 2*time.Millisecond)))
+		}
+		line.Break(func(int) redistest.Fault {
+			if rand.N(10) == 0 {
+				return redistest.Cut
+			}
+			return redistest.None
+		})
+		hammerKeyed(t, processes, 6, 12)
+		onlyFence(t, s)
+	})
+}
+
+// Goroutines that lock and unlock a few ids without a pause meet entries that come and go.
+func TestEntriesComeAndGo(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		k := newKeyed(s, long)
+		var counts [3]int // guarded by the id's lock: the race detector checks that it is
+		var group sync.WaitGroup
+		const workers, each = 8, 100
+		for range workers {
+			group.Go(func() {
+				for range each {
+					i := rand.N(len(counts))
+					id := fmt.Sprint(i)
+					ctx, cancel := context.WithTimeout(context.Background(), rand.N(20*time.Millisecond))
+					if k.LockContext(ctx, id) == nil {
+						counts[i]++
+						k.Unlock(id)
+					}
+					cancel()
+				}
+			})
+		}
+		group.Wait()
+		unused(t, k)
+		onlyFence(t, s)
+	})
+}
+
+// ---- Renewals.
+
+// Many locks that were taken together are held for as long as it takes, and their renewals are
+// spread and keep no goroutines.
+func TestManyAreHeld(t *testing.T) {
+	s := redistest.Start(t)
+	const n, ttl = 3000, 1200 * time.Millisecond
+	k := newKeyed(s, ttl)
+	var group sync.WaitGroup
+	for i := range n {
+		group.Go(func() { k.Lock(fmt.Sprint(i)) })
+	}
+	group.Wait()
+	leases := make([]*warlock.Lease, n)
+	for i := range leases {
+		leases[i] = k.Lease(fmt.Sprint(i))
+	}
+	first := time.Now()
+	most := 0
+	redistest.Eventually(t, func() bool {
+		most = max(most, runtime.NumGoroutine())
+		return time.Since(first) > 3*ttl
+	}, "the locks are held for a while")
+	for i, l := range leases {
+		if l.Context().Err() != nil {
+			t.Fatalf("the lease of %d was lost: %v", i, context.Cause(l.Context()))
+		}
+	}
+	if most > n/10 {
+		t.Errorf("there were %d goroutines, for %d locks", most, n)
+	}
+	for i := range n {
+		group.Go(func() { k.Unlock(fmt.Sprint(i)) })
+	}
+	group.Wait()
+	unused(t, k)
+	onlyFence(t, s)
+}
+
+// Renewals of leases that began at the same instant are made at different times, none
+// later than a third of the ttl.
+func TestRenewalsOfAKeyedAreSpread(t *testing.T) {
+	tl := newTimeline(redistest.StartMini(t))
+	const n, ttl = 50, 12 * time.Second
+	k := newKeyed(tl.s, ttl, warlock.WithClock(tl))
+	var leases []*warlock.Lease
+	for i := range n {
+		k.Lock(fmt.Sprint(i))
+		leases = append(leases, k.Lease(fmt.Sprint(i)))
+	}
+	first := leases[0].Deadline()
+	renewed := func() (n int) {
+		for _, l := range leases {
+			if l.Deadline().After(first) {
+				n++
+			}
+		}
+		return n
+	}
+	tl.pass(ttl/3 - ttl/24)
+	redistest.Eventually(t, func() bool { return renewed() > 0 }, "some are renewed ahead of time")
+	if renewed() == n {
+		t.Error("all were renewed at the same time")
+	}
+	tl.pass(ttl / 24)
+	redistest.Eventually(t, func() bool { return renewed() == n }, "all are renewed by a third of the ttl")
+	for i := range n {
+		k.Unlock(fmt.Sprint(i))
+	}
+}
+
+// Renewals whose requests get lost together are sent again inside the leases.
+func TestManyRenewalsThatAreLost(t *testing.T) {
+	s := redistest.Start(t)
+	const n, ttl = 100, 900 * time.Millisecond
+	line := new(redistest.Line)
+	client := line.Client(s) // whose patience is longer than the ttl
+	k := warlock.NewKeyed(client, prefix, ttl)
+	var leases []*warlock.Lease
+	for i := range n {
+		k.Lock(fmt.Sprint(i))
+		leases = append(leases, k.Lease(fmt.Sprint(i)))
+	}
+	var lost atomic.Int64
+	line.Break(func(int) redistest.Fault {
+		if lost.Add(1) <= 4 { // as many as may be under way before others have to wait
+			return redistest.Lost
+		}
+		return redistest.None
+	})
+	enough := time.Now().Add(3 * ttl)
+	for i, l := range leases {
+		redistest.Eventually(t, func() bool { return l.Context().Err() != nil || l.Deadline().After(enough) }, "it is renewed")
+		if l.Context().Err() != nil {
+			t.Fatalf("the lease of %d was lost: %v", i, context.Cause(l.Context()))
+		}
+	}
+	for i := range n {
+		k.Unlock(fmt.Sprint(i))
+	}
+}
+
+// One connection is enough for many ids.
+func TestKeyedWithASmallPool(t *testing.T) {
+	s := redistest.Start(t)
+	const ttl = 600 * time.Millisecond
+	client := s.Client(func(o *redis.Options) { o.PoolSize, o.PipelinePoolSize = 1, 1 })
+	k := warlock.NewKeyed(client, prefix, ttl)
+	k.Lock("held")
+	l := k.Lease("held")
+	hammerKeyedAround(t, k)
+	redistest.Eventually(t, func() bool { return l.Context().Err() != nil || l.Deadline().After(time.Now().Add(ttl/2)) }, "it is renewed")
+	if err := l.Context().Err(); err != nil {
+		t.Errorf("the lease was lost: %v", context.Cause(l.Context()))
+	}
+	k.Unlock("held")
+	unused(t, k)
+}
+
+// hammerKeyedAround lets many goroutines use many ids of k for a while.
+func hammerKeyedAround(t *testing.T, k *warlock.Keyed) {
+	t.Helper()
+	var group sync.WaitGroup
+	for range 50 {
+		group.Go(func() {
+			for range 40 {
+				id := fmt.Sprint(rand.N(50))
+				k.Lock(id)
+				k.Unlock(id)
+			}
+		})
+	}
+	wait(t, result(func() error { group.Wait(); return nil }), "all are done")
+}
+
+// ---- Kinds of clients.
+
+func TestKeyedOnACluster(t *testing.T) {
+	t.Parallel() // a cluster takes two seconds to come up
+	a, b := redistest.StartNode(t), redistest.StartNode(t)
+	redistest.Cluster(t, a, b)
+	var processes []*warlock.Keyed
+	for range 3 {
+		c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{a.Addr, b.Addr}})
+		t.Cleanup(func() { _ = c.Close() }) // nothing is under way
+		processes = append(processes, warlock.NewKeyed(c, prefix, long))
+	}
+	hammerKeyed(t, processes, 8, 10)
+	onlyFence(t, a)
+	onlyFence(t, b)
+	for _, s := range []*redistest.Server{a, b} {
+		if len(s.Keys()) == 0 {
+			t.Error("a node had none of the locks")
+		}
+	}
+}
