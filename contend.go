@@ -19,6 +19,9 @@ import (
 //   - An acquisition that is given up leaves nothing in Redis: if one of its
 //     requests may have been carried out, its ID is released in the background,
 //     after that request has returned.
+//   - A request that was not answered may be carried out late, from what a server, or a
+//     proxy before it, has read of a connection that broke: a stray. If it comes after the
+//     release, it takes the lock for nobody. So an ID that has strays is released twice.
 //   - A lease is counted from before its request was sent. An answer that comes
 //     when the lease has run out is no lock.
 //   - Who is refused is in the queue in Redis, and either learns of its grant from a
@@ -46,6 +49,7 @@ type acquisition struct {
 	problem   error        // of the last request, if it was not answered with yes or no
 	logged    bool         // the first problem was
 	unsettled bool         // a request may have been carried out without our knowing
+	stray     bool         // a request may yet be carried out, though it has returned
 	late      <-chan error // the request that was under way when the context ended
 
 	// Of one that waits.
@@ -209,6 +213,7 @@ func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, erro
 		return err
 	})
 	a.late = late
+	a.stray = a.stray || late == nil && (answer.Stray || protocol.Lost(err))
 	var l *Lease
 	if err == nil && answer.Granted {
 		l, err = a.granted(answer.Token)
@@ -233,11 +238,12 @@ func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, erro
 // granted returns the lease that the last request led to.
 func (a *acquisition) granted(token int64) (*Lease, error) {
 	m := a.m
-	l := &Lease{lock: m.lock, id: a.id, fence: token, last: token + a.spare, until: m.opts.clock.Now().Add(handOnTime)}
+	l := &Lease{lock: m.lock, id: a.id, stray: a.stray, fence: token, last: token + a.spare, until: m.opts.clock.Now().Add(handOnTime)}
 	kept, err := lease.Start(lease.Terms{
 		Clock:    m.opts.clock,
 		TTL:      m.ttl,
 		Renewals: m.opts.renewals(),
+		Timers:   m.timers,
 		Spread:   m.spread,
 		Logger:   m.opts.logger,
 		Key:      m.lock.Key(),
@@ -351,9 +357,12 @@ func (a *acquisition) withdraw(ctx context.Context) {
 	if a.unsettled || a.place > 0 {
 		go func() {
 			if a.late != nil {
-				<-a.late
+				a.stray = protocol.Lost(<-a.late) || a.stray
 			}
 			a.m.releaseLate(ctx, a.id)
+			if a.stray {
+				a.m.sweep(a.id)
+			}
 		}()
 	}
 }
@@ -393,9 +402,12 @@ func (m *Mutex) unlock(ctx context.Context) error {
 func (m *Mutex) end(ctx context.Context, l *Lease) error {
 	err := l.lease.Release()
 	if err != nil { // lost; what is left of it in Redis need not wait for its expiry
-		go m.releaseLate(ctx, l.id)
+		go m.abandon(ctx, l)
 	} else {
 		err = m.release(ctx, l)
+		if l.stray {
+			m.sweep(l.id)
+		}
 	}
 	if errors.Is(err, protocol.ErrNotHeld) {
 		err = lease.ErrTaken
@@ -456,6 +468,24 @@ func (m *Mutex) releaseLate(ctx context.Context, id string) {
 	if err := m.free(ctx, id, 0); err != nil && !errors.Is(err, protocol.ErrNotHeld) {
 		m.log().Warn("warlock: a lock that was given up could not be released; it expires", "error", err)
 	}
+}
+
+// abandon frees the lock of a lease that nobody holds any more.
+func (m *Mutex) abandon(ctx context.Context, l *Lease) {
+	m.releaseLate(ctx, l.id)
+	if l.stray {
+		m.sweep(l.id)
+	}
+}
+
+// sweepAfter is when an ID with strays is released once more. They come from connections that
+// have broken, so what has not been carried out by then hardly ever is.
+const sweepAfter = time.Second
+
+// sweep releases an ID once more, later: a stray may have taken the lock for it, or a place
+// in the queue, after it was released.
+func (m *Mutex) sweep(id string) {
+	m.opts.clock.AfterFunc(min(sweepAfter, m.ttl/2), func() { m.releaseLate(context.Background(), id) })
 }
 
 // free asks Redis to release id, or to take it out of the queue.

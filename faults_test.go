@@ -208,6 +208,50 @@ func TestEndOfAWaitNamesTheTrouble(t *testing.T) {
 	})
 }
 
+// idHook notes the ID of the last acquisition, or release, that a client asked for.
+type idHook struct {
+	scripts
+	id atomic.Value
+}
+
+func (h *idHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if args := cmd.Args(); strings.HasPrefix(cmd.Name(), "eval") {
+			h.id.Store(args[8])
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// A request that was not answered, and is carried out late, takes the lock for nobody: it is
+// released once more.
+func TestStraysAreSwept(t *testing.T) {
+	for name, ask := range map[string]func(t *testing.T, m *warlock.Mutex){
+		"held": func(t *testing.T, m *warlock.Mutex) { lockOnce(t, m) },
+		"given up": func(t *testing.T, m *warlock.Mutex) {
+			if _, err := m.TryLockContext(t.Context()); err == nil {
+				t.Error("TryLockContext succeeded without an answer")
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it mostly waits
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+				line, hook := new(redistest.Line), new(idHook)
+				client := line.Client(s, noRetries)
+				m := warlock.NewMutex(client, key, long)
+				lockOnce(t, m)
+				client.AddHook(hook)
+				line.BreakFirst(1, redistest.Cut)
+				ask(t, m)
+				redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "the lock is released")
+				s.Do("SET", key, hook.id.Load(), "PX", long.Milliseconds()) // as the request would, if it came now
+				redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "it is released again")
+			})
+		})
+	}
+}
+
 func TestLimitedTriesThatFailLeaveNothing(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		lockOnce(t, newMutex(s, long))

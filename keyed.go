@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/warlock-go/warlock/internal/lease"
 	"github.com/warlock-go/warlock/internal/protocol"
 )
 
@@ -75,7 +76,7 @@ func NewKeyed(client redis.UniversalClient, prefix string, ttl time.Duration, op
 		pipeline: protocol.NewPipeline(client),
 		entries:  make(map[string]*entry),
 	}
-	k.spread = ttl / spreadShare
+	k.timers, k.spread = lease.NewAlarms(k.opts.clock), ttl/spreadShare
 	return k
 }
 

@@ -51,11 +51,13 @@ type terms struct {
 	box    *wait.Mailbox
 	ttl    time.Duration
 	opts   options
+	timers lease.Timers  // of the leases
 	spread time.Duration // by how much a renewal may be ahead of its time
 }
 
 func newTerms(client redis.UniversalClient, ttl time.Duration, opts []Option) *terms {
-	return &terms{box: wait.Of(client), ttl: ttl.Truncate(time.Millisecond), opts: newOptions(opts)}
+	o := newOptions(opts)
+	return &terms{box: wait.Of(client), ttl: ttl.Truncate(time.Millisecond), opts: o, timers: o.clock}
 }
 
 // NewMutex returns an unlocked Mutex. Mutexes with the same key on the same
@@ -208,6 +210,7 @@ func (m *Mutex) Lease() *Lease {
 type Lease struct {
 	lock  *protocol.Lock
 	id    string
+	stray bool // a request of the ID may yet be carried out, see contend.go
 	fence int64
 	lease *lease.Lease
 

@@ -151,9 +151,9 @@ func (a *acquisition) beginShare(ctx context.Context, l *Lease) *Lease {
 		s = a.newShareLocked(l)
 	case !m.opts.once && s.lease.lease.Join(now):
 		_ = l.lease.Release()
-		go m.releaseLate(ctx, l.id)
+		go m.abandon(ctx, l)
 	default: // others are safe under the new one; theirs goes on for them to its deadline, if it is not lost
-		go m.releaseLate(ctx, s.lease.id)
+		go m.abandon(ctx, s.lease)
 		s = a.newShareLocked(l)
 	}
 	s.quiet = time.Time{}

@@ -181,7 +181,7 @@ func (m *Mutex) handOnLocked(l *Lease) bool {
 	if !ok { // the process's turn is over, or the lease lost, as unlock will find
 		return false
 	}
-	m.held = &Lease{lock: l.lock, id: l.id, fence: l.fence + 1, lease: next, last: l.last, until: l.until}
+	m.held = &Lease{lock: l.lock, id: l.id, stray: l.stray, fence: l.fence + 1, lease: next, last: l.last, until: l.until}
 	m.turn.waiting.Remove(m.turn.waiting.Front()).(*claim).passed <- m.held
 	return true
 }

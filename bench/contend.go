@@ -29,6 +29,12 @@ type measurement struct {
 	Max      float64 `json:"max_ms,omitempty"`
 	Samples  int64   `json:"samples"`
 	Broken   int64   `json:"overlaps"` // critical sections that overlapped, and updates lost
+
+	// Of locks that are held, each: memory, and the most goroutines there were.
+	Bytes      float64 `json:"bytes_each,omitempty"`
+	Goroutines float64 `json:"goroutines_each,omitempty"`
+	Lost       int64   `json:"lost,omitempty"`           // leases that ended before their time
+	Grown      float64 `json:"heap_grown_mib,omitempty"` // over locks that were used and are not any more
 }
 
 // A worker is one goroutine of a load.

@@ -2,6 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -29,3 +34,85 @@ type keyedLock struct {
 func (l keyedLock) lock(ctx context.Context) error { return l.keyed.LockContext(ctx, l.id) }
 func (l keyedLock) unlock() error                  { return l.keyed.UnlockContext(context.Background(), l.id) }
 func (l keyedLock) renew(context.Context) error    { return nil }
+
+// held measures what locks cost that one client holds for so long, each of another key.
+func (b *bench) held(_ system, locks int, window time.Duration) (m measurement, err error) {
+	w := new(wire)
+	c := newRedis(setup{b.server.addr, b.ttl, w.dial})
+	defer func() { err = firstOf(err, c.Close()) }()
+	k := warlock.NewKeyed(c, "held:", b.ttl)
+	before := inUse()
+	goroutines := runtime.NumGoroutine()
+	lockEach(locks, k.Lock)
+	m.Bytes = float64(inUse()-before) / float64(locks)
+
+	ended := time.After(window)
+	sent, start := w.commands.Load(), time.Now()
+	for watch, over := time.Tick(time.Millisecond), false; !over; {
+		select {
+		case <-watch:
+			m.Goroutines = max(m.Goroutines, float64(runtime.NumGoroutine()-goroutines)/float64(locks))
+		case <-ended:
+			over = true
+		}
+	}
+	m.PerS = float64(w.commands.Load()-sent) / time.Since(start).Seconds()
+	for i := range locks {
+		if l := k.Lease(idOf(i)); l.Context().Err() == nil {
+			m.Samples++
+		}
+	}
+	m.Lost = int64(locks) - m.Samples
+	lockEach(locks, k.Unlock)
+	if n := k.Len(); n != 0 {
+		return m, fmt.Errorf("%d of %d ids are in use when all are unlocked", n, locks)
+	}
+	return m, nil
+}
+
+// used measures what is left in the process of ids that were locked and unlocked once.
+func (b *bench) used(_ system, ids int) (m measurement, err error) {
+	c := newRedis(setup{addr: b.server.addr, ttl: b.ttl})
+	defer func() { err = firstOf(err, c.Close()) }()
+	k := warlock.NewKeyed(c, "used:", b.ttl)
+	use := func(id string) {
+		k.Lock(id)
+		k.Unlock(id)
+	}
+	lockEach(crowd, use) // connections are open, and scripts loaded
+	before, start := inUse(), time.Now()
+	lockEach(ids, use)
+	m.Rate = float64(ids) / time.Since(start).Seconds()
+	m.Grown = float64(inUse()-before) / (1 << 20)
+	m.Samples = int64(ids)
+	if n := k.Len(); n != 0 {
+		return m, fmt.Errorf("%d ids are in use when all are unlocked", n)
+	}
+	return m, nil
+}
+
+func idOf(i int) string { return fmt.Sprintf("%08d", i) }
+
+// lockEach calls lock, or unlock, for each of so many ids, from as many goroutines as a
+// busy service has.
+func lockEach(ids int, lock func(id string)) {
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for range crowd {
+		group.Go(func() {
+			for i := next.Add(1) - 1; i < int64(ids); i = next.Add(1) - 1 {
+				lock(idOf(int(i)))
+			}
+		})
+	}
+	group.Wait()
+}
+
+// inUse returns the bytes of the heap that are in use, and of stacks.
+func inUse() int64 {
+	var s runtime.MemStats
+	runtime.GC()
+	runtime.GC() // what pools keep goes with the second
+	runtime.ReadMemStats(&s)
+	return int64(s.HeapAlloc + s.StackInuse)
+}

@@ -24,6 +24,9 @@ type bench struct {
 	park         time.Duration // of warlock
 	parkPeers    time.Duration
 	settleParked time.Duration
+	hold         time.Duration // of many locks
+	heldLocks    int
+	usedIDs      int
 	few          int64 // hand-offs that are waited for, however slow
 	killsOurs    int
 	killsPeers   int
@@ -35,10 +38,11 @@ func main() {
 	if name := os.Getenv(holdVar); name != "" {
 		exit(hold(name))
 	}
-	b := &bench{ttl: 10 * time.Second, systems: systems, settleParked: 2 * time.Second, few: 30}
+	b := &bench{ttl: 10 * time.Second, systems: systems, settleParked: 2 * time.Second, few: 30, heldLocks: 100_000, usedIDs: 1_000_000}
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds, of which the median counts")
 	flag.DurationVar(&b.window, "window", 2*time.Second, "time of one measurement")
 	flag.DurationVar(&b.park, "park", time.Minute, "time for which waiters of warlock are parked; a sixth of it for peers")
+	flag.DurationVar(&b.hold, "hold", time.Minute, "time for which many locks are held")
 	flag.IntVar(&b.killsOurs, "kills", 50, "holders of warlock to kill; a fifth of them of each peer")
 	only := flag.String("cases", "", "names of cases, with commas between; all if empty")
 	short := flag.Bool("short", false, "run everything in less than a minute, for a look")
@@ -52,6 +56,7 @@ func main() {
 	}
 	if *short {
 		b.rounds, b.window, b.park, b.killsOurs, b.settleParked, b.few = 1, 300*time.Millisecond, 3*time.Second, 5, time.Second, 5
+		b.hold, b.heldLocks, b.usedIDs = 5*time.Second, 5_000, 20_000
 	}
 	b.parkPeers, b.killsPeers = b.park/6, max(1, b.killsOurs/5)
 	if *out == "" && !*short && *only == "" {
@@ -148,6 +153,8 @@ func (b *bench) plan() (steps []step) {
 		turns(clients(n), b.rounds, b.systems, under(load{n, 1, 1}))
 	}
 	turns(handOver, b.rounds, b.systems, func(s system) (measurement, error) { return b.handOff(s, b.window) })
+	turns(manyHeld, 1, []system{keyed}, func(s system) (measurement, error) { return b.held(s, b.heldLocks, b.hold) })
+	turns(manyUsed, 1, []system{keyed}, func(s system) (measurement, error) { return b.used(s, b.usedIDs) })
 	turns(park, 1, b.systems, func(s system) (measurement, error) {
 		if s.name == ours {
 			return b.parked(s, b.park)
@@ -168,6 +175,8 @@ const (
 	uncontended = "uncontended"
 	oneProcess  = "one process"
 	manyKeys    = "256 keys"
+	manyHeld    = "many held"
+	manyUsed    = "many used once"
 	among       = "a writer among 8 readers"
 	handOver    = "hand-off"
 	park        = "parked"

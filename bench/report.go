@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -96,6 +97,8 @@ func (r *report) add(name, system string, m measurement) {
 		Rate: of(func(m measurement) float64 { return m.Rate }), Commands: of(func(m measurement) float64 { return m.Commands }),
 		PerS: of(func(m measurement) float64 { return m.PerS }), Jain: of(func(m measurement) float64 { return m.Jain }),
 		P50: of(func(m measurement) float64 { return m.P50 }), P99: of(func(m measurement) float64 { return m.P99 }),
+		Bytes: of(func(m measurement) float64 { return m.Bytes }), Goroutines: of(func(m measurement) float64 { return m.Goroutines }),
+		Grown: of(func(m measurement) float64 { return m.Grown }), Lost: res.Median.Lost + m.Lost,
 		Max: of(func(m measurement) float64 { return m.Max }), Samples: res.Median.Samples + m.Samples, Broken: res.Median.Broken + m.Broken,
 	}
 	r.judge()
@@ -165,6 +168,14 @@ func (r *report) judge() {
 		atLeast(manyKeys, "rate over "+redislock1, r.over(manyKeys, keyed.name, redislock1, rate), 2.2)
 		atLeast(manyKeys, "rate over "+rueidisName, r.over(manyKeys, keyed.name, rueidisName, rate), 1.5)
 	}
+	if res := r.find(manyHeld, keyed.name); res != nil {
+		atMost(manyHeld, "leases lost", float64(res.Median.Lost), 0)
+		atMost(manyHeld, "bytes each", res.Median.Bytes, 2048)
+		atMost(manyHeld, "goroutines each", res.Median.Goroutines, 0.01)
+	}
+	if res := r.find(manyUsed, keyed.name); res != nil {
+		atMost(manyUsed, "heap grown or shrunk, MiB", math.Abs(res.Median.Grown), 8)
+	}
 	if res := r.find(among, reading.name); res != nil {
 		atMost(among, "p99 in ms", res.Median.P99, 50)
 	}
@@ -215,7 +226,7 @@ var columns = []column{
 	{"acquisitions/s", func(_ string, m measurement) string { return number(m.Rate) }},
 	{"commands each", func(_ string, m measurement) string { return number(m.Commands) }},
 	{"commands/s", func(name string, m measurement) string {
-		if name != park {
+		if name != park && name != manyHeld {
 			return ""
 		}
 		return fmt.Sprintf("%.1f", m.PerS)
@@ -228,6 +239,7 @@ var columns = []column{
 	}},
 	{"p50 ms", func(_ string, m measurement) string { return number(m.P50) }},
 	{"p99 ms", func(_ string, m measurement) string { return number(m.P99) }},
+	{"bytes each", func(_ string, m measurement) string { return number(m.Bytes) }},
 	{"samples", func(_ string, m measurement) string { return fmt.Sprint(m.Samples) }},
 	{"overlaps", func(_ string, m measurement) string { return fmt.Sprint(m.Broken) }},
 }
@@ -236,6 +248,8 @@ func number(x float64) string {
 	switch {
 	case x == 0:
 		return ""
+	case x < 0.01:
+		return fmt.Sprintf("%.5f", x)
 	case x >= 100:
 		return fmt.Sprintf("%.0f", x)
 	case x >= 10:

@@ -64,11 +64,19 @@ type Terms struct {
 	Logger   *slog.Logger
 	Key      string // of the lock, for the log
 
+	// Timers are the clock's own, or Alarms, which serve many leases.
+	Timers Timers
+
 	// Spread is the most by which a renewal is made ahead of its time. Some of it is taken
 	// at random, so that leases that began together are not renewed together.
 	Spread time.Duration
 
 	Server Server
+}
+
+// Timers call a function when a time is over, as a Clock does. That must not block.
+type Timers interface {
+	AfterFunc(d time.Duration, f func()) clockwork.Timer
 }
 
 // A Server keeps the lease, too.
@@ -269,7 +277,7 @@ func (k *keeper) beginLocked(since, now time.Time) {
 	}
 	switch next := k.nextLocked().Sub(now); {
 	case k.timer == nil:
-		k.timer = k.terms.Clock.AfterFunc(next, k.tick)
+		k.timer = k.terms.Timers.AfterFunc(next, k.tick)
 	case k.terms.Renewals > 0: // may be due earlier than it was armed for
 		k.timer.Reset(next)
 	}

@@ -51,7 +51,7 @@ func start(t *testing.T, renewals time.Duration) *keeper {
 
 func (k *keeper) terms(clock clockwork.Clock, renewals time.Duration) lease.Terms {
 	return lease.Terms{
-		Clock: clock, TTL: ttl, Renewals: renewals, Key: "invoice:42",
+		Clock: clock, Timers: clock, TTL: ttl, Renewals: renewals, Key: "invoice:42",
 		Logger: slog.New(slog.NewTextHandler(k.log, nil)),
 		Server: (*server)(k),
 	}

@@ -50,6 +50,10 @@ func Answered(err error) bool {
 	return errors.As(err, &reply)
 }
 
+// Lost reports whether err says that a request was not answered: it may have been
+// carried out, or may yet be.
+func Lost(err error) bool { return err != nil && !Answered(err) }
+
 // Explain returns err as users see it: what was being done to which key, the
 // error, and what can be done about it.
 func (l *Lock) Explain(doing string, err error) error {

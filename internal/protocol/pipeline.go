@@ -12,20 +12,33 @@ import (
 // A sender carries requests to the servers of a client. Each is a command whose first
 // key is where [Lock.command] puts it.
 type sender interface {
-	// Process returns when cmd has been answered, as a client does. If it returns
-	// errAbandoned, cmd is still under way, and must not be read any more.
-	Process(ctx context.Context, cmd redis.Cmder) error
+	// Process returns when cmd has been answered, or has failed, as a client does.
+	Process(ctx context.Context, cmd redis.Cmder) outcome
 
 	// Later calls done when cmd has been answered, or has failed. It may return before
 	// that, or after. done must not block.
 	Later(ctx context.Context, cmd redis.Cmder, done func())
 }
 
+// An outcome is what became of a request.
+type outcome int
+
+const (
+	settled   outcome = iota // the command carries the answer, or the error
+	repeated                 // so it does, but was sent before, and not answered then: a stray
+	abandoned                // it is under way, and must not be read any more
+)
+
 // single sends each request by itself.
 type single struct{ redis.UniversalClient }
 
+func (s single) Process(ctx context.Context, cmd redis.Cmder) outcome {
+	_ = s.UniversalClient.Process(ctx, cmd) // cmd carries the error
+	return settled
+}
+
 func (s single) Later(ctx context.Context, cmd redis.Cmder, done func()) {
-	_ = s.Process(ctx, cmd) // which carries the error
+	_ = s.UniversalClient.Process(ctx, cmd)
 	done()
 }
 
@@ -37,12 +50,13 @@ func (s single) Later(ctx context.Context, cmd redis.Cmder, done func()) {
 // gather, and go together when one of those under way is done. So a batch is as large
 // as the server and the network need it to be. (This is Nagle's algorithm, RFC 896,
 // applied to commands.) No request waits for others longer than gathering, however
-// slow, or dead, the connections are on which those are under way.
+// slow, or dead, the connections are on which those are under way; unless those are
+// stuck of which there may be most.
 //
 // A batch has a goroutine of its own, so who waits for an answer may leave, and who
 // need not wait takes none.
 type Pipeline struct {
-	client    redis.UniversalClient
+	single                  // sends what goes by itself
 	gathering time.Duration // for which a request waits for others, at the most
 
 	mu    sync.Mutex // guards lanes
@@ -55,31 +69,29 @@ type Pipeline struct {
 // four of up to 64 kept both sides the busiest.
 const (
 	direct    = 4                     // requests and batches under way, at which others wait
+	most      = 32                    // of those
 	fullness  = 64                    // requests in a batch, at the most
 	gathering = 10 * time.Millisecond // as Pipeline.gathering
 )
 
-// errAbandoned is returned for a request that is still under way.
-var errAbandoned = errors.New("warlock: request abandoned")
-
 // NewPipeline returns a pipeline of client, in which nothing is under way.
 func NewPipeline(client redis.UniversalClient) *Pipeline {
-	return &Pipeline{client: client, gathering: gathering, lanes: make(map[*redis.Client]*lane)}
+	return &Pipeline{single: single{client}, gathering: gathering, lanes: make(map[*redis.Client]*lane)}
 }
 
 // Process waits until the deadline of ctx for a request that went together with others;
 // nothing else ends the wait.
-func (p *Pipeline) Process(ctx context.Context, cmd redis.Cmder) error {
+func (p *Pipeline) Process(ctx context.Context, cmd redis.Cmder) outcome {
 	l := p.lane(ctx, cmd)
 	if l == nil {
-		return p.client.Process(ctx, cmd)
+		return p.single.Process(ctx, cmd)
 	}
 	r := requests.Get().(*request)
 	r.ctx, r.cmd = ctx, cmd
 	if !l.enqueue(r) {
 		r.free()
 		defer l.done()
-		return p.client.Process(ctx, cmd)
+		return p.single.Process(ctx, cmd)
 	}
 	var ended <-chan struct{}
 	if _, dated := ctx.Deadline(); dated {
@@ -89,21 +101,25 @@ func (p *Pipeline) Process(ctx context.Context, cmd redis.Cmder) error {
 	case <-r.answered:
 		r.free()
 	case <-ended: // r is the lane's to the end
-		return errAbandoned
+		return abandoned
 	}
 	// By itself, the client would have followed or repeated it.
-	if err := cmd.Err(); elsewhere(err) || err != nil && !Answered(err) && !cmd.NoRetry() && ctx.Err() == nil {
-		return p.client.Process(ctx, cmd)
+	switch err := cmd.Err(); {
+	case elsewhere(err):
+		return p.single.Process(ctx, cmd)
+	case err != nil && !Answered(err) && !cmd.NoRetry() && ctx.Err() == nil:
+		_ = p.single.Process(ctx, cmd)
+		return repeated
 	}
-	return cmd.Err()
+	return settled
 }
 
-// Later leaves it at what a pipeline of the client does about a request that is not
-// answered, and follows one only to where the server said.
+// Later does not repeat a request that was not answered, and follows one only to where
+// the server said.
 func (p *Pipeline) Later(ctx context.Context, cmd redis.Cmder, done func()) {
 	l := p.lane(ctx, cmd)
 	if l == nil {
-		single{p.client}.Later(ctx, cmd, done)
+		go p.single.Later(ctx, cmd, done)
 		return
 	}
 	r := &request{ctx: ctx, cmd: cmd, later: done}
@@ -117,7 +133,7 @@ func (p *Pipeline) lane(ctx context.Context, cmd redis.Cmder) *lane {
 	key, _ := cmd.Args()[firstKey].(string)
 	var server *redis.Client
 	var err error
-	switch c := p.client.(type) {
+	switch c := p.UniversalClient.(type) {
 	case *redis.Client:
 		server = c
 	case *redis.ClusterClient:
@@ -137,7 +153,7 @@ func (p *Pipeline) lane(ctx context.Context, cmd redis.Cmder) *lane {
 				delete(p.lanes, old)
 			}
 		}
-		l = &lane{client: p.client, server: server, gathering: p.gathering}
+		l = &lane{client: p.UniversalClient, server: server, gathering: p.gathering}
 		p.lanes[server] = l
 	}
 	return l
@@ -216,7 +232,7 @@ func (l *lane) gatherLocked() {
 func (l *lane) hurry() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.waiting) > 0 {
+	for len(l.waiting) > 0 && l.busy < most {
 		l.busy++
 		go l.send(l.takeLocked())
 	}
@@ -253,7 +269,7 @@ func (l *lane) send(batch []*request) {
 			r.cmd.SetErr(err)
 			continue
 		}
-		_ = pipe.Process(r.ctx, r.cmd) // is only noted
+		_ = pipe.Process(r.ctx, unrepeated{r.cmd}) // is only noted
 	}
 	_, _ = pipe.Exec(context.WithoutCancel(batch[0].ctx)) // each command carries its error
 	l.done()
@@ -273,6 +289,12 @@ func (l *lane) send(batch []*request) {
 		r.later()
 	}
 }
+
+// unrepeated is a command of a batch: it is for who waits for it to repeat it.
+type unrepeated struct{ redis.Cmder }
+
+func (c unrepeated) NoRetry() bool      { return true }
+func (c unrepeated) Clone() redis.Cmder { return unrepeated{c.Cmder.Clone()} }
 
 // redirected reports whether the server has named another for r. If r failed for
 // another reason, the client is to look whose its slot is.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,9 +32,8 @@ type gate struct {
 }
 
 // gated returns a pipeline whose requests have to pass a gate.
-func gated(t *testing.T, s *redistest.Server) (*Pipeline, *gate) {
+func gated(t *testing.T, client *redis.Client) (*Pipeline, *gate) {
 	t.Helper()
-	client := s.Client()
 	p := NewPipeline(client)
 	l := pipelined(t, p, "warm")
 	grant(t, l)
@@ -134,7 +134,7 @@ func queued(p *Pipeline, n int) func() bool {
 
 func TestRequestsGather(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		p, g := gated(t, s)
+		p, g := gated(t, s.Client())
 		p.lanes, p.gathering = make(map[*redis.Client]*lane), never
 		alone := occupy(t, p, g)
 		const n = fullness + 10
@@ -160,7 +160,7 @@ func TestRequestsGather(t *testing.T) {
 // Requests that are under way on connections that are dead hold up nobody else.
 func TestNoRequestWaitsLong(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		p, g := gated(t, s)
+		p, g := gated(t, s.Client())
 		alone := occupy(t, p, g)
 		for range 3 { // also once there are more under way than that
 			acquireAll(t, p, direct, direct+1).Wait()
@@ -181,7 +181,7 @@ func TestNoRequestWaitsLong(t *testing.T) {
 // Who waits in a batch may leave when its deadline is past, and the batch goes on.
 func TestWaiterInABatchLeavesAtItsDeadline(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		p, g := gated(t, s)
+		p, g := gated(t, s.Client())
 		p.lanes, p.gathering = make(map[*redis.Client]*lane), never
 		alone := occupy(t, p, g)
 		l := pipelined(t, p, "released")
@@ -203,7 +203,7 @@ func TestWaiterInABatchLeavesAtItsDeadline(t *testing.T) {
 // A request that is given up while it waits for its turn is not sent.
 func TestGivenUpRequestIsNotSent(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		p, g := gated(t, s)
+		p, g := gated(t, s.Client())
 		p.lanes, p.gathering = make(map[*redis.Client]*lane), never
 		alone := occupy(t, p, g)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -267,6 +267,41 @@ func TestLostRepliesOfABatch(t *testing.T) {
 		locks[0].RenewLater(t.Context(), holder, 0, 2*anHour, func(_ bool, err error) { failed <- err })
 		if err := <-failed; err == nil || Answered(err) {
 			t.Errorf("a renewal whose reply was lost: %v", err)
+		}
+	})
+}
+
+// Of a request that was not answered in a batch, and was repeated, it is known that it may
+// yet be carried out.
+func TestStrays(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		line := new(redistest.Line)
+		p, g := gated(t, line.Client(s))
+		alone := occupy(t, p, g)
+		line.BreakFirst(1, redistest.Cut) // the first batch
+		var group sync.WaitGroup
+		var strays atomic.Int64
+		for i := range 10 {
+			l := pipelined(t, p, fmt.Sprint("stray:", i))
+			group.Go(func() {
+				answer, err := l.Acquire(t.Context(), Request{ID: holder, TTL: anHour})
+				if err != nil || !answer.Granted {
+					t.Errorf("acquire of %s: %+v, %v", l.Key(), answer, err)
+				}
+				if answer.Stray {
+					strays.Add(1)
+				}
+			})
+		}
+		<-g.waiting // for one that is repeated
+		close(g.opened)
+		group.Wait()
+		alone.Wait()
+		if strays.Load() == 0 {
+			t.Error("no request that was repeated says so")
+		}
+		if answer, err := pipelined(t, p, "calm").Acquire(t.Context(), Request{ID: holder, TTL: anHour}); err != nil || answer.Stray {
+			t.Errorf("one that was answered at once: %+v, %v", answer, err)
 		}
 	})
 }

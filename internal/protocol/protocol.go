@@ -100,7 +100,7 @@ func (l *Lock) KeepsDeadlines() bool {
 	case single:
 		client = s.UniversalClient
 	case *Pipeline:
-		client = s.client
+		client = s.UniversalClient
 	}
 	c, ok := client.(*redis.Client)
 	return ok && c.Options().ContextTimeoutEnabled
@@ -137,6 +137,10 @@ type Grant struct {
 	Remaining time.Duration // if refused: until the holder's lease ends; negative if it never does
 	HandsOn   bool          // if refused: the holder hands the lock on to the first in the queue
 	Place     int64         // if refused: the waiter's, for its next request
+
+	// Stray says that a request was not answered, then repeated, and may yet be carried out
+	// late: after a release, if that comes soon. It is known of those that went together.
+	Stray bool
 }
 
 // undated is a context whose end can be seen and whose deadline cannot.
@@ -154,32 +158,33 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	if r.Counted {
 		counted = 1
 	}
-	reply, err := l.run(undated{ctx}, retried, acquireScript,
-		r.ID, r.TTL.Milliseconds(), (r.TTL + FloorLifetime).Milliseconds(), r.Spare, r.Round, r.Place, counted, modes[r.Mode]).Result()
-	if err != nil {
-		return Grant{}, err
+	cmd, stray := l.run(undated{ctx}, retried, acquireScript,
+		r.ID, r.TTL.Milliseconds(), (r.TTL + FloorLifetime).Milliseconds(), r.Spare, r.Round, r.Place, counted, modes[r.Mode])
+	if err := cmd.Err(); err != nil {
+		return Grant{Stray: stray}, err
 	}
-	switch reply := reply.(type) {
+	switch reply := cmd.Val().(type) {
 	case int64:
-		return Grant{Granted: true, Token: reply}, nil
+		return Grant{Granted: true, Token: reply, Stray: stray}, nil
 	case []any:
 		if len(reply) == 3 {
 			ms, ok1 := reply[0].(int64)
 			handsOn, ok2 := reply[1].(int64)
 			place, ok3 := reply[2].(int64)
 			if ok1 && ok2 && ok3 {
-				return Grant{Remaining: time.Duration(ms) * time.Millisecond, HandsOn: handsOn == 1, Place: place}, nil
+				return Grant{Remaining: time.Duration(ms) * time.Millisecond, HandsOn: handsOn == 1, Place: place, Stray: stray}, nil
 			}
 		}
 	}
-	return Grant{}, unexpected("acquire", reply)
+	return Grant{Stray: stray}, unexpected("acquire", cmd.Val())
 }
 
 // Renew makes the lease of id, whose fencing token is token, live for at least
 // ttl from when the server runs the script. Tokens to spare count as used. If the
 // lease is a reader's, waiting says that others queue for the lock.
 func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) (waiting bool, err error) {
-	return renewed(l.run(ctx, retried, renewScript, id, ttl.Milliseconds(), floorLifetime, token))
+	cmd, _ := l.run(ctx, retried, renewScript, id, ttl.Milliseconds(), floorLifetime, token) // which may come late
+	return renewed(cmd)
 }
 
 // RenewLater is Renew for who need not wait for the answer: done is called with it. It
@@ -217,7 +222,8 @@ const releaseTries = 4
 func (l *Lock) Release(ctx context.Context, id string, used int64) (untold, err error) {
 	unanswered := false
 	for try := 1; ; try++ {
-		untold, err = released(l.run(ctx, once, releaseScript, id, floorLifetime, used))
+		cmd, _ := l.run(ctx, once, releaseScript, id, floorLifetime, used) // never repeated
+		untold, err = released(cmd)
 		switch {
 		case err == nil:
 			return untold, nil
@@ -269,12 +275,15 @@ func newScript(source string) script {
 }
 
 // run runs a script by its hash, or by its source where the server does not know it.
-func (l *Lock) run(ctx context.Context, as retries, s script, args ...any) *redis.Cmd {
-	cmd := l.process(ctx, as, l.command(ctx, "evalsha", s.hash, args))
+// It reports whether there is a stray.
+func (l *Lock) run(ctx context.Context, as retries, s script, args ...any) (cmd *redis.Cmd, stray bool) {
+	cmd, stray = l.process(ctx, as, l.command(ctx, "evalsha", s.hash, args))
 	if unknown(cmd) {
-		cmd = l.process(ctx, as, l.command(ctx, "eval", s.source, args))
+		var again bool
+		cmd, again = l.process(ctx, as, l.command(ctx, "eval", s.source, args))
+		stray = stray || again
 	}
-	return cmd
+	return cmd, stray
 }
 
 // runLater is run for who need not wait: done is called with the command.
@@ -307,12 +316,15 @@ func (l *Lock) command(ctx context.Context, name, script any, args []any) *redis
 }
 
 // process returns cmd when it has been answered or has failed.
-func (l *Lock) process(ctx context.Context, as retries, cmd *redis.Cmd) *redis.Cmd {
-	if err := l.client.Process(ctx, as(cmd)); errors.Is(err, errAbandoned) {
+func (l *Lock) process(ctx context.Context, as retries, cmd *redis.Cmd) (_ *redis.Cmd, stray bool) {
+	switch l.client.Process(ctx, as(cmd)) {
+	case repeated:
+		stray = true
+	case abandoned:
 		cmd = redis.NewCmd(ctx)
 		cmd.SetErr(ctx.Err())
 	}
-	return cmd
+	return cmd, stray
 }
 
 // retries says whether go-redis may send a command again by itself.
