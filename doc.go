@@ -14,12 +14,19 @@
 // An [RWMutex] is used as a [sync.RWMutex] is: any number of readers in any number of
 // processes, or one writer. It and a Mutex may be used on one key.
 //
+// A [Keyed] is one value for any number of them, a lock for each ID:
+//
+//	invoices := warlock.NewKeyed(client, "invoice:", 10*time.Second)
+//
+//	invoices.Lock("42")
+//	defer invoices.Unlock("42")
+//
 // # What to know before use
 //
 // A lock is not reentrant: a goroutine that locks what it holds waits for
 // itself.
 //
-// A Mutex or RWMutex must not be copied after first use; go vet reports it.
+// A Mutex, RWMutex or Keyed must not be copied after first use; go vet reports it.
 //
 // Leases end without the holder's doing: the process is stopped for longer than
 // the ttl, or Redis cannot be reached to renew. [Lease.Context] is done by then,

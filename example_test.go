@@ -32,6 +32,45 @@ func Example() {
 	// Output: this process alone handles invoice 42
 }
 
+func ExampleKeyed() {
+	invoices := warlock.NewKeyed(connect(), "invoice:", 10*time.Second)
+
+	invoices.Lock("42")
+	fmt.Println("another may lock 42:", invoices.TryLock("42"))
+	fmt.Println("or 43:", invoices.TryLock("43"))
+	invoices.Unlock("43")
+	invoices.Unlock("42")
+	fmt.Println("in use:", invoices.Len())
+	// Output:
+	// another may lock 42: false
+	// or 43: true
+	// in use: 0
+}
+
+// Two transfers in opposite directions do not deadlock.
+func ExampleKeyed_LockAll() {
+	accounts := warlock.NewKeyed(connect(), "account:", 10*time.Second)
+	balance := map[string]int{"alice": 100, "bob": 100}
+	transfer := func(from, to string, amount int) error {
+		unlock, err := accounts.LockAll(context.Background(), from, to)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		balance[from] -= amount
+		balance[to] += amount
+		return nil
+	}
+
+	back := make(chan error)
+	go func() { back <- transfer("bob", "alice", 10) }()
+	fmt.Println(transfer("alice", "bob", 30), <-back)
+	fmt.Println(balance["alice"], balance["bob"])
+	// Output:
+	// <nil> <nil>
+	// 80 120
+}
+
 func ExampleMutex_Do() {
 	mu := warlock.NewMutex(connect(), "invoice:42", 10*time.Second)
 

@@ -33,7 +33,7 @@ func tiny(t *testing.T) *bench {
 	return &bench{
 		ttl: 10 * time.Second, rounds: 1, window: 50 * time.Millisecond, systems: systems[:1],
 		park: 100 * time.Millisecond, parkPeers: 100 * time.Millisecond, settleParked: 200 * time.Millisecond,
-		killsOurs: 1, killsPeers: 1, few: 1,
+		killsOurs: 1, killsPeers: 1, few: 1, hold: 50 * time.Millisecond, heldLocks: 300, usedIDs: 300,
 	}
 }
 
@@ -41,7 +41,10 @@ func tiny(t *testing.T) *bench {
 func TestRun(t *testing.T) {
 	b := tiny(t)
 	b.systems = systems
-	b.cases = []string{uncontended, oneProcess, among, clients(2), handOver, park, killed}
+	b.cases = []string{uncontended, oneProcess, manyKeys, clients(2), handOver, park, killed}
+	alone := []string{among, manyHeld, manyUsed} // for which there is but one system
+	compared := len(b.cases)
+	b.cases = append(b.cases, alone...)
 	r, err := b.measure()
 	if err != nil {
 		t.Fatal(err)
@@ -50,15 +53,14 @@ func TestRun(t *testing.T) {
 		t.Errorf("%d sections overlapped", n)
 	}
 	present := []struct{ name, system string }{
-		{uncontended, rawName}, {uncontended, cancellable.name}, {oneProcess, reading.name}, {among, reading.name},
+		{uncontended, rawName}, {uncontended, cancellable.name}, {oneProcess, reading.name}, {manyKeys, keyed.name},
+		{among, reading.name}, {manyHeld, keyed.name}, {manyUsed, keyed.name},
 	}
-	if got, want := len(r.Results), (len(b.cases)-1)*len(systems)+len(present); got != want {
+	if got, want := len(r.Results), compared*len(systems)+len(present); got != want {
 		t.Errorf("%d results, want %d", got, want)
 	}
-	for _, name := range b.cases {
-		if name != among { // which is for readers present
-			present = append(present, struct{ name, system string }{name, ours})
-		}
+	for _, name := range b.cases[:compared] {
+		present = append(present, struct{ name, system string }{name, ours})
 	}
 	for _, c := range present {
 		if res := r.find(c.name, c.system); res == nil || res.Median.Samples == 0 {
