@@ -30,15 +30,15 @@ const (
 )
 
 // single sends each request by itself.
-type single struct{ redis.UniversalClient }
+type single struct{ client redis.UniversalClient }
 
 func (s single) Process(ctx context.Context, cmd redis.Cmder) outcome {
-	_ = s.UniversalClient.Process(ctx, cmd) // cmd carries the error
+	_ = s.client.Process(ctx, cmd) // cmd carries the error
 	return settled
 }
 
 func (s single) Later(ctx context.Context, cmd redis.Cmder, done func()) {
-	_ = s.UniversalClient.Process(ctx, cmd)
+	_ = s.client.Process(ctx, cmd)
 	done()
 }
 
@@ -49,14 +49,13 @@ func (s single) Later(ctx context.Context, cmd redis.Cmder, done func()) {
 // goes at once, by itself: nothing is to be gained for it. Those that come meanwhile
 // gather, and go together when one of those under way is done. So a batch is as large
 // as the server and the network need it to be. (This is Nagle's algorithm, RFC 896,
-// applied to commands.) No request waits for others longer than gathering, however
-// slow, or dead, the connections are on which those are under way; unless those are
-// stuck of which there may be most.
+// applied to commands.) However slow, or dead, the connections are on which those are
+// under way, a request that has waited for gathering goes on another, of up to most.
 //
 // A batch has a goroutine of its own, so who waits for an answer may leave, and who
 // need not wait takes none.
 type Pipeline struct {
-	single                  // sends what goes by itself
+	single    single        // sends what goes by itself
 	gathering time.Duration // for which a request waits for others, at the most
 
 	mu    sync.Mutex // guards lanes
@@ -69,7 +68,7 @@ type Pipeline struct {
 // four of up to 64 kept both sides the busiest.
 const (
 	direct    = 4                     // requests and batches under way, at which others wait
-	most      = 32                    // of those
+	most      = 32                    // of those, if others have waited for long enough
 	fullness  = 64                    // requests in a batch, at the most
 	gathering = 10 * time.Millisecond // as Pipeline.gathering
 )
@@ -133,7 +132,7 @@ func (p *Pipeline) lane(ctx context.Context, cmd redis.Cmder) *lane {
 	key, _ := cmd.Args()[firstKey].(string)
 	var server *redis.Client
 	var err error
-	switch c := p.UniversalClient.(type) {
+	switch c := p.single.client.(type) {
 	case *redis.Client:
 		server = c
 	case *redis.ClusterClient:
@@ -153,7 +152,7 @@ func (p *Pipeline) lane(ctx context.Context, cmd redis.Cmder) *lane {
 				delete(p.lanes, old)
 			}
 		}
-		l = &lane{client: p.UniversalClient, server: server, gathering: p.gathering}
+		l = &lane{client: p.single.client, server: server, gathering: p.gathering}
 		p.lanes[server] = l
 	}
 	return l
@@ -236,13 +235,17 @@ func (l *lane) hurry() {
 		l.busy++
 		go l.send(l.takeLocked())
 	}
+	if len(l.waiting) > 0 {
+		l.gatherLocked()
+	}
 }
 
-// done ends what was under way, and sends those that wait.
+// done ends what was under way, and sends those that wait, unless more than need be is
+// under way and they may become more.
 func (l *lane) done() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.waiting) == 0 || l.busy > direct {
+	if n := len(l.waiting); n == 0 || l.busy > direct && n < fullness {
 		l.busy--
 		return
 	}

@@ -26,6 +26,7 @@ const (
 type gate struct {
 	opened  chan struct{}
 	waiting chan struct{} // yields for each that waits
+	stuck   chan struct{} // yields for each batch that may go; nil: all may
 
 	mu      sync.Mutex
 	batches []int
@@ -63,6 +64,9 @@ func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 			g.mu.Lock()
 			g.batches = append(g.batches, len(cmds))
 			g.mu.Unlock()
+			if g.stuck != nil {
+				<-g.stuck
+			}
 		}
 		return next(ctx, cmds)
 	}
@@ -175,6 +179,35 @@ func TestNoRequestWaitsLong(t *testing.T) {
 		}
 		close(g.opened)
 		alone.Wait()
+	})
+}
+
+// There are no more than so many batches under way, though all are stuck; and as soon as
+// one is not, others go.
+func TestStuckBatchesAreBounded(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		p, g := gated(t, s.Client())
+		p.lanes, p.gathering = make(map[*redis.Client]*lane), time.Millisecond
+		g.stuck = make(chan struct{})
+		alone := occupy(t, p, g)
+		var stuck []*sync.WaitGroup
+		for i := range most - direct { // one after another, so that each goes in a batch of its own
+			stuck = append(stuck, acquireAll(t, p, direct+i, direct+i+1))
+			redistest.Eventually(t, func() bool { return len(g.sizes()) == i+1 }, "it goes, though others are stuck")
+		}
+		last := acquireAll(t, p, most, most+1)
+		redistest.Eventually(t, queued(p, 1), "one more waits")
+		p.lane(t.Context(), redis.NewCmd(t.Context(), "eval", "", 1, "lock")).hurry()
+		if n := len(g.sizes()); n != most-direct || !queued(p, 1)() {
+			t.Errorf("%d batches are under way beside %d requests, want %d", n, direct, most-direct)
+		}
+		g.stuck <- struct{}{}
+		redistest.Eventually(t, func() bool { return len(g.sizes()) == most-direct+1 }, "it goes, when another has")
+		close(g.stuck)
+		close(g.opened)
+		for _, group := range append(stuck, alone, last) {
+			group.Wait()
+		}
 	})
 }
 

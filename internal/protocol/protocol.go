@@ -98,9 +98,9 @@ func (l *Lock) KeepsDeadlines() bool {
 	var client redis.UniversalClient
 	switch s := l.client.(type) {
 	case single:
-		client = s.UniversalClient
+		client = s.client
 	case *Pipeline:
-		client = s.UniversalClient
+		client = s.single.client
 	}
 	c, ok := client.(*redis.Client)
 	return ok && c.Options().ContextTimeoutEnabled
