@@ -112,7 +112,7 @@ func (k *Keyed) Do(ctx context.Context, id string, fn func(context.Context) erro
 		return err
 	}
 	unlock := func(ctx context.Context) error { return k.UnlockContext(ctx, id) }
-	return do(ctx, l, fn, unlock, k.log(id))
+	return do(ctx, l, fn, unlock, func() *slog.Logger { return k.log(id) })
 }
 
 // Lease returns the lease under which id is locked, and nil if it is not, as

@@ -176,11 +176,11 @@ func (m *Mutex) Do(ctx context.Context, fn func(context.Context) error) error {
 	if err != nil {
 		return err
 	}
-	return do(ctx, l, fn, m.unlock, m.log())
+	return do(ctx, l, fn, m.unlock, m.log)
 }
 
 // do runs fn under l, and then unlock.
-func do(ctx context.Context, l *Lease, fn, unlock func(context.Context) error, log *slog.Logger) (err error) {
+func do(ctx context.Context, l *Lease, fn, unlock func(context.Context) error, log func() *slog.Logger) (err error) {
 	held := l.Context()
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(held, func() { cancel(context.Cause(held)) })
@@ -191,7 +191,7 @@ func do(ctx context.Context, l *Lease, fn, unlock func(context.Context) error, l
 		case errors.Is(unlocked, ErrLeaseLost), errors.Is(unlocked, ErrNotHeld):
 			err = errors.Join(err, unlocked)
 		case unlocked != nil:
-			log.Warn("warlock: Do could not unlock", "error", unlocked)
+			log().Warn("warlock: Do could not unlock", "error", unlocked)
 		}
 	}()
 	return fn(ctx)

@@ -53,7 +53,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("%d sections overlapped", n)
 	}
 	present := []struct{ name, system string }{
-		{uncontended, rawName}, {uncontended, cancellable.name}, {oneProcess, reading.name}, {manyKeys, keyed.name},
+		{uncontended, rawName}, {uncontended, cancellable.name}, {uncontended, keyed.name}, {oneProcess, reading.name}, {manyKeys, keyed.name},
 		{among, reading.name}, {manyHeld, keyed.name}, {manyUsed, keyed.name},
 	}
 	if got, want := len(r.Results), compared*len(systems)+len(present); got != want {

@@ -145,7 +145,7 @@ func (b *bench) plan() (steps []step) {
 			}
 		}
 	}
-	turns(uncontended, b.rounds, append([]system{raw, cancellable}, b.systems...), under(load{1, 1, 1}))
+	turns(uncontended, b.rounds, append([]system{raw, cancellable, keyed}, b.systems...), under(load{1, 1, 1}))
 	turns(oneProcess, b.rounds, append([]system{reading}, b.systems...), under(load{1, 64, 1}))
 	turns(manyKeys, b.rounds, append([]system{keyed}, b.systems...), under(load{1, crowd, crowd}))
 	turns(among, b.rounds, []system{reading}, func(s system) (measurement, error) { return b.writerAmong(s, b.window) })

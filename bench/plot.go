@@ -3,6 +3,7 @@ package main
 import (
 	"math"
 	"path/filepath"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -19,6 +20,7 @@ type chart struct {
 var charts = []chart{
 	{"uncontended.svg", uncontended, "One goroutine, no contention", "acquisitions per second", rate},
 	{"one-process.svg", oneProcess, "64 goroutines of one process, one key", "acquisitions per second, logarithmic", rate},
+	{"256-keys.svg", manyKeys, "256 goroutines of one process, each with a key of its own", "acquisitions per second", rate},
 	{"clients.svg", clients(8), "8 clients, one key", "acquisitions per second", rate},
 	{"hand-off.svg", handOver, "From unlock in one client to lock in another, median", "ms, logarithmic", p50},
 	{"parked.svg", park, "200 waiters in 20 clients, parked", "commands per second, logarithmic", func(m measurement) float64 { return m.PerS }},
@@ -66,7 +68,7 @@ func (r *report) bars(c chart, file string) error {
 			return err
 		}
 		bar.XMin, bar.Color = float64(i), plotutil.Color(2)
-		if names[i] == ours {
+		if strings.HasPrefix(names[i], ours) {
 			bar.Color = plotutil.Color(0)
 		}
 		bar.LineStyle.Width = 0

@@ -157,6 +157,9 @@ func (r *report) judge() {
 		atLeast(uncontended, "rate over raw", r.ratio(uncontended, rawName, rate), 0.9)
 		atLeast(uncontended, "rate over the best peer", peers(uncontended, ours), 1)
 	}
+	if r.find(uncontended, keyed.name) != nil && r.find(uncontended, ours) != nil {
+		atLeast(uncontended, "rate of a Keyed over a Mutex", r.over(uncontended, keyed.name, ours, rate), 0.95)
+	}
 	if res := r.find(oneProcess, ours); res != nil {
 		atLeast(oneProcess, "rate over the best peer", peers(oneProcess, ours), 100)
 		atLeast(oneProcess, "Jain's index", res.Median.Jain, 0.98)

@@ -351,13 +351,15 @@ func (k *keeper) ahead() time.Duration {
 	return rand.N(k.terms.Spread)
 }
 
-// report logs what came of a renewal.
+// report logs what came of a renewal, on a goroutine of its own: a handler may block, and the
+// caller is not to.
 func (k *keeper) report(err error) {
+	log := func(message string) { k.terms.Logger.Warn(message, "key", k.terms.Key, "error", err) }
 	switch {
 	case errors.Is(err, ErrLost):
-		k.terms.Logger.Warn("warlock: a lease was lost while the lock was held", "key", k.terms.Key, "error", err)
+		go log("warlock: a lease was lost while the lock was held")
 	case err != nil && !errors.Is(err, protocol.ErrNotHeld): // but released meanwhile
-		k.terms.Logger.Warn("warlock: a renewal was not answered; trying again", "key", k.terms.Key, "error", err)
+		go log("warlock: a renewal was not answered; trying again")
 	}
 }
 
