@@ -226,24 +226,49 @@ func (h *idHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 // A request that was not answered, and is carried out late, takes the lock for nobody: it is
 // released once more.
 func TestStraysAreSwept(t *testing.T) {
-	for name, ask := range map[string]func(t *testing.T, m *warlock.Mutex){
-		"held": func(t *testing.T, m *warlock.Mutex) { lockOnce(t, m) },
-		"given up": func(t *testing.T, m *warlock.Mutex) {
+	t.Parallel() // it mostly waits
+	for name, ask := range map[string]func(t *testing.T, m *warlock.Mutex, line *redistest.Line){
+		"held": func(t *testing.T, m *warlock.Mutex, line *redistest.Line) {
+			line.BreakFirst(1, redistest.Cut)
+			lockOnce(t, m)
+		},
+		"handed on": func(t *testing.T, m *warlock.Mutex, line *redistest.Line) {
+			asks, goOn := make(chan struct{}), make(chan struct{})
+			line.Break(func(n int) redistest.Fault {
+				if n > 1 {
+					return redistest.None
+				}
+				close(asks)
+				<-goOn
+				return redistest.Cut
+			})
+			first := result(func() error { return m.LockContext(within(t)) })
+			wait(t, asks, "one asks")
+			second := result(func() error { return m.LockContext(within(t)) })
+			redistest.Eventually(t, func() bool { return waiters() > 0 }, "another waits behind it")
+			close(goOn)
+			for _, done := range []<-chan error{first, second} {
+				if err := wait(t, done, "LockContext returns"); err != nil {
+					t.Fatal(err)
+				}
+				unlock(t, m)
+			}
+		},
+		"given up": func(t *testing.T, m *warlock.Mutex, line *redistest.Line) {
+			line.BreakFirst(1, redistest.Cut)
 			if _, err := m.TryLockContext(t.Context()); err == nil {
 				t.Error("TryLockContext succeeded without an answer")
 			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel() // it mostly waits
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 				line, hook := new(redistest.Line), new(idHook)
 				client := line.Client(s, noRetries)
 				m := warlock.NewMutex(client, key, long)
 				lockOnce(t, m)
 				client.AddHook(hook)
-				line.BreakFirst(1, redistest.Cut)
-				ask(t, m)
+				ask(t, m, line)
 				redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "the lock is released")
 				s.Do("SET", key, hook.id.Load(), "PX", long.Milliseconds()) // as the request would, if it came now
 				redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "it is released again")

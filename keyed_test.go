@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -557,6 +558,31 @@ func TestManyRenewalsThatAreLost(t *testing.T) {
 		k.Unlock(fmt.Sprint(i))
 	}
 }
+
+// A log whose handler blocks holds up nobody's lease.
+func TestLogThatBlocks(t *testing.T) {
+	s := redistest.StartMini(t)
+	logging, goOn := make(chan struct{}, 10), make(chan struct{})
+	logger := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+		logging <- struct{}{}
+		<-goOn
+		return len(p), nil
+	}), nil))
+	k := newKeyed(s, 50*time.Millisecond, warlock.WithLogger(logger), warlock.WithoutRenewal())
+	k.Lock("a")
+	k.Lock("b")
+	a, b := k.Lease("a").Context(), k.Lease("b").Context()
+	wait(t, logging, "the loss of one is logged")
+	wait(t, a.Done(), "the one lease ends")
+	wait(t, b.Done(), "the other ends")
+	close(goOn)
+	k.Unlock("a")
+	k.Unlock("b")
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // One connection is enough for many ids.
 func TestKeyedWithASmallPool(t *testing.T) {

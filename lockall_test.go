@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,10 +52,41 @@ func TestLockAll(t *testing.T) {
 	})
 }
 
-// More ids than are asked for at once.
+// underWay is a hook that notes how many requests of a client were under way at most.
+type underWay struct{ now, most atomic.Int64 }
+
+func (u *underWay) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (u *underWay) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		u.add(1)
+		defer u.add(-1)
+		return next(ctx, cmd)
+	}
+}
+
+func (u *underWay) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		u.add(int64(len(cmds)))
+		defer u.add(-int64(len(cmds)))
+		return next(ctx, cmds)
+	}
+}
+
+func (u *underWay) add(n int64) {
+	now := u.now.Add(n)
+	for most := u.most.Load(); now > most && !u.most.CompareAndSwap(most, now); most = u.most.Load() {
+	}
+}
+
+// More ids than are asked for at once, which are not asked for one after another.
 func TestLockAllOfMany(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		k := newKeyed(s, long)
+		client, hook := s.Client(), new(underWay)
+		k := warlock.NewKeyed(client, prefix, long)
+		k.Lock("first") // connects
+		k.Unlock("first")
+		client.AddHook(hook)
 		var ids []string
 		for i := range 300 {
 			ids = append(ids, fmt.Sprint(i))
@@ -62,6 +94,9 @@ func TestLockAllOfMany(t *testing.T) {
 		unlock, err := k.LockAll(t.Context(), ids...)
 		if err != nil || k.Len() != len(ids) {
 			t.Fatalf("%d of %d are locked: %v", k.Len(), len(ids), err)
+		}
+		if most := hook.most.Load(); most < 4 {
+			t.Errorf("%d requests were under way at most", most)
 		}
 		unlock()
 		unused(t, k)

@@ -18,7 +18,7 @@ type Alarms struct {
 	next    alarmHeap       // those that are set, the first at index 0
 	timer   clockwork.Timer // rings what is due; made for the first
 	armed   time.Time       // when it does so; zero: it is not armed
-	ringing bool            // it does so now, and will arm itself
+	ringing bool            // it does so now, and will be armed then
 }
 
 // An alarm is a timer of Alarms.
@@ -76,11 +76,8 @@ func (al *alarm) Stop() bool {
 // Chan is nil: an alarm rings a function.
 func (al *alarm) Chan() <-chan time.Time { return nil }
 
-// armLocked arms the timer for the first alarm, unless it is ringing.
+// armLocked arms the timer for the first alarm.
 func (a *Alarms) armLocked() {
-	if a.ringing {
-		return
-	}
 	a.armed = a.next[0].at
 	d := a.armed.Sub(a.clock.Now())
 	if a.timer == nil {
@@ -94,7 +91,7 @@ func (a *Alarms) armLocked() {
 func (a *Alarms) ring() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.ringing { // it was armed anew before this began
+	if a.ringing { // who does will see what is due
 		return
 	}
 	a.ringing = true

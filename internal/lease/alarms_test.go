@@ -119,6 +119,28 @@ func TestAlarmsThatAreDueTogether(t *testing.T) {
 	r.expect(t, append(names, names[n-1])...)
 }
 
+// What becomes due while one rings waits for it.
+func TestAlarmThatIsDueWhileAnotherRings(t *testing.T) {
+	a := lease.NewAlarms(clockwork.NewRealClock())
+	rang, done := make(chan struct{}), make(chan struct{})
+	a.AfterFunc(0, func() {
+		defer close(done)
+		a.AfterFunc(time.Hour, func() {}).Stop() // so that none is set
+		a.AfterFunc(0, func() { close(rang) })
+		select {
+		case <-rang:
+			t.Error("two ring at once")
+		case <-time.After(50 * time.Millisecond): // it would at once
+		}
+	})
+	<-done
+	select {
+	case <-rang:
+	case <-time.After(redistest.Patience):
+		t.Error("the other does not ring")
+	}
+}
+
 // Alarms that are all stopped leave no timer.
 func TestStoppedAlarmsLeaveNothing(t *testing.T) {
 	clock := clockwork.NewFakeClock()

@@ -458,3 +458,15 @@ func TestPipelineOfARing(t *testing.T) {
 		t.Errorf("%d and %d keys on the shards", onA, onB)
 	}
 }
+
+// Lanes to servers that are no more are dropped, unless something is under way.
+func TestLanesAreDropped(t *testing.T) {
+	s := redistest.StartMini(t)
+	client, idle, busy := s.Client(), s.Client(), s.Client()
+	p := NewPipeline(client)
+	p.lanes[idle], p.lanes[busy] = &lane{}, &lane{busy: 1}
+	l := p.lane(t.Context(), redis.NewCmd(t.Context(), "eval", "", 1, "lock"))
+	if len(p.lanes) != 2 || p.lanes[client] != l || p.lanes[busy] == nil {
+		t.Errorf("the lanes are %v", p.lanes)
+	}
+}
