@@ -287,7 +287,7 @@ func (r *report) goals() [][]string {
 		if !g.Met {
 			met = "no"
 		}
-		rows = append(rows, []string{g.Case, g.What, number(g.Value), number(g.Bound), met})
+		rows = append(rows, []string{g.Case, g.What, cmp.Or(number(g.Value), "0"), cmp.Or(number(g.Bound), "0"), met})
 	}
 	return rows
 }
