@@ -46,6 +46,14 @@ type worker struct {
 	err   error
 }
 
+func newWorker(sys system, l locker, sec *section) *worker {
+	w := &worker{lock: l, visit: sec.visit, waits: newHistogram()}
+	if sys.shares {
+		w.visit = sec.read
+	}
+	return w
+}
+
 func newHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, int64(10*time.Minute), 3)
 }
@@ -66,12 +74,8 @@ func (b *bench) contend(sys system, l load, window time.Duration) (m measurement
 		}
 		defer func() { err = firstOf(err, c.close()) }()
 		for i := range l.goroutines {
-			sec := &sections[i%l.keys]
-			w := &worker{lock: c.locker(fmt.Sprintf("contended %d", i%l.keys)), visit: sec.visit, waits: newHistogram()}
-			if sys.shares {
-				w.visit = sec.read
-			}
-			workers = append(workers, w)
+			key := i % l.keys
+			workers = append(workers, newWorker(sys, c.locker(fmt.Sprintf("contended %d", key)), &sections[key]))
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())

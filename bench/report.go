@@ -139,12 +139,6 @@ func p50(m measurement) float64  { return m.P50 }
 // judge holds warlock's figures, as far as they are there, against the goals.
 func (r *report) judge() {
 	r.Goals = nil
-	atLeast := func(name, what string, value, bound float64) {
-		r.Goals = append(r.Goals, goal{name, what, value, bound, value >= bound})
-	}
-	atMost := func(name, what string, value, bound float64) {
-		r.Goals = append(r.Goals, goal{name, what, value, bound, value <= bound})
-	}
 	peers := func(name, system string) (best float64) { // the lowest ratio to a peer
 		for _, s := range systems[1:] {
 			if x := r.over(name, system, s.name, rate); x > 0 && (best == 0 || x < best) {
@@ -154,53 +148,66 @@ func (r *report) judge() {
 		return best
 	}
 	if r.find(uncontended, ours) != nil {
-		atLeast(uncontended, "rate over raw", r.ratio(uncontended, rawName, rate), 0.9)
-		atLeast(uncontended, "rate over the best peer", peers(uncontended, ours), 1)
-	}
-	if r.find(uncontended, keyed.name) != nil && r.find(uncontended, ours) != nil {
-		atLeast(uncontended, "rate of a Keyed over a Mutex", r.over(uncontended, keyed.name, ours, rate), 0.95)
+		r.atLeast(uncontended, "rate over raw", r.ratio(uncontended, rawName, rate), 0.9)
+		r.atLeast(uncontended, "rate over the best peer", peers(uncontended, ours), 1)
 	}
 	if res := r.find(oneProcess, ours); res != nil {
-		atLeast(oneProcess, "rate over the best peer", peers(oneProcess, ours), 100)
-		atLeast(oneProcess, "Jain's index", res.Median.Jain, 0.98)
+		r.atLeast(oneProcess, "rate over the best peer", peers(oneProcess, ours), 100)
+		r.atLeast(oneProcess, "Jain's index", res.Median.Jain, 0.98)
 	}
 	if r.find(oneProcess, reading.name) != nil {
-		atLeast(oneProcess, "rate of readers over the best peer", peers(oneProcess, reading.name), 100)
+		r.atLeast(oneProcess, "rate of readers over the best peer", peers(oneProcess, reading.name), 100)
 	}
-	if r.find(manyKeys, keyed.name) != nil {
-		atLeast(manyKeys, "rate over "+redislock1, r.over(manyKeys, keyed.name, redislock1, rate), 2.2)
-		atLeast(manyKeys, "rate over "+rueidisName, r.over(manyKeys, keyed.name, rueidisName, rate), 1.5)
-	}
-	if res := r.find(manyHeld, keyed.name); res != nil {
-		atMost(manyHeld, "leases lost", float64(res.Median.Lost), 0)
-		atMost(manyHeld, "bytes each", res.Median.Bytes, 2048)
-		atMost(manyHeld, "goroutines each", res.Median.Goroutines, 0.01)
-	}
-	if res := r.find(manyUsed, keyed.name); res != nil {
-		atMost(manyUsed, "heap grown or shrunk, MiB", math.Abs(res.Median.Grown), 8)
-	}
+	r.judgeKeyed()
 	if res := r.find(among, reading.name); res != nil {
-		atMost(among, "p99 in ms", res.Median.P99, 50)
+		r.atMost(among, "p99 in ms", res.Median.P99, 50)
 	}
 	if res := r.find(clients(8), ours); res != nil {
-		atMost(clients(8), "commands per acquisition", res.Median.Commands, 2.2)
-		atLeast(clients(8), "Jain's index", res.Median.Jain, 0.99)
-		atLeast(clients(8), "rate over "+redsync1, r.ratio(clients(8), redsync1, rate), 1)
-		atLeast(clients(8), "rate over "+redislock1, r.ratio(clients(8), redislock1, rate), 1)
+		r.atMost(clients(8), "commands per acquisition", res.Median.Commands, 2.2)
+		r.atLeast(clients(8), "Jain's index", res.Median.Jain, 0.99)
+		r.atLeast(clients(8), "rate over "+redsync1, r.ratio(clients(8), redsync1, rate), 1)
+		r.atLeast(clients(8), "rate over "+redislock1, r.ratio(clients(8), redislock1, rate), 1)
 	}
 	if least, most := r.flatness(); least > 0 {
-		atMost("2 to 128 clients", "most over least commands per acquisition", most/least, 1.15)
+		r.atMost("2 to 128 clients", "most over least commands per acquisition", most/least, 1.15)
 	}
 	if r.find(handOver, ours) != nil {
-		atMost(handOver, "p50 over "+rueidisName, r.ratio(handOver, rueidisName, p50), 0.75)
-		atMost(handOver, "p50 over "+redislock1, r.ratio(handOver, redislock1, p50), 0.5)
+		r.atMost(handOver, "p50 over "+rueidisName, r.ratio(handOver, rueidisName, p50), 0.75)
+		r.atMost(handOver, "p50 over "+redislock1, r.ratio(handOver, redislock1, p50), 0.5)
 	}
 	if res := r.find(park, ours); res != nil {
-		atMost(park, "commands per second", res.Median.PerS, 15)
+		r.atMost(park, "commands per second", res.Median.PerS, 15)
 	}
 	if res := r.find(killed, ours); res != nil {
-		atMost(killed, "p99 in ms", res.Median.P99, float64((killTTL+killGrace)/time.Millisecond))
+		r.atMost(killed, "p99 in ms", res.Median.P99, float64((killTTL+killGrace)/time.Millisecond))
 	}
+}
+
+// judgeKeyed is judge for a lock per ID.
+func (r *report) judgeKeyed() {
+	if r.find(uncontended, keyed.name) != nil && r.find(uncontended, ours) != nil {
+		r.atLeast(uncontended, "rate of a Keyed over a Mutex", r.over(uncontended, keyed.name, ours, rate), 0.95)
+	}
+	if r.find(manyKeys, keyed.name) != nil {
+		r.atLeast(manyKeys, "rate over "+redislock1, r.over(manyKeys, keyed.name, redislock1, rate), 2.2)
+		r.atLeast(manyKeys, "rate over "+rueidisName, r.over(manyKeys, keyed.name, rueidisName, rate), 1.5)
+	}
+	if res := r.find(manyHeld, keyed.name); res != nil {
+		r.atMost(manyHeld, "leases lost", float64(res.Median.Lost), 0)
+		r.atMost(manyHeld, "bytes each", res.Median.Bytes, 2048)
+		r.atMost(manyHeld, "goroutines each", res.Median.Goroutines, 0.01)
+	}
+	if res := r.find(manyUsed, keyed.name); res != nil {
+		r.atMost(manyUsed, "heap grown or shrunk, MiB", math.Abs(res.Median.Grown), 8)
+	}
+}
+
+func (r *report) atLeast(name, what string, value, bound float64) {
+	r.Goals = append(r.Goals, goal{name, what, value, bound, value >= bound})
+}
+
+func (r *report) atMost(name, what string, value, bound float64) {
+	r.Goals = append(r.Goals, goal{name, what, value, bound, value <= bound})
 }
 
 // flatness returns the least and the most commands per acquisition over the crowds.
