@@ -40,7 +40,7 @@ type Keyed struct {
 }
 
 // An entry is the lock of one id, for as long as somebody uses it. It is counted
-// by each call that is under way, and by each hold.
+// by each call that locks, while it is under way, and by each hold.
 type entry struct {
 	rw   RWMutex
 	uses int // guarded by the Keyed's mu; the entry is in the map while it is above 0

@@ -293,6 +293,33 @@ func TestKeyedWrongArguments(t *testing.T) {
 	contains(t, panicOf(func() { new(warlock.Keyed).Unlock(id) }), "NewKeyed")
 }
 
+// What no waiting mends leaves nothing in use.
+func TestKeyedOfAClosedClient(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		client := s.Client()
+		k := warlock.NewKeyed(client, prefix, long)
+		if err := client.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, tried := k.TryLockContext(t.Context(), id)
+		_, all := k.LockAll(t.Context(), "41", id)
+		for name, err := range map[string]error{
+			"LockContext": k.LockContext(t.Context(), id), "RLockContext": k.RLockContext(t.Context(), id),
+			"TryLockContext": tried, "LockAll": all,
+		} {
+			if !errors.Is(err, redis.ErrClosed) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		contains(t, panicOf(func() { k.Lock(id) }), "closed", `"invoice:42"`)
+		contains(t, panicOf(func() { k.RLock(id) }), "closed", `"invoice:42"`)
+		if k.TryLock(id) {
+			t.Error("TryLock succeeded")
+		}
+		unused(t, k)
+	})
+}
+
 // An id that is waited for is in use, until all have given up or unlocked.
 func TestKeyedCountsWhoWaits(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {

@@ -16,14 +16,18 @@ import (
 // it first tries all at once, which waits for nothing. If one is taken, those behind it
 // are let go again, it is waited for, and the rest is tried once more. Each time at
 // least one more is held.
+//
+// A lease may run out while another id is waited for: of locks that are not renewed, or
+// over an outage. Then all are let go, and it begins anew.
 
 // atOnce is how many of the requests of one LockAll may be under way.
 const atOnce = 64
 
 // LockAll locks all of ids, each once however often it is given, and returns what
-// unlocks them, to be called once; it panics when it is called again. It cannot deadlock with another
-// LockAll, as it waits for its ids in one order, whatever the order they are given in. If it returns an error, which is
-// one of [Keyed.LockContext], it holds none of them.
+// unlocks them, to be called once; it panics when it is called again. It cannot
+// deadlock with another LockAll, as it waits for its ids in one order, whatever the order
+// they are given in. If it returns an error, which is one of [Keyed.LockContext], it
+// holds none of them.
 //
 // unlock treats a lease that was lost as [Keyed.Unlock] does.
 func (k *Keyed) LockAll(ctx context.Context, ids ...string) (unlock func(), err error) {
@@ -47,6 +51,26 @@ func (k *Keyed) LockAll(ctx context.Context, ids ...string) (unlock func(), err 
 
 // lockAll locks ids, which are in order, or none of them.
 func (k *Keyed) lockAll(ctx context.Context, ids []string) error {
+	for {
+		if err := k.lockInOrder(ctx, ids); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(ids, k.lost) {
+			return nil
+		}
+		k.unlockAll(ids)
+	}
+}
+
+// lost reports whether the lease under which id is locked has ended.
+func (k *Keyed) lost(id string) bool {
+	l := k.Lease(id)
+	return l != nil && l.lease.Err() != nil
+}
+
+// lockInOrder locks ids, or none of them. Those it locked first may be lost by the time it
+// returns.
+func (k *Keyed) lockInOrder(ctx context.Context, ids []string) error {
 	for held := 0; ; held++ {
 		held += k.tryAll(ctx, ids[held:])
 		if held == len(ids) {

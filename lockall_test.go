@@ -189,6 +189,38 @@ func TestLockAllThatFails(t *testing.T) {
 	})
 }
 
+// All are held when it returns, though the lease of one ran out while another was waited for.
+func TestPromiseLockAllHoldsAll(t *testing.T) {
+	s := redistest.StartMini(t)
+	tl := newTimeline(s)
+	const ttl = 9 * time.Second
+	holder := newKeyed(s, long, warlock.WithClock(tl))
+	k := newKeyed(s, ttl, warlock.WithClock(tl), warlock.WithoutRenewal())
+	holder.Lock("b")
+	got := make(chan func(), 1)
+	done := result(func() error {
+		unlock, err := k.LockAll(within(t), "a", "b")
+		got <- unlock
+		return err
+	})
+	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 && s.Get("invoice:a") != "" }, "it waits for one and holds the other")
+	first := k.Lease("a")
+	tl.pass(ttl)
+	wait(t, first.Context().Done(), "the lease runs out")
+	holder.Unlock("b")
+	if err := wait(t, done, "LockAll returns"); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"a", "b"} {
+		if l := k.Lease(id); l == nil || l.Context().Err() != nil || s.Get("invoice:"+id) != l.ID() {
+			t.Errorf("%s is not held", id)
+		}
+	}
+	(<-got)()
+	unused(t, k)
+	onlyFence(t, s)
+}
+
 func TestLockAllAfterALeaseWasLost(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		log := new(logged)

@@ -23,7 +23,7 @@
 -- by up to as much brings the tokens down.
 --
 -- A lock that is free, and that nobody waits for, is taken right here: what other
--- cases need (contend.lua) takes a third of the time to set up.
+-- cases need (contend.lua) takes a fifth of the time to set up.
 
 local ID, TTL, KEPT, SPARE, ROUND, READS = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[8] == 'r'
 

@@ -106,7 +106,7 @@ func (p *Pipeline) Process(ctx context.Context, cmd redis.Cmder) outcome {
 	switch err := cmd.Err(); {
 	case elsewhere(err):
 		return p.single.Process(ctx, cmd)
-	case err != nil && !Answered(err) && !cmd.NoRetry() && ctx.Err() == nil:
+	case Lost(err) && !cmd.NoRetry() && ctx.Err() == nil:
 		_ = p.single.Process(ctx, cmd)
 		return repeated
 	}
