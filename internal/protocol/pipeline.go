@@ -272,7 +272,7 @@ func (l *lane) send(batch []*request) {
 			r.cmd.SetErr(err)
 			continue
 		}
-		_ = pipe.Process(r.ctx, unrepeated{r.cmd}) // is only noted
+		_ = pipe.Process(r.ctx, unrepeated(r.cmd)) // is only noted
 	}
 	_, _ = pipe.Exec(context.WithoutCancel(batch[0].ctx)) // each command carries its error
 	l.done()
@@ -293,11 +293,14 @@ func (l *lane) send(batch []*request) {
 	}
 }
 
-// unrepeated is a command of a batch: it is for who waits for it to repeat it.
-type unrepeated struct{ redis.Cmder }
-
-func (c unrepeated) NoRetry() bool      { return true }
-func (c unrepeated) Clone() redis.Cmder { return unrepeated{c.Cmder.Clone()} }
+// unrepeated returns cmd for a batch: it is for who waits for it to repeat it. Hooks of the client
+// see a command whose reply they can read.
+func unrepeated(cmd redis.Cmder) redis.Cmder {
+	if c, ok := cmd.(*redis.Cmd); ok {
+		return once(c)
+	}
+	return cmd // is so already
+}
 
 // redirected reports whether the server has named another for r. If r failed for
 // another reason, the client is to look whose its slot is.

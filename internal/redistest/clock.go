@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
-	"testing"
 	"time"
 )
 
@@ -18,7 +17,7 @@ var clockSource []byte
 // StartWithClock starts a real server whose wall clock SetClock sets. It needs
 // Linux and a C compiler, since the clock is put before the system's by the
 // dynamic linker.
-func StartWithClock(tb testing.TB, args ...string) *Server {
+func StartWithClock(tb TB, args ...string) *Server {
 	tb.Helper()
 	if runtime.GOOS != "linux" {
 		tb.Skip("a server's clock can be set on Linux only")
@@ -44,7 +43,7 @@ func (s *Server) SetClock(offset time.Duration) {
 }
 
 // share makes a file of one integer and maps it.
-func share(tb testing.TB, name string) []byte {
+func share(tb TB, name string) []byte {
 	tb.Helper()
 	if err := os.WriteFile(name, make([]byte, 8), 0o600); err != nil {
 		tb.Fatal(err)

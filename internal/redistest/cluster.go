@@ -5,11 +5,10 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"testing"
 )
 
 // Cluster makes two nodes a cluster, each with half of the slots.
-func Cluster(tb testing.TB, a, b *Server) {
+func Cluster(tb TB, a, b *Server) {
 	tb.Helper()
 	a.Do("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
 	b.Do("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
@@ -18,7 +17,7 @@ func Cluster(tb testing.TB, a, b *Server) {
 }
 
 // Meet lets two nodes know each other.
-func Meet(tb testing.TB, a, b *Server) {
+func Meet(tb TB, a, b *Server) {
 	tb.Helper()
 	host, port := hostPort(tb, b)
 	bus := b.Do("CONFIG", "GET", "cluster-port").(map[any]any)["cluster-port"]
@@ -37,7 +36,7 @@ func ClusterOK(s *Server) bool {
 
 // MoveSlot moves the slot of key, with all that is in it, from one node to the other,
 // and runs during when the keys have moved and the slot has not.
-func MoveSlot(tb testing.TB, from, to *Server, key string, during func()) {
+func MoveSlot(tb TB, from, to *Server, key string, during func()) {
 	tb.Helper()
 	slot := from.Do("CLUSTER", "KEYSLOT", key)
 	to.Do("CLUSTER", "SETSLOT", slot, "IMPORTING", from.nodeID())
@@ -58,7 +57,7 @@ func (s *Server) nodeID() string {
 	return fmt.Sprint(s.Do("CLUSTER", "MYID"))
 }
 
-func hostPort(tb testing.TB, s *Server) (host, port string) {
+func hostPort(tb TB, s *Server) (host, port string) {
 	tb.Helper()
 	host, port, err := net.SplitHostPort(s.Addr)
 	if err != nil {

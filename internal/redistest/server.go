@@ -25,6 +25,18 @@ import (
 // Patience is how long a test waits for what should come at once.
 const Patience = 20 * time.Second
 
+// TB is what a server needs of its test. A program that is no test can be one, too: Fatal and
+// what is like it must not return.
+type TB interface {
+	Helper()
+	Cleanup(f func())
+	TempDir() string
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Skip(args ...any)
+	Skipf(format string, args ...any)
+}
+
 // A Server is a Redis server that stops with its test.
 type Server struct {
 	Addr string
@@ -33,7 +45,7 @@ type Server struct {
 	// Admin is a client for looking into the server and for breaking it.
 	Admin *redis.Client
 
-	tb   testing.TB
+	tb   TB
 	args []string
 	env  []string
 	node bool // of a cluster
@@ -50,7 +62,7 @@ func Each(t *testing.T, test func(t *testing.T, s *Server)) {
 }
 
 // StartMini starts a miniredis.
-func StartMini(tb testing.TB) *Server {
+func StartMini(tb TB) *Server {
 	tb.Helper()
 	mini := miniredis.NewMiniRedis()
 	if err := mini.StartAddr("127.0.0.1:" + strconv.Itoa(FreePort(tb))); err != nil {
@@ -64,18 +76,19 @@ func StartMini(tb testing.TB) *Server {
 
 // Start starts a real redis-server with args. The test is skipped where there is
 // none, or fails if the environment variable WARLOCK_REQUIRE_REDIS is 1.
-func Start(tb testing.TB, args ...string) *Server {
+func Start(tb TB, args ...string) *Server {
 	tb.Helper()
 	s := &Server{tb: tb, args: args}
 	s.start()
 	return s
 }
 
-// StartNode starts a real redis-server as the node of a cluster, which serves no
+// StartNode starts a real redis-server with args as the node of a cluster, which serves no
 // slots yet.
-func StartNode(tb testing.TB) *Server {
+func StartNode(tb TB, args ...string) *Server {
 	tb.Helper()
-	s := &Server{tb: tb, node: true, args: []string{"--cluster-enabled", "yes", "--cluster-node-timeout", "5000"}}
+	args = append([]string{"--cluster-enabled", "yes", "--cluster-node-timeout", "5000"}, args...)
+	s := &Server{tb: tb, node: true, args: args}
 	s.start()
 	return s
 }
@@ -122,7 +135,7 @@ func (s *Server) StartSentinel(master string) *Server {
 
 // Require skips the test if there is no such program, or fails it if the
 // environment variable WARLOCK_REQUIRE_REDIS is 1.
-func Require(tb testing.TB, program string) {
+func Require(tb TB, program string) {
 	tb.Helper()
 	if _, err := exec.LookPath(program); err == nil {
 		return
@@ -275,7 +288,7 @@ func (s *Server) Expire(key string) {
 }
 
 // Eventually waits until cond holds, and fails the test if it does not.
-func Eventually(tb testing.TB, cond func() bool, format string, args ...any) {
+func Eventually(tb TB, cond func() bool, format string, args ...any) {
 	tb.Helper()
 	for limit := time.Now().Add(Patience); !cond(); <-time.After(time.Millisecond) {
 		if time.Now().After(limit) {
@@ -287,7 +300,7 @@ func Eventually(tb testing.TB, cond func() bool, format string, args ...any) {
 // FreePort returns a TCP port that nobody listens on, on loopback. It is none of
 // those that systems give to outgoing connections (Linux from 32768, others from
 // 49152), for which a server that starts anew might lose its port.
-func FreePort(tb testing.TB) int {
+func FreePort(tb TB) int {
 	tb.Helper()
 	const first, last, tries = 10000, 32767, 100
 	for range tries {
