@@ -68,12 +68,12 @@ func (s *stage) killWorkers() {
 }
 
 func (s *stage) stopWorkers() {
-	slots := s.some(1, 4)
+	slots := s.some(1, 5)
 	s.during(halts, slots, allKeys, func() {
 		for _, slot := range slots {
 			s.crew.signal(slot, syscall.SIGSTOP)
 		}
-		s.wait(s.between(200*time.Millisecond, 3*time.Second))
+		s.wait(s.between(200*time.Millisecond, 4*time.Second))
 		for _, slot := range slots {
 			s.crew.signal(slot, syscall.SIGCONT)
 		}

@@ -115,7 +115,6 @@ type history struct {
 	Effects   []*effect
 	Processes []process
 	Began     instant
-	Done      instant // when the load ended
 
 	stamps map[*op][]stamp
 	last   map[string]instant // by ID: when the last request was sent by which the lease is known to live
@@ -219,9 +218,6 @@ func (h *history) finish() {
 		if lives {
 			h.last[q.ID] = max(h.last[q.ID], q.Sent)
 		}
-	}
-	if h.Done == 0 {
-		h.Done = now()
 	}
 }
 

@@ -30,6 +30,9 @@ func (f *finding) add(key int, format string, args ...any) {
 // has failed.
 const patience = time.Minute
 
+// undecided is the judge whose verdict is that there is none.
+const undecided = "undecided"
+
 // judgeModel holds each key's history against the model.
 func judgeModel(h *history) []violation {
 	f := &finding{judge: "model"}
@@ -37,7 +40,7 @@ func judgeModel(h *history) []violation {
 		switch h.linearizable(key, goroutines, patience) {
 		case porcupine.Ok:
 		case porcupine.Unknown:
-			f.add(key, "porcupine found no answer in %v", patience)
+			f.violations = append(f.violations, violation{undecided, key, fmt.Sprintf("porcupine found no answer in %v", patience)})
 		default:
 			f.add(key, "no order of the calls is possible: see the page")
 		}
@@ -112,10 +115,16 @@ func judgeTokens(h *history) []violation {
 		ops := h.of(key)
 		calls := slices.Clone(ops)
 		slices.SortFunc(calls, func(a, b *op) int { return cmp.Compare(a.Called, b.Called) })
-		var top, topWriter *op // of those that had returned
+		of := make(map[int64]*op) // writers, by token
+		var top, topWriter *op    // of those that had returned
 		for _, b := range calls {
 			if h.joined(b) {
 				continue
+			}
+			if a := of[b.Token]; a != nil && !b.Read {
+				f.add(key, "%s has the token of %s", b, a)
+			} else if !b.Read {
+				of[b.Token] = b
 			}
 			for len(ops) > 0 && ops[0].Granted < b.Called {
 				a := ops[0]
@@ -170,6 +179,17 @@ func judgeRevived(h *history) []violation {
 			if hit && h.last[o.ID] > e.End {
 				f.add(o.Key, "%s was renewed after %s", o, e.Fault)
 			}
+		}
+	}
+	return f.violations
+}
+
+// judgeLost finds leases that ran out though nothing was wrong with their processes, the network or the servers.
+func judgeLost(h *history) []violation {
+	f := &finding{judge: "lost"}
+	for _, o := range h.Ops {
+		if o.Lost != 0 && !o.Taken && !h.excused(o.Slot, halts|delays|loses, h.last[o.ID]-h.settle(), o.Lost) {
+			f.add(o.Key, "%s was lost, though nothing was wrong", o)
 		}
 	}
 	return f.violations

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -45,7 +44,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	load := flags.Duration("for", 20*time.Second, "how long each has load and faults")
 	seed := flags.Uint64("seed", rand.Uint64N(1<<32), "of chance: what faults there are, and when")
 	keep := flags.String("keep", "violations", "`folder` for the histories that show violations")
-	mutants := flags.Bool("mutants", false, "break the library a line at a time, and show that it is noticed")
+	mutated := flags.Bool("mutants", false, "break the library a line at a time, and show that it is noticed")
+	only := flags.String("only", "", "with -mutants: `part` of the names of those to try")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -60,8 +60,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	p := &plan{seed: *seed, load: *load, program: self, keep: *keep}
-	if *mutants {
-		return runMutants(ctx, p, stdout, stderr)
+	if *mutated {
+		return runMutants(ctx, *only, p, stdout, stderr)
 	}
 	chosen, err := choose(*names)
 	if err != nil {
@@ -198,5 +198,3 @@ func ms(t times, d time.Duration) string {
 	}
 	return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond))
 }
-
-var errUncaught = errors.New("a mutant was not caught")

@@ -1,8 +1,207 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
 )
 
-func runMutants(ctx context.Context, p *plan, stdout, stderr io.Writer) error { return nil }
+// A mutant is the library with one line broken. Its workers are built with that file replaced; servers,
+// faults and judges are as ever.
+type mutant struct {
+	name     string
+	scenario string // in which it shows
+	file     string // of the library
+	old, new string // old is there once
+}
+
+const (
+	luaAcquire = "internal/protocol/acquire.lua"
+	luaContend = "internal/protocol/contend.lua"
+	luaHandOn  = "internal/protocol/handon.lua"
+	luaLock    = "internal/protocol/lock.lua"
+	luaQueue   = "internal/protocol/queue.lua"
+	luaShare   = "internal/protocol/share.lua"
+	luaRenew   = "internal/protocol/renew.lua"
+	leaseFile  = "internal/lease/lease.go"
+	mailbox    = "internal/wait/mailbox.go"
+)
+
+var mutants = []mutant{
+	{"the lock is taken whoever has it", "calm", luaAcquire,
+		`'NX', 'PX', TTL)`, `'PX', TTL)`},
+	{"a release does not look whose the lock is", "calm", luaHandOn,
+		"if holder ~= ID then\n", "if not holder then\n"},
+	{"a release hands nothing on", "calm", luaHandOn,
+		"local outcome = hand_on(nil, FLOOR, USED > 0 and USED or nil)", "local outcome = {}"},
+	{"nobody is told of a grant", "calm", luaQueue,
+		"return redis.pcall('PUBLISH', 'warlock:mailbox:' .. mailbox, id .. ' ' .. round .. ' ' .. int(token))", "return 1"},
+	{"the last to come is the first to be served", "calm", luaQueue,
+		`'ZPOPMIN'`, `'ZPOPMAX'`},
+	{"readers pass writers that wait", "calm", luaContend,
+		"(not waiting or redis.call('ZSCORE', READERS, ID))", "true"},
+	{"a writer is let in beside readers", "calm", luaQueue,
+		"      if waiter and not waiter.reads then\n        return nil\n      end\n", ""},
+	{"a local hand-off gives no new token", "calm", "turn.go",
+		"fence: l.fence + 1,", "fence: l.fence,"},
+	{"a wait that is cancelled passes no grant on", "calm", "contend.go",
+		"if a.unsettled || a.place > 0 {", "if false {"},
+	{"the mailbox is never closed", "calm", mailbox,
+		"if len(b.waiters) == 0 && b.session != nil {", "if false {"},
+	{"what is known of waiters never expires", "crash", luaContend,
+		"    redis.call('PEXPIRE', WAITERS, 2 * TTL)\n", ""},
+	{"dead waiters are never skipped", "stop", luaQueue,
+		"if seen and now >= tonumber(seen) and now - seen <= ttl * 1000 then", "if seen then"},
+	{"a lease is believed in beyond its deadline", "stop", leaseFile,
+		"if k.current.state != held || now.Before(k.deadline) {", "if now.Before(now.Add(1)) {"},
+	{"a reader that expires ends the others' shares", "readers", luaShare,
+		"return redis.call('ZREMRANGEBYSCORE', READERS, '-inf', int(math.floor(now / 1000)))\n",
+		"local n = redis.call('ZREMRANGEBYSCORE', READERS, '-inf', int(math.floor(now / 1000)))\n" +
+			"  if n > 0 then redis.call('DEL', READERS) end\n  return n\n"},
+	{"leases are not renewed in time", "readers", leaseFile,
+		"renewShare = 3", "renewShare = 1"},
+	{"no try after subscribing", "churn", mailbox,
+		"b.open.Store(true)\n\t\tb.signalAllLocked()\n", "b.open.Store(true)\n"},
+	{"who asks again does not find itself the holder", "churn", luaContend,
+		"if holder == ID then -- granted before", "if false then --"},
+	{"a lease counts from the answer to its request", "slow", "contend.go",
+		"}, a.sent)\n", "}, a.m.opts.clock.Now())\n"},
+	{"a renewed lease counts from the answer", "slow", leaseFile,
+		"k.grantedLocked(sent, ttl)\n", "k.grantedLocked(now, ttl)\n"},
+	{"a renewal makes the key again", "deleted", luaRenew,
+		"elseif holder == ID then\n  prolong(LOCK, TTL)\n", "elseif not holder or holder == ID then\n  redis.call('SET', LOCK, ID, 'PX', TTL)\n"},
+	{"a renewal does not look whose the lock is", "deleted", luaRenew,
+		"elseif holder == ID then\n", "elseif holder then\n"},
+	{"tokens have no floor", "clock", luaLock,
+		"if not last or last < now then", "if true then"},
+}
+
+const library = "github.com/warlock-go/warlock"
+
+// runMutants runs each mutant whose name has only in it in its scenario, and errs if one is not caught.
+func runMutants(ctx context.Context, only string, p *plan, stdout, stderr io.Writer) error {
+	dir, err := os.MkdirTemp("", "warlock-mutants-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	source, err := sourceOf(ctx, library)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "seed %d, %v of load each\n", p.seed, p.load)
+	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "mutant\tscenario\tcaught by\ttries")
+	var uncaught []string
+	for _, m := range mutants {
+		if !strings.Contains(m.name, only) {
+			continue
+		}
+		own := *p
+		own.keep = ""
+		if own.program, err = m.build(ctx, source, dir); err != nil {
+			return fmt.Errorf("mutant %q: %w", m.name, err)
+		}
+		judges, tries, err := m.hunt(ctx, &own, stderr)
+		if err != nil {
+			return fmt.Errorf("mutant %q: %w", m.name, err)
+		}
+		by := strings.Join(judges, ", ")
+		if by == "" {
+			by = "NOBODY"
+			uncaught = append(uncaught, m.name)
+		}
+		fmt.Fprintf(stderr, "%-50s %s\n", m.name, by)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", m.name, m.scenario, by, tries)
+	}
+	_ = t.Flush() // as with the standard output everywhere
+	if len(uncaught) > 0 {
+		return fmt.Errorf("not caught with seed %d: %s", p.seed, strings.Join(uncaught, "; "))
+	}
+	return nil
+}
+
+// hunt runs a mutant until a judge has caught it, and returns which did.
+func (m *mutant) hunt(ctx context.Context, p *plan, stderr io.Writer) (judges []string, tries int, err error) {
+	chosen, err := choose(m.scenario)
+	if err != nil {
+		return nil, 0, err
+	}
+	const most = 3
+	for tries = 1; ; tries++ {
+		bar := newBar(m.scenario, p.load, stderr)
+		p.progress = bar.show
+		v, err := chosen[0].run(ctx, p)
+		bar.end()
+		if err != nil {
+			return nil, tries, err
+		}
+		for _, x := range v.Violations {
+			if x.Judge != undecided && !slices.Contains(judges, x.Judge) {
+				judges = append(judges, x.Judge)
+			}
+		}
+		if len(judges) > 0 || tries == most {
+			return judges, tries, nil
+		}
+		p.seed++
+	}
+}
+
+// sourceOf returns where a package's source is.
+func sourceOf(ctx context.Context, pkg string) (string, error) {
+	out, err := output(exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", pkg))
+	if err != nil {
+		return "", fmt.Errorf("mutants are built from source: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// broken returns the file of the library as the mutant has it.
+func (m *mutant) broken(source string) ([]byte, error) {
+	text, err := os.ReadFile(filepath.Join(source, m.file))
+	if err != nil {
+		return nil, err
+	}
+	if n := bytes.Count(text, []byte(m.old)); n != 1 {
+		return nil, fmt.Errorf("%q is %d times in %s, and not once", m.old, n, m.file)
+	}
+	return bytes.Replace(text, []byte(m.old), []byte(m.new), 1), nil
+}
+
+// build builds this program over the mutant, and returns its path.
+func (m *mutant) build(ctx context.Context, source, dir string) (program string, err error) {
+	text, err := m.broken(source)
+	if err != nil {
+		return "", err
+	}
+	file, overlay, program := filepath.Join(dir, "file"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "chaos")
+	replace := map[string]map[string]string{"Replace": {filepath.Join(source, m.file): file}}
+	list, err := json.Marshal(replace)
+	err = errors.Join(err, os.WriteFile(file, text, 0o666), os.WriteFile(overlay, list, 0o666))
+	if err != nil {
+		return "", err
+	}
+	_, err = output(exec.CommandContext(ctx, "go", "build", "-overlay", overlay, "-o", program, library+"/chaos"))
+	return program, err
+}
+
+// output runs a command, and returns its output, or an error with what it said.
+func output(cmd *exec.Cmd) ([]byte, error) {
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, said.Bytes())
+	}
+	return out, err
+}

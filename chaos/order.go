@@ -163,8 +163,8 @@ func (h *history) leaves(o *op) instant {
 const little = 200 * time.Millisecond
 
 // judgeIdle finds locks that nobody held for too long while somebody waited. When holders
-// or waiters were stopped, one ttl may pass for a holder and another for the first of the waiters. When
-// nothing was wrong, a waiter that was not told asks after a third of its ttl.
+// or waiters were stopped, one ttl may pass for a holder and another for the first of the waiters: the others are
+// known to be dead by then. When nothing was wrong, a waiter that was not told asks after a third of its ttl.
 func judgeIdle(h *history) []violation {
 	f := &finding{judge: "idle"}
 	for key := range h.Keys {
@@ -172,7 +172,10 @@ func judgeIdle(h *history) []violation {
 			begin, end := g.from-h.settle(), g.op.Granted
 			limit := h.TTL / 2
 			if h.hit(halts, begin, end) {
-				limit = 2*h.TTL + little
+				limit = h.TTL + little
+				if g.last != nil && g.last.Unlock != g.from {
+					limit += h.TTL
+				}
 			}
 			if g.long() > limit && !h.hit(delays|loses, begin, end) && !h.excused(g.op.Slot, halts, g.from, end) {
 				f.add(key, "nobody held the lock for %v, more than %v, before %s", g.long(), limit, g.op)
@@ -236,9 +239,9 @@ func (h *history) handOffs() (took []time.Duration, slow int) {
 	return took, slow
 }
 
-// slowHandOff is how long a hand-off takes if the one who was granted the lock is not told: about
-// half of a poll's interval, which is a third of the ttl.
-const slowHandOff = 150 * time.Millisecond
+// slowHandOff is more than a hand-off takes if the one who was granted the lock is told, also where lines are
+// slow, and less than one mostly takes if it has to ask: that is up to a third of the ttl.
+const slowHandOff = 75 * time.Millisecond
 
 // judgeHandOffs finds that those who were granted a lock were not told of it, too often.
 func judgeHandOffs(h *history) (found []violation, took []time.Duration) {

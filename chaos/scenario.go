@@ -26,24 +26,28 @@ type scenario struct {
 	load    load
 	latency time.Duration // of every line, each way
 	faults  []fault
+	outage  bool // it ends with the death of all workers at once
 }
 
-// usual is the load of most scenarios.
-var usual = load{Reads: 0.5, Hold: 200 * time.Millisecond}
+// The usual load, and one with holds that are long enough to be renewed.
+var (
+	usual = load{Reads: 0.5, Hold: 200 * time.Millisecond}
+	long  = load{Reads: 0.5, Hold: time.Second}
+)
 
 var scenarios = []scenario{
 	{name: "calm", backend: single, load: usual},
-	{name: "crash", backend: single, load: usual, faults: []fault{killWorkers}},
+	{name: "crash", backend: single, load: usual, faults: []fault{killWorkers}, outage: true},
 	{name: "stop", backend: single, load: usual, faults: []fault{stopWorkers}},
-	{name: "readers", backend: single, load: load{Reads: 0.97, Hold: 200 * time.Millisecond, Even: true}, faults: []fault{killWorkers, stopWorkers}},
+	{name: "readers", backend: single, load: load{Reads: 0.97, Hold: 3 * ttl / 2, Even: true}, faults: []fault{killWorkers, stopWorkers}},
 	{name: "churn", backend: single, load: load{Hold: 200 * time.Millisecond, Fresh: true}, latency: 10 * time.Millisecond, faults: []fault{killWorkers}},
-	{name: "slow", backend: single, load: usual, faults: []fault{latency, slowThenGone}},
+	{name: "slow", backend: single, load: long, faults: []fault{latency, slowThenGone}},
 	{name: "cut", backend: single, load: usual, faults: []fault{cutLines, halfOpen, dropReplies}},
 	{name: "clients", backend: single, load: usual, faults: []fault{killPubSub, killNormal, pauseServer, flushScript}},
 	{name: "restart, kept", backend: aof, load: usual, faults: []fault{restartKept}},
 	{name: "restart, empty", backend: single, load: usual, faults: []fault{restartEmpty}},
 	{name: "memory", backend: single, load: usual, faults: []fault{fillMemory}},
-	{name: "deleted", backend: single, load: usual, faults: []fault{deleteLock, deleteLock, deleteLock, deleteAll}},
+	{name: "deleted", backend: single, load: long, faults: []fault{deleteLock, deleteLock, deleteLock, deleteAll}},
 	{name: "clock", backend: clocked, load: usual, faults: []fault{moveClock}},
 	{name: "sentinel", backend: sentinel, load: usual, faults: []fault{masterKilled, masterHung, failover}},
 	{name: "cluster", backend: cluster, load: usual, faults: []fault{masterKilled, slotMoved, slotMoved, failover}},
@@ -173,12 +177,14 @@ func (s *stage) finish() *verdict {
 		s.fault = "clock set right"
 		s.setClock(0)
 	}
-	done := now()
-	s.crew.finish(30 * time.Second)
+	if s.outage {
+		s.crew.stop()
+	} else {
+		s.crew.finish(30 * time.Second)
+	}
 	left := s.connectionsLeft()
 	s.crew.dismiss()
 	left = append(left, s.keysLeft()...)
-	s.recorder.h.Done = done
 	s.progress("judging", s.recorder.grants())
 	return s.judge(left)
 }

@@ -89,9 +89,9 @@ func (s *stage) judge(left []violation) *verdict {
 	slow, took := judgeHandOffs(h)
 	add(slow)
 	v.HandOffs = timesOf(took)
+	add(judgeLost(h))
 	add(judgeOps(h))
 	add(s.judgeStore(v))
-	add(s.judgeCalm(v))
 	add(s.crew.found())
 	add(left)
 	v.Invalid = s.tooLittle(v)
@@ -99,25 +99,16 @@ func (s *stage) judge(left []violation) *verdict {
 	return v
 }
 
-// judgeStore finds updates that got lost although they were fenced.
+// judgeStore finds updates that got lost although they were fenced, or although nothing was wrong.
 func (s *stage) judgeStore(v *verdict) []violation {
 	f := &finding{judge: "fencing"}
 	fenced, plain, stale := s.store.lost()
 	v.LostPlain, v.Stale = plain, stale
+	if len(s.scenario.faults) == 0 && (plain != 0 || stale != 0) {
+		f.add(allKeys, "%d updates were lost and %d requests refused, though nothing was wrong", plain, stale)
+	}
 	if fenced != 0 {
 		f.add(allKeys, "%d updates were lost although they were fenced", fenced)
-	}
-	return f.violations
-}
-
-// judgeCalm finds leases that were lost, and updates, where nothing was wrong.
-func (s *stage) judgeCalm(v *verdict) []violation {
-	f := &finding{judge: "calm"}
-	if len(s.scenario.faults) > 0 {
-		return nil
-	}
-	if v.Lost > 0 || v.LostPlain > 0 || v.Stale > 0 {
-		f.add(allKeys, "%d leases were lost, %d updates, and %d requests refused, though nothing was wrong", v.Lost, v.LostPlain, v.Stale)
 	}
 	return f.violations
 }
