@@ -4,25 +4,27 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 )
 
-// A mutant is the library with one line broken. Its workers are built with that file replaced; servers,
-// faults and judges are as ever.
+// A mutant is the library with one line broken, or what there is twice. Its workers are built with
+// other files in the place of the library's; servers, faults and judges are as ever.
 type mutant struct {
 	name     string
 	scenario string // in which it shows
-	file     string // of the library
-	old, new string // old is there once
+	edits    []edit // each of a file of its own
 }
+
+// An edit is of a file of the library. What is old is there once.
+type edit struct{ file, old, new string }
 
 const (
 	luaAcquire = "internal/protocol/acquire.lua"
@@ -37,52 +39,53 @@ const (
 )
 
 var mutants = []mutant{
-	{"the lock is taken whoever has it", "calm", luaAcquire,
-		`'NX', 'PX', TTL)`, `'PX', TTL)`},
-	{"a release does not look whose the lock is", "calm", luaHandOn,
-		"if holder ~= ID then\n", "if not holder then\n"},
-	{"a release hands nothing on", "calm", luaHandOn,
-		"local outcome = hand_on(nil, FLOOR, USED > 0 and USED or nil)", "local outcome = {}"},
-	{"nobody is told of a grant", "calm", luaQueue,
-		"return redis.pcall('PUBLISH', 'warlock:mailbox:' .. mailbox, id .. ' ' .. round .. ' ' .. int(token))", "return 1"},
-	{"the last to come is the first to be served", "calm", luaQueue,
-		`'ZPOPMIN'`, `'ZPOPMAX'`},
-	{"readers pass writers that wait", "calm", luaContend,
-		"(not waiting or redis.call('ZSCORE', READERS, ID))", "true"},
-	{"a writer is let in beside readers", "calm", luaQueue,
-		"      if waiter and not waiter.reads then\n        return nil\n      end\n", ""},
-	{"a local hand-off gives no new token", "calm", "turn.go",
-		"fence: l.fence + 1,", "fence: l.fence,"},
-	{"a wait that is cancelled passes no grant on", "calm", "contend.go",
-		"if a.unsettled || a.place > 0 {", "if false {"},
-	{"the mailbox is never closed", "calm", mailbox,
-		"if len(b.waiters) == 0 && b.session != nil {", "if false {"},
-	{"what is known of waiters never expires", "crash", luaContend,
-		"    redis.call('PEXPIRE', WAITERS, 2 * TTL)\n", ""},
-	{"dead waiters are never skipped", "stop", luaQueue,
-		"if seen and now >= tonumber(seen) and now - seen <= ttl * 1000 then", "if seen then"},
-	{"a lease is believed in beyond its deadline", "stop", leaseFile,
-		"if k.current.state != held || now.Before(k.deadline) {", "if now.Before(now.Add(1)) {"},
-	{"a reader that expires ends the others' shares", "readers", luaShare,
+	{"the lock is taken whoever has it", "calm", []edit{{luaAcquire,
+		`'NX', 'PX', TTL)`, `'PX', TTL)`}}},
+	{"a release does not look whose the lock is", "calm", []edit{{luaHandOn,
+		"if holder ~= ID then\n", "if not holder then\n"}}},
+	{"a release hands nothing on", "calm", []edit{{luaHandOn,
+		"local outcome = hand_on(nil, FLOOR, USED > 0 and USED or nil)", "local outcome = {}"}}},
+	{"nobody is told of a grant", "calm", []edit{{luaQueue,
+		"return redis.pcall('PUBLISH', 'warlock:mailbox:' .. mailbox, id .. ' ' .. round .. ' ' .. int(token))", "return 1"}}},
+	{"the last to come is the first to be served", "calm", []edit{{luaQueue,
+		`'ZPOPMIN'`, `'ZPOPMAX'`}}},
+	{"readers pass writers that wait", "calm", []edit{{luaContend,
+		"(not waiting or redis.call('ZSCORE', READERS, ID))", "true"}}},
+	{"a writer is let in beside readers", "calm", []edit{{luaQueue,
+		"      if waiter and not waiter.reads then\n        return nil\n      end\n", ""}}},
+	{"a local hand-off gives no new token", "calm", []edit{{"turn.go",
+		"fence: l.fence + 1,", "fence: l.fence,"}}},
+	{"a wait that is cancelled passes no grant on", "calm", []edit{{"contend.go",
+		"if a.unsettled || a.place > 0 {", "if false {"}}},
+	{"the mailbox is never closed", "calm", []edit{{mailbox,
+		"if len(b.waiters) == 0 && b.session != nil {", "if false {"}}},
+	{"what is known of waiters never expires", "crash", []edit{{luaContend,
+		"    redis.call('PEXPIRE', WAITERS, 2 * TTL)\n", ""}}},
+	{"dead waiters are never skipped", "stop", []edit{{luaQueue,
+		"if seen and now >= tonumber(seen) and now - seen <= ttl * 1000 then", "if seen then"}}},
+	{"a lease is believed in beyond its deadline", "stop", []edit{{leaseFile,
+		"if k.current.state != held || now.Before(k.deadline) {", "if now.Before(now.Add(1)) {"}}},
+	{"a reader that expires ends the others' shares", "readers", []edit{{luaShare,
 		"return redis.call('ZREMRANGEBYSCORE', READERS, '-inf', int(math.floor(now / 1000)))\n",
 		"local n = redis.call('ZREMRANGEBYSCORE', READERS, '-inf', int(math.floor(now / 1000)))\n" +
-			"  if n > 0 then redis.call('DEL', READERS) end\n  return n\n"},
-	{"leases are not renewed in time", "readers", leaseFile,
-		"renewShare = 3", "renewShare = 1"},
-	{"no try after subscribing", "churn", mailbox,
-		"b.open.Store(true)\n\t\tb.signalAllLocked()\n", "b.open.Store(true)\n"},
-	{"who asks again does not find itself the holder", "churn", luaContend,
-		"if holder == ID then -- granted before", "if false then --"},
-	{"a lease counts from the answer to its request", "slow", "contend.go",
-		"}, a.sent)\n", "}, a.m.opts.clock.Now())\n"},
-	{"a renewed lease counts from the answer", "slow", leaseFile,
-		"k.grantedLocked(sent, ttl)\n", "k.grantedLocked(now, ttl)\n"},
-	{"a renewal makes the key again", "deleted", luaRenew,
-		"elseif holder == ID then\n  prolong(LOCK, TTL)\n", "elseif not holder or holder == ID then\n  redis.call('SET', LOCK, ID, 'PX', TTL)\n"},
-	{"a renewal does not look whose the lock is", "deleted", luaRenew,
-		"elseif holder == ID then\n", "elseif holder then\n"},
-	{"tokens have no floor", "clock", luaLock,
-		"if not last or last < now then", "if true then"},
+			"  if n > 0 then redis.call('DEL', READERS) end\n  return n\n"}}},
+	{"leases are not renewed in time", "readers", []edit{{leaseFile,
+		"renewShare = 3", "renewShare = 1"}}},
+	{"no try after subscribing", "churn", []edit{{mailbox, // each of these makes up for the other
+		"b.open.Store(true)\n\t\tb.signalAllLocked()\n", "b.open.Store(true)\n"}, {"contend.go",
+		"heard := a.m.box.Open() && answer.HandsOn", "heard := answer.HandsOn"}}},
+	{"who asks again does not find itself the holder", "churn", []edit{{luaContend,
+		"if holder == ID then -- granted before", "if false then --"}}},
+	{"a lease counts from the answer to its request", "slow", []edit{{"contend.go",
+		"}, a.sent)\n", "}, a.m.opts.clock.Now())\n"}}},
+	{"a renewed lease counts from the answer", "slow", []edit{{leaseFile,
+		"k.grantedLocked(sent, ttl)\n", "k.grantedLocked(now, ttl)\n"}}},
+	{"a renewal makes the key again", "deleted", []edit{{luaRenew,
+		"elseif holder == ID then\n  prolong(LOCK, TTL)\n", "elseif not holder or holder == ID then\n  redis.call('SET', LOCK, ID, 'PX', TTL)\n"}}},
+	{"a renewal does not look whose the lock is", "deleted", []edit{{luaRenew,
+		"elseif holder == ID then\n", "elseif holder then\n"}}},
+	{"tokens have no floor", "clock", []edit{{luaLock,
+		"if not last or last < now then", "if true then"}}},
 }
 
 const library = "github.com/warlock-go/warlock"
@@ -136,7 +139,7 @@ func (m *mutant) hunt(ctx context.Context, p *plan, stderr io.Writer) (judges []
 	if err != nil {
 		return nil, 0, err
 	}
-	const most = 3
+	const most = 5
 	for tries = 1; ; tries++ {
 		bar := newBar(m.scenario, p.load, stderr)
 		p.progress = bar.show
@@ -167,27 +170,36 @@ func sourceOf(ctx context.Context, pkg string) (string, error) {
 }
 
 // broken returns the file of the library as the mutant has it.
-func (m *mutant) broken(source string) ([]byte, error) {
-	text, err := os.ReadFile(filepath.Join(source, m.file))
+func (e *edit) broken(source string) ([]byte, error) {
+	text, err := os.ReadFile(filepath.Join(source, e.file))
 	if err != nil {
 		return nil, err
 	}
-	if n := bytes.Count(text, []byte(m.old)); n != 1 {
-		return nil, fmt.Errorf("%q is %d times in %s, and not once", m.old, n, m.file)
+	if n := bytes.Count(text, []byte(e.old)); n != 1 {
+		return nil, fmt.Errorf("%q is %d times in %s, and not once", e.old, n, e.file)
 	}
-	return bytes.Replace(text, []byte(m.old), []byte(m.new), 1), nil
+	return bytes.Replace(text, []byte(e.old), []byte(e.new), 1), nil
 }
 
 // build builds this program over the mutant, and returns its path.
 func (m *mutant) build(ctx context.Context, source, dir string) (program string, err error) {
-	text, err := m.broken(source)
-	if err != nil {
-		return "", err
+	replace := make(map[string]string)
+	for i, e := range m.edits {
+		text, err := e.broken(source)
+		if err != nil {
+			return "", err
+		}
+		file := filepath.Join(dir, strconv.Itoa(i))
+		if err := os.WriteFile(file, text, 0o666); err != nil {
+			return "", err
+		}
+		replace[filepath.Join(source, e.file)] = file
 	}
-	file, overlay, program := filepath.Join(dir, "file"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "chaos")
-	replace := map[string]map[string]string{"Replace": {filepath.Join(source, m.file): file}}
-	list, err := json.Marshal(replace)
-	err = errors.Join(err, os.WriteFile(file, text, 0o666), os.WriteFile(overlay, list, 0o666))
+	overlay, program := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "chaos")
+	list, err := json.Marshal(map[string]any{"Replace": replace})
+	if err == nil {
+		err = os.WriteFile(overlay, list, 0o666)
+	}
 	if err != nil {
 		return "", err
 	}

@@ -137,11 +137,7 @@ func (h *history) gaps(key int) (gaps []gap) {
 			return e.at <= o.Granted
 		})
 		if len(holding) == 0 && !o.Try {
-			g := gap{op: o, from: max(o.Called, last.at)}
-			if last.at > o.Called {
-				g.last = last.op
-			}
-			gaps = append(gaps, g)
+			gaps = append(gaps, gap{op: o, from: max(o.Called, last.at), last: last.op})
 		}
 		holding = append(holding, end{o, h.leaves(o)})
 	}
@@ -173,7 +169,7 @@ func judgeIdle(h *history) []violation {
 			limit := h.TTL / 2
 			if h.hit(halts, begin, end) {
 				limit = h.TTL + little
-				if g.last != nil && g.last.Unlock != g.from {
+				if g.last != nil && h.leaves(g.last) != g.last.Unlock {
 					limit += h.TTL
 				}
 			}

@@ -40,7 +40,7 @@ var scenarios = []scenario{
 	{name: "crash", backend: single, load: usual, faults: []fault{killWorkers}, outage: true},
 	{name: "stop", backend: single, load: usual, faults: []fault{stopWorkers}},
 	{name: "readers", backend: single, load: load{Reads: 0.97, Hold: 3 * ttl / 2, Even: true}, faults: []fault{killWorkers, stopWorkers}},
-	{name: "churn", backend: single, load: load{Hold: 200 * time.Millisecond, Fresh: true}, latency: 10 * time.Millisecond, faults: []fault{killWorkers}},
+	{name: "churn", backend: single, load: load{Hold: 200 * time.Millisecond, Fresh: true, Pause: 400 * time.Millisecond}, latency: 10 * time.Millisecond},
 	{name: "slow", backend: single, load: long, faults: []fault{latency, slowThenGone}},
 	{name: "cut", backend: single, load: usual, faults: []fault{cutLines, halfOpen, dropReplies}},
 	{name: "clients", backend: single, load: usual, faults: []fault{killPubSub, killNormal, pauseServer, flushScript}},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,6 +50,7 @@ type load struct {
 	Hold  time.Duration // the longest
 	Even  bool          // holds are spread evenly up to that; if not, most are short
 	Fresh bool          // a client of its own for each hold
+	Pause time.Duration // the longest between one op and the next; 0: the usual
 }
 
 // goroutines is how many each worker has.
@@ -190,13 +192,14 @@ func (w *laborer) dial(ctx context.Context, network, addr string) (net.Conn, err
 // labor holds one lock after another until ctx ends.
 func (w *laborer) labor(ctx context.Context, g int, s *site) {
 	rng := rand.New(rand.NewPCG(w.Seed, uint64(w.Process*goroutines+g)))
-	const pause = 20 * time.Millisecond
+	const usual = 20 * time.Millisecond
+	pause := cmp.Or(w.Load.Pause, usual)
 	for ctx.Err() == nil {
 		o := &op{Process: w.Process, Slot: w.Slot, N: int(w.ops.Add(1)), Goroutine: g, Key: rng.IntN(len(w.Keys))}
 		w.one(o, rng, s)
 		select {
 		case <-ctx.Done():
-		case <-time.After(rand.N(pause)):
+		case <-time.After(time.Duration(rng.Int64N(int64(pause)))):
 		}
 	}
 }
