@@ -80,8 +80,8 @@ func judgeOverlap(h *history) (found []violation, excused int) {
 	return f.violations, excused
 }
 
-// judgeBelief finds holders that believed in a lease for longer than its ttl after any
-// request by which it can have lived.
+// judgeBelief finds holders that believed in a lease beyond its deadline, or whose deadline was more than the ttl after
+// every request by which it can have lived.
 func judgeBelief(h *history) []violation {
 	f := &finding{judge: "belief"}
 	requests := make(map[string][]*request)
@@ -97,6 +97,10 @@ func judgeBelief(h *history) []violation {
 				if q.Sent <= s.Read && (q.Script == acquire || q.Replied <= s.Read) {
 					last = max(last, q.Sent)
 				}
+			}
+			if s.At > s.Deadline {
+				f.add(o.Key, "%s was held %v after its deadline", o, s.At.since(s.Deadline))
+				break
 			}
 			if late := s.Deadline.since(last.add(h.TTL)); last != 0 && late > 0 {
 				f.add(o.Key, "%s had a deadline %v after its lease may have run out", o, late)

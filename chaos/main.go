@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -54,6 +55,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("unexpected argument %q: all settings are flags, see -help", flags.Arg(0))
 	case *load < time.Second:
 		return fmt.Errorf("-for is %v: at least a second is needed", *load)
+	}
+	switch {
+	case *mutated && *names != "all":
+		return errors.New("-scenario and -mutants do not go together: each mutant has its scenario")
+	case !*mutated && *only != "":
+		return errors.New("-only is for -mutants: name scenarios with -scenario")
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -142,16 +149,20 @@ func (b *bar) show(what string, grants int) {
 
 func (b *bar) end() { _ = b.Finish() }
 
-// report says at once what was found.
-func (v *verdict) report(w io.Writer) {
-	state := "passed"
+// state is the verdict in a word, and more after a colon.
+func (v *verdict) state() string {
 	switch {
 	case len(v.Violations) > 0:
-		state = fmt.Sprintf("FAILED: %d violations", len(v.Violations))
+		return fmt.Sprintf("FAILED: %d violations", len(v.Violations))
 	case v.Invalid != "":
-		state = "INVALID: " + v.Invalid
+		return "INVALID: " + v.Invalid
 	}
-	fmt.Fprintf(w, "%-14s %5d grants, %2d faults, %3.0f s: %s\n", v.Scenario, v.Grants, v.Faults, v.Took.Seconds(), state)
+	return "passed"
+}
+
+// report says at once what was found.
+func (v *verdict) report(w io.Writer) {
+	fmt.Fprintf(w, "%-14s %5d grants, %2d faults, %3.0f s: %s\n", v.Scenario, v.Grants, v.Faults, v.Took.Seconds(), v.state())
 	const most = 3 // of each judge
 	said := make(map[string]int)
 	for _, x := range v.Violations {
@@ -174,20 +185,10 @@ func printTable(w io.Writer, verdicts []*verdict) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "scenario\tgrants\tfaults\tleases lost\toverlaps allowed\tupdates lost, fenced\tplain\tpairs in order\tcrash to grant, ms\tmost\thand-off, ms\t99 %\tverdict\t")
 	for _, v := range verdicts {
-		fenced := 0
-		verdict := "passed"
-		for _, x := range v.Violations {
-			verdict = "FAILED"
-			if x.Judge == "fencing" {
-				fenced++
-			}
-		}
-		if v.passed() != (verdict == "passed") {
-			verdict = "INVALID"
-		}
+		state, _, _ := strings.Cut(v.state(), ":")
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t\n", v.Scenario, v.Grants, v.Faults, v.Lost, v.Excused,
-			fenced, v.LostPlain, v.Pairs, ms(v.Crashes, v.Crashes.P50), ms(v.Crashes, v.Crashes.Max),
-			ms(v.HandOffs, v.HandOffs.P50), ms(v.HandOffs, v.HandOffs.P99), verdict)
+			v.LostFenced, v.LostPlain, v.Pairs, ms(v.Crashes, v.Crashes.P50), ms(v.Crashes, v.Crashes.Max),
+			ms(v.HandOffs, v.HandOffs.P50), ms(v.HandOffs, v.HandOffs.P99), state)
 	}
 	_ = t.Flush() // as with the standard output everywhere
 }

@@ -92,6 +92,10 @@ const library = "github.com/warlock-go/warlock"
 
 // runMutants runs each mutant whose name has only in it in its scenario, and errs if one is not caught.
 func runMutants(ctx context.Context, only string, p *plan, stdout, stderr io.Writer) error {
+	chosen := slices.DeleteFunc(slices.Clone(mutants), func(m mutant) bool { return !strings.Contains(m.name, only) })
+	if len(chosen) == 0 {
+		return fmt.Errorf("no mutant has %q in its name", only)
+	}
 	dir, err := os.MkdirTemp("", "warlock-mutants-")
 	if err != nil {
 		return err
@@ -105,10 +109,7 @@ func runMutants(ctx context.Context, only string, p *plan, stdout, stderr io.Wri
 	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "mutant\tscenario\tcaught by\ttries")
 	var uncaught []string
-	for _, m := range mutants {
-		if !strings.Contains(m.name, only) {
-			continue
-		}
+	for _, m := range chosen {
 		own := *p
 		own.keep = ""
 		if own.program, err = m.build(ctx, source, dir); err != nil {

@@ -181,9 +181,9 @@ func judgeIdle(h *history) []violation {
 	return f.violations
 }
 
-// crashes returns how long after the death of each holder the next was granted its lock, where that was
-// waiting by then and nothing else was wrong; and which took longer than a ttl and a little.
-func (h *history) crashes() (took []time.Duration, found []violation) {
+// judgeCrashes finds holders after whose death the next was granted the lock later than a ttl and a little, where
+// one waited by then and nothing else was wrong. It returns how long each took.
+func judgeCrashes(h *history) (found []violation, took []time.Duration) {
 	f := &finding{judge: "crash"}
 	for key := range h.Keys {
 		for _, g := range h.gaps(key) {
@@ -203,11 +203,11 @@ func (h *history) crashes() (took []time.Duration, found []violation) {
 			}
 		}
 	}
-	return took, f.violations
+	return f.violations, took
 }
 
-// A hand-off is the time from the answer to the release of one writer to the return of the next, who had
-// queued before.
+// handOffs returns how long each took: the time from the answer to the release of one writer to the return of the next, who had
+// queued before; and how many were slow.
 func (h *history) handOffs() (took []time.Duration, slow int) {
 	for key := range h.Keys {
 		released := make(map[string]*request)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +22,8 @@ type verdict struct {
 	Lost       int            // leases
 	Excused    int            // overlaps
 	Stale      int            // requests that the store refused
-	LostPlain  int            // updates of the store without fencing
+	LostFenced int            // updates of the store, with fencing
+	LostPlain  int            // and without
 	Pairs      int            // of which the order was judged
 	Crashes    times
 	HandOffs   times
@@ -31,6 +33,9 @@ type verdict struct {
 
 	history *history
 }
+
+// reading follows the kind of a lock.
+const reading = ", read"
 
 // times are how long something took.
 type times struct {
@@ -52,65 +57,58 @@ func (v *verdict) passed() bool { return v.Invalid == "" && len(v.Violations) ==
 
 // judge asks all judges.
 func (s *stage) judge(left []violation) *verdict {
-	h := s.recorder.history()
-	v := &verdict{Scenario: s.name, Faults: s.made, Kinds: make(map[string]int), history: h}
-	for _, o := range h.Ops {
+	v := &verdict{Scenario: s.name, Faults: s.made, Kinds: make(map[string]int), history: s.recorder.history()}
+	v.count()
+	v.judgeHistory()
+	v.judgeStore(s.store, len(s.scenario.faults) == 0)
+	v.Violations = slices.Concat(v.Violations, s.crew.found(), left)
+	v.Invalid = s.tooLittle(v)
+	v.Took = now().since(v.history.Began)
+	return v
+}
+
+func (v *verdict) count() {
+	for _, o := range v.history.Ops {
 		if !o.granted() {
 			continue
 		}
 		v.Grants++
 		kind := o.Kind
 		if o.Read {
-			kind += ", read"
+			kind += reading
 		}
 		v.Kinds[kind]++
 		if o.Lost != 0 {
 			v.Lost++
 		}
 	}
-	add := func(vs []violation) { v.Violations = append(v.Violations, vs...) }
-	add(judgeModel(h))
+}
+
+// judgeHistory asks those who judge by the history alone.
+func (v *verdict) judgeHistory() {
+	h := v.history
 	overlaps, excused := judgeOverlap(h)
-	add(overlaps)
-	v.Excused = excused
-	add(judgeBelief(h))
-	add(judgeTokens(h))
-	add(judgeEarly(h))
-	add(judgeRevived(h))
 	order, pairs := judgeOrder(h)
-	add(order)
 	turns, more := judgeTurns(h)
-	add(turns)
-	v.Pairs = pairs + more
-	add(judgeIdle(h))
-	took, crashes := h.crashes()
-	add(crashes)
-	v.Crashes = timesOf(took)
-	slow, took := judgeHandOffs(h)
-	add(slow)
-	v.HandOffs = timesOf(took)
-	add(judgeLost(h))
-	add(judgeOps(h))
-	add(s.judgeStore(v))
-	add(s.crew.found())
-	add(left)
-	v.Invalid = s.tooLittle(v)
-	v.Took = now().since(h.Began)
-	return v
+	crashes, toGrant := judgeCrashes(h)
+	slow, handOffs := judgeHandOffs(h)
+	v.Excused, v.Pairs = excused, pairs+more
+	v.Crashes, v.HandOffs = timesOf(toGrant), timesOf(handOffs)
+	v.Violations = slices.Concat(v.Violations, judgeModel(h), overlaps, judgeBelief(h), judgeTokens(h), judgeEarly(h),
+		judgeRevived(h), judgeLost(h), order, turns, judgeIdle(h), crashes, slow, judgeOps(h))
 }
 
 // judgeStore finds updates that got lost although they were fenced, or although nothing was wrong.
-func (s *stage) judgeStore(v *verdict) []violation {
+func (v *verdict) judgeStore(s *Store, calm bool) {
 	f := &finding{judge: "fencing"}
-	fenced, plain, stale := s.store.lost()
-	v.LostPlain, v.Stale = plain, stale
-	if len(s.scenario.faults) == 0 && (plain != 0 || stale != 0) {
-		f.add(allKeys, "%d updates were lost and %d requests refused, though nothing was wrong", plain, stale)
+	v.LostFenced, v.LostPlain, v.Stale = s.lost()
+	if calm && (v.LostPlain != 0 || v.Stale != 0) {
+		f.add(allKeys, "%d updates were lost and %d requests refused, though nothing was wrong", v.LostPlain, v.Stale)
 	}
-	if fenced != 0 {
-		f.add(allKeys, "%d updates were lost although they were fenced", fenced)
+	if v.LostFenced != 0 {
+		f.add(allKeys, "%d updates were lost although they were fenced", v.LostFenced)
 	}
-	return f.violations
+	v.Violations = append(v.Violations, f.violations...)
 }
 
 // tooLittle returns why a run was too idle to prove anything.
@@ -129,7 +127,7 @@ func (s *stage) tooLittle(v *verdict) string {
 	if s.scenario.load.Fresh {
 		return ""
 	}
-	for _, kind := range []string{mutex, rwMutex, rwMutex + ", read", keyed, keyed + ", read"} {
+	for _, kind := range []string{mutex, rwMutex, rwMutex + reading, keyed, keyed + reading} {
 		if v.Kinds[kind] == 0 {
 			return "no grant of a " + kind
 		}
