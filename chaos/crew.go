@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -39,12 +38,11 @@ type member struct {
 }
 
 func (c *crew) start(slot int) {
-	self := c.program
 	number := c.recorder.started(slot)
 	text, err := json.Marshal(c.newJob(number, slot))
 	c.ground.must(err)
 	m := &member{number: number, ended: make(chan struct{}), gone: make(chan struct{})}
-	m.cmd = exec.Command(self)
+	m.cmd = exec.Command(c.program)
 	m.cmd.Env = append(os.Environ(), jobVar+"="+string(text))
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	m.cmd.Stderr = &m.errors
@@ -175,5 +173,3 @@ func (c *crew) found() []violation {
 	}
 	return f.violations
 }
-
-var errInterrupted = errors.New("interrupted")

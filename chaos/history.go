@@ -102,7 +102,7 @@ func (e *effect) overlaps(a, b instant) bool { return e.Start <= b && e.End >= a
 // A process is a worker's that was started.
 type process struct {
 	Slot           int
-	Started, Ended instant // Ended: killed, or told to end
+	Started, Ended instant // Ended: 0 while it runs
 }
 
 // A history is what happened in a run.

@@ -214,6 +214,14 @@ func TestJudges(t *testing.T) {
 			t.suffers(halts, 2, allKeys, 40, 3000)
 			t.asks(t.holds(1, 5, 1300, 1310, 20), acquire, 900, no)
 		}, []string{"idle"}},
+		"a lock whose dead waiters were skipped, behind a dead reader": {func(t *tale) {
+			t.holds(0, 0, 1, 50, 10).Read = true
+			o := t.holds(3, 2, 3, 0, 11)
+			o.Read = true
+			t.asks(o, renew, 30, yes)
+			t.suffers(halts, 3, allKeys, 40, 3000)
+			t.asks(t.holds(1, 5, 2100, 2110, 20), acquire, 1900, no)
+		}, nil},
 		"a crash": {func(t *tale) {
 			t.holds(0, 0, 1, 0, 10)
 			t.Processes[0].Ended = at(30)

@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	names := flags.String("scenario", "all", "`names` of scenarios with semicolons between, or all")
-	load := flags.Duration("for", 20*time.Second, "how long each has load and faults")
+	duration := flags.Duration("for", 20*time.Second, "how long each has load and faults")
 	seed := flags.Uint64("seed", rand.Uint64N(1<<32), "of chance: what faults there are, and when")
 	keep := flags.String("keep", "violations", "`folder` for the histories that show violations")
 	mutated := flags.Bool("mutants", false, "break the library a line at a time, and show that it is noticed")
@@ -53,8 +53,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	switch {
 	case flags.NArg() > 0:
 		return fmt.Errorf("unexpected argument %q: all settings are flags, see -help", flags.Arg(0))
-	case *load < time.Second:
-		return fmt.Errorf("-for is %v: at least a second is needed", *load)
+	case *duration < time.Second:
+		return fmt.Errorf("-for is %v: at least a second is needed", *duration)
 	}
 	switch {
 	case *mutated && *names != "all":
@@ -66,7 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	p := &plan{seed: *seed, load: *load, program: self, keep: *keep}
+	p := &plan{seed: *seed, duration: *duration, program: self, keep: *keep}
 	if *mutated {
 		return runMutants(ctx, *only, p, stdout, stderr)
 	}
@@ -104,10 +104,10 @@ next:
 
 // runAll runs the scenarios one after another, and prints what came of them.
 func runAll(ctx context.Context, chosen []*scenario, p *plan, stdout, stderr io.Writer) error {
-	fmt.Fprintf(stdout, "seed %d, %v of load each\n", p.seed, p.load)
+	fmt.Fprintf(stdout, "seed %d, %v of load each\n", p.seed, p.duration)
 	var verdicts []*verdict
 	for _, sc := range chosen {
-		bar := newBar(sc.name, p.load, stderr)
+		bar := newBar(sc.name, p.duration, stderr)
 		p.progress = bar.show
 		v, err := sc.run(ctx, p)
 		bar.end()

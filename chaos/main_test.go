@@ -37,7 +37,7 @@ func newPlan(t *testing.T) *plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &plan{seed: 1, load: time.Second, program: self, keep: t.TempDir(), progress: func(string, int) {}}
+	return &plan{seed: 1, duration: time.Second, program: self, keep: t.TempDir(), progress: func(string, int) {}}
 }
 
 // A scenario runs, is judged, and leaves nothing.
@@ -78,7 +78,7 @@ func TestRunInterrupted(t *testing.T) {
 	needRedis(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	p := newPlan(t)
-	p.load = time.Hour
+	p.duration = time.Hour
 	p.progress = func(_ string, grants int) {
 		if grants > 0 {
 			cancel()
@@ -119,7 +119,7 @@ func TestMutantIsCaught(t *testing.T) {
 		t.Skip("it is built anew, which takes some seconds")
 	}
 	p := newPlan(t)
-	p.load = 2 * time.Second
+	p.duration = 2 * time.Second
 	if err := runMutants(t.Context(), "whoever has it", p, io.Discard, io.Discard); err != nil {
 		t.Error(err)
 	}
@@ -145,7 +145,7 @@ func TestArguments(t *testing.T) {
 
 // A run with too little load, too few faults, or not all kinds of locks, is invalid.
 func TestTooLittle(t *testing.T) {
-	s := &stage{scenario: &scenarios[1], plan: &plan{load: 12 * time.Second}}
+	s := &stage{scenario: &scenarios[1], plan: &plan{duration: 12 * time.Second}}
 	kinds := map[string]int{mutex: 20, rwMutex: 20, rwMutex + reading: 20, keyed: 20, keyed + reading: 20}
 	for _, c := range []struct {
 		v    verdict

@@ -105,7 +105,7 @@ func runMutants(ctx context.Context, only string, p *plan, stdout, stderr io.Wri
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "seed %d, %v of load each\n", p.seed, p.load)
+	fmt.Fprintf(stdout, "seed %d, %v of load each\n", p.seed, p.duration)
 	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "mutant\tscenario\tcaught by\ttries")
 	var uncaught []string
@@ -142,7 +142,7 @@ func (m *mutant) hunt(ctx context.Context, p *plan, stderr io.Writer) (judges []
 	}
 	const most = 5
 	for tries = 1; ; tries++ {
-		bar := newBar(m.scenario, p.load, stderr)
+		bar := newBar(m.scenario, p.duration, stderr)
 		p.progress = bar.show
 		v, err := chosen[0].run(ctx, p)
 		bar.end()

@@ -116,30 +116,39 @@ func judgeTurns(h *history) (found []violation, pairs int) {
 type gap struct {
 	op   *op // granted the lock at the end of it
 	from instant
-	last *op // that held before; nil: none
+	last *op  // that held before; nil: none
+	dead bool // one that held before did nothing any more, and its lease had not run out
 }
 
 func (g gap) long() time.Duration { return g.op.Granted.since(g.from) }
 
 // gaps returns those of a key.
 func (h *history) gaps(key int) (gaps []gap) {
-	type end struct {
-		op *op
-		at instant
+	type hold struct {
+		op  *op
+		end instant
 	}
-	var last end      // of those that have left
-	var holding []end // the others, of those that were granted the lock before
+	var last hold      // of those that have left
+	var holding []hold // the others, of those that were granted the lock before
+	var dead instant   // until when a lease lasts that nobody minds any more
 	for _, o := range h.of(key) {
-		holding = slices.DeleteFunc(holding, func(e end) bool {
-			if e.at <= o.Granted && e.at > last.at {
-				last = e
+		holding = slices.DeleteFunc(holding, func(b hold) bool {
+			if b.end > o.Granted {
+				return false
 			}
-			return e.at <= o.Granted
+			if b.end > last.end {
+				last = b
+			}
+			if b.end != b.op.Unlock {
+				dead = max(dead, h.runsOut(b.op))
+			}
+			return true
 		})
 		if len(holding) == 0 && !o.Try {
-			gaps = append(gaps, gap{op: o, from: max(o.Called, last.at), last: last.op})
+			from := max(o.Called, last.end)
+			gaps = append(gaps, gap{op: o, from: from, last: last.op, dead: dead > from})
 		}
-		holding = append(holding, end{o, h.leaves(o)})
+		holding = append(holding, hold{o, h.leaves(o)})
 	}
 	return gaps
 }
@@ -169,7 +178,7 @@ func judgeIdle(h *history) []violation {
 			limit := h.TTL / 2
 			if h.hit(halts, begin, end) {
 				limit = h.TTL + little
-				if g.last != nil && h.leaves(g.last) != g.last.Unlock {
+				if g.dead {
 					limit += h.TTL
 				}
 			}

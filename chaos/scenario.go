@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -24,7 +25,7 @@ type scenario struct {
 	name    string
 	backend string
 	load    load
-	latency time.Duration // of every line, each way
+	away    time.Duration // how long every line takes, each way
 	faults  []fault
 	outage  bool // it ends with the death of all workers at once
 }
@@ -40,7 +41,7 @@ var scenarios = []scenario{
 	{name: "crash", backend: single, load: usual, faults: []fault{killWorkers}, outage: true},
 	{name: "stop", backend: single, load: usual, faults: []fault{stopWorkers}},
 	{name: "readers", backend: single, load: load{Reads: 0.97, Hold: 3 * ttl / 2, Even: true}, faults: []fault{killWorkers, stopWorkers}},
-	{name: "churn", backend: single, load: load{Hold: 200 * time.Millisecond, Fresh: true, Pause: 400 * time.Millisecond}, latency: 10 * time.Millisecond},
+	{name: "churn", backend: single, load: load{Hold: 200 * time.Millisecond, Fresh: true, Pause: 400 * time.Millisecond}, away: 10 * time.Millisecond},
 	{name: "slow", backend: single, load: long, faults: []fault{latency, slowThenGone}},
 	{name: "cut", backend: single, load: usual, faults: []fault{cutLines, halfOpen, dropReplies}},
 	{name: "clients", backend: single, load: usual, faults: []fault{killPubSub, killNormal, pauseServer, flushScript}},
@@ -60,11 +61,13 @@ var scenarios = []scenario{
 // A plan is how a scenario is run.
 type plan struct {
 	seed     uint64
-	load     time.Duration // how long
+	duration time.Duration // of load and faults
 	program  string        // of the workers
 	keep     string        // folder for the histories that show violations
 	progress func(what string, grants int)
 }
+
+var errInterrupted = errors.New("interrupted")
 
 // A stage is a scenario under way.
 type stage struct {
@@ -118,9 +121,9 @@ func (s *stage) setUp() {
 	s.recorder.h.Counted = s.backend.kind != sentinel && s.backend.kind != cluster
 	s.network = newNetwork(s.ground, workers, s.backend.all())
 	for slot := range workers {
-		if s.scenario.latency > 0 {
-			s.network.slow([]int{slot}, requests, s.scenario.latency, 0)
-			s.network.slow([]int{slot}, replies, s.scenario.latency, 0)
+		if s.away > 0 {
+			s.network.slow([]int{slot}, requests, s.away, 0)
+			s.network.slow([]int{slot}, replies, s.away, 0)
 		}
 	}
 	socket := filepath.Join(s.TempDir(), "store")
@@ -142,7 +145,7 @@ func (s *stage) setUp() {
 
 // trouble makes a fault every one to three seconds for as long as the load is to last.
 func (s *stage) trouble() {
-	end := now().add(s.plan.load)
+	end := now().add(s.duration)
 	for {
 		pause := s.between(time.Second, 3*time.Second)
 		if len(s.scenario.faults) == 0 || now().add(pause) > end {

@@ -117,10 +117,10 @@ func (s *stage) tooLittle(v *verdict) string {
 		grantsPerSecond = 5
 		faultEvery      = 6 * time.Second // some take longer than others
 	)
-	if least := int(s.plan.load.Seconds() * grantsPerSecond); v.Grants < least {
+	if least := int(s.duration.Seconds() * grantsPerSecond); v.Grants < least {
 		return fmt.Sprintf("%d grants, %d is the least", v.Grants, least)
 	}
-	least := int(s.plan.load / faultEvery)
+	least := int(s.duration / faultEvery)
 	if len(s.scenario.faults) > 0 && v.Faults < least {
 		return fmt.Sprintf("%d faults, %d is the least", v.Faults, least)
 	}
