@@ -187,7 +187,9 @@ func (y *way) leave(d draw) {
 	y.w.say(line{Op: y.op})
 	err := y.free(ctx)
 	y.Unlocked, y.Released = now(), err == nil
-	y.Taken = y.Taken || errors.Is(err, lease.ErrTaken)
+	if !y.Read { // which may be told of another reader's loss: who unlocks is not known
+		y.Taken = y.Taken || errors.Is(err, lease.ErrTaken)
+	}
 	if errors.Is(err, warlock.ErrNotHeld) {
 		y.Fault = "UnlockContext: " + err.Error()
 	}

@@ -65,183 +65,186 @@ func (t *tale) suffers(what does, slot, key, start, end int) {
 	t.Effects = append(t.Effects, e)
 }
 
+// tales are histories, and which judges find something in each.
+var tales = map[string]struct {
+	tell  func(*tale)
+	found []string
+}{
+	"nothing": {func(*tale) {}, nil},
+	"one after another": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10)
+		t.holds(1, 5, 51, 60, 20)
+	}, nil},
+	"two at once": {func(t *tale) {
+		t.holds(0, 0, 1, 60, 10)
+		t.holds(1, 5, 51, 70, 20)
+	}, []string{"model", "overlap"}},
+	"two at once, as the server forgot": {func(t *tale) {
+		t.holds(0, 0, 1, 60, 10)
+		t.holds(1, 5, 51, 70, 20)
+		t.suffers(loses, -1, 0, 40, 41)
+	}, nil},
+	"two at once, as the server forgot another key": {func(t *tale) {
+		t.holds(0, 0, 1, 60, 10)
+		t.holds(1, 5, 51, 70, 20)
+		t.suffers(loses, -1, 1, 40, 41)
+	}, []string{"model", "overlap"}},
+	"two at once, after the server could have forgotten, but had not": {func(t *tale) {
+		t.asks(t.holds(0, 0, 1, 60, 10), renew, 45, yes)
+		t.asks(t.holds(1, 5, 51, 70, 20), acquire, 46, no)
+		t.suffers(loses, -1, 0, 40, 41)
+	}, []string{"model", "overlap"}},
+	"readers at once": {func(t *tale) {
+		t.holds(0, 0, 1, 60, 10).Read = true
+		t.holds(1, 5, 6, 70, 20).Read = true
+	}, nil},
+	"a writer beside a reader": {func(t *tale) {
+		t.holds(0, 0, 1, 60, 10).Read = true
+		t.holds(1, 5, 6, 70, 20)
+	}, []string{"model", "overlap"}},
+	"an unlock that was not answered": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10).Released = false
+		t.holds(1, 5, 51, 60, 20)
+	}, nil},
+	"a lease that ran out": {func(t *tale) {
+		o := t.holds(0, 0, 1, 0, 10)
+		t.believes(o, 1, 900)
+		o.Lost = at(980)
+		t.suffers(delays, 0, allKeys, 100, 1200)
+		t.asks(t.holds(1, 5, 1001, 1010, 20), acquire, 700, no)
+	}, nil},
+	"a lease that ran out, though nothing was wrong": {func(t *tale) {
+		o := t.holds(0, 0, 1, 0, 10)
+		t.believes(o, 1, 900)
+		o.Lost = at(980)
+		t.asks(t.holds(1, 5, 1001, 1010, 20), acquire, 700, no)
+	}, []string{"lost"}},
+	"a lease that is granted to another before it can have run out": {func(t *tale) {
+		t.believes(t.holds(0, 10, 11, 0, 10), 11)
+		t.suffers(halts, 0, allKeys, 12, 3000)
+		t.asks(t.holds(1, 15, 1005, 1006, 20), acquire, 700, no)
+	}, []string{"model"}},
+	"a deadline that is too late": {func(t *tale) {
+		o := t.holds(0, 0, 1, 50, 10)
+		t.stamps[o][1].Deadline = at(1001)
+	}, []string{"belief"}},
+	"a deadline that a renewal moved": {func(t *tale) {
+		o := t.holds(0, 0, 1, 50, 10)
+		t.asks(o, renew, 20, yes)
+		t.stamps[o][1].Deadline = at(1001)
+	}, nil},
+	"a deadline that a renewal moved that was not answered": {func(t *tale) {
+		o := t.holds(0, 0, 1, 50, 10)
+		t.asks(o, renew, 20, unknown)
+		t.stamps[o][1].Deadline = at(1001)
+	}, []string{"belief"}},
+	"a token that falls": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10)
+		t.holds(1, 55, 56, 60, 9)
+	}, []string{"model", "tokens"}},
+	"a token twice": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10)
+		t.holds(1, 55, 56, 60, 10)
+	}, []string{"model", "tokens"}},
+	"a reader let in under a lease that its process had": {func(t *tale) {
+		a := t.holds(0, 0, 1, 70, 10)
+		b := t.holds(0, 40, 41, 60, 10)
+		a.Read, b.Read = true, true
+		t.Requests = slices.DeleteFunc(t.Requests, func(q *request) bool { return q.ID == b.ID })
+		b.ID = a.ID
+	}, nil},
+	"a reader with the token of a writer": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10)
+		t.holds(1, 55, 56, 60, 10).Read = true
+	}, []string{"model", "tokens"}},
+	"a lease that was taken away": {func(t *tale) {
+		o := t.holds(0, 0, 1, 50, 10)
+		o.Lost, o.Taken, o.Released = at(30), true, false
+	}, []string{"early end"}},
+	"a lease that the server forgot": {func(t *tale) {
+		o := t.holds(0, 0, 1, 50, 10)
+		o.Lost, o.Taken, o.Released = at(30), true, false
+		t.suffers(loses, -1, allKeys, 20, 21)
+	}, nil},
+	"a key that came back": {func(t *tale) {
+		t.asks(t.holds(0, 0, 1, 50, 10), renew, 30, yes)
+		t.suffers(loses|wipes, -1, 0, 20, 21)
+	}, []string{"revived"}},
+	"one that passes another": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10)
+		t.holds(1, 5, 60, 65, 20)
+		t.holds(2, 20, 51, 59, 15)
+	}, []string{"order"}},
+	"one that passes another that did not ask in time": {func(t *tale) {
+		t.holds(0, 0, 1, 950, 10)
+		t.holds(1, 5, 1060, 0, 20)
+		t.holds(2, 20, 951, 959, 15)
+	}, nil},
+	"a holder that does not mind its deadline": {func(t *tale) {
+		o := t.holds(0, 0, 1, 50, 10)
+		t.stamps[o][1].Deadline = at(49)
+	}, []string{"belief"}},
+	"one that passes another that was beset": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10)
+		t.holds(1, 5, 60, 65, 20)
+		t.holds(2, 20, 51, 59, 15)
+		t.suffers(delays, 1, allKeys, 7, 8)
+	}, nil},
+	"a goroutine that passes another": {func(t *tale) {
+		t.holds(0, 0, 1, 150, 10)
+		t.holds(0, 5, 170, 180, 20)
+		t.holds(0, 100, 151, 160, 15)
+	}, []string{"turns"}},
+	"a lock that nobody holds": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10)
+		t.holds(1, 5, 600, 610, 20)
+	}, []string{"idle"}},
+	"a lock that nobody wants": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10)
+		t.holds(1, 600, 601, 610, 20)
+	}, nil},
+	"a lock whose dead waiters were skipped": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10)
+		t.suffers(halts, 2, allKeys, 40, 3000)
+		t.asks(t.holds(1, 5, 1200, 1210, 20), acquire, 900, no)
+	}, nil},
+	"a lock whose dead waiters were not skipped": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10)
+		t.suffers(halts, 2, allKeys, 40, 3000)
+		t.asks(t.holds(1, 5, 1300, 1310, 20), acquire, 900, no)
+	}, []string{"idle"}},
+	"a lock whose dead waiters were skipped, behind a dead reader": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10).Read = true
+		o := t.holds(3, 2, 3, 0, 11)
+		o.Read = true
+		t.asks(o, renew, 30, yes)
+		t.suffers(halts, 3, allKeys, 40, 3000)
+		t.asks(t.holds(1, 5, 2100, 2110, 20), acquire, 1900, no)
+	}, nil},
+	"a crash": {func(t *tale) {
+		t.holds(0, 0, 1, 0, 10)
+		t.Processes[0].Ended = at(30)
+		t.suffers(halts|ends, 0, allKeys, 30, 40)
+		t.asks(t.holds(1, 5, 1020, 1030, 20), acquire, 900, no)
+	}, nil},
+	"a crash that costs more than a ttl and a little": {func(t *tale) {
+		t.holds(0, 0, 1, 0, 10)
+		t.Processes[0].Ended = at(30)
+		t.suffers(halts|ends, 0, allKeys, 30, 40)
+		t.asks(t.holds(1, 5, 1300, 1310, 20), acquire, 900, no)
+	}, []string{"crash"}},
+	"waiters that are not told": {func(t *tale) {
+		t.holds(0, 0, 1, 100, 1)
+		for i := range 4 {
+			t.holds(1+i, 100*i, 200+200*i, 300+200*i, int64(2+i))
+		}
+	}, []string{"hand-off"}},
+	"a call that went wrong": {func(t *tale) { t.holds(0, 0, 1, 50, 10).Fault = "it holds no lease" }, []string{"calls"}},
+}
+
 // Each judge finds what it is for, and no other finds anything; and what a fault excuses, none does.
 func TestJudges(t *testing.T) {
-	for name, c := range map[string]struct {
-		tell  func(*tale)
-		found []string
-	}{
-		"nothing": {func(*tale) {}, nil},
-		"one after another": {func(t *tale) {
-			t.holds(0, 0, 1, 50, 10)
-			t.holds(1, 5, 51, 60, 20)
-		}, nil},
-		"two at once": {func(t *tale) {
-			t.holds(0, 0, 1, 60, 10)
-			t.holds(1, 5, 51, 70, 20)
-		}, []string{"model", "overlap"}},
-		"two at once, as the server forgot": {func(t *tale) {
-			t.holds(0, 0, 1, 60, 10)
-			t.holds(1, 5, 51, 70, 20)
-			t.suffers(loses, -1, 0, 40, 41)
-		}, nil},
-		"two at once, as the server forgot another key": {func(t *tale) {
-			t.holds(0, 0, 1, 60, 10)
-			t.holds(1, 5, 51, 70, 20)
-			t.suffers(loses, -1, 1, 40, 41)
-		}, []string{"model", "overlap"}},
-		"two at once, after the server could have forgotten, but had not": {func(t *tale) {
-			t.asks(t.holds(0, 0, 1, 60, 10), renew, 45, yes)
-			t.asks(t.holds(1, 5, 51, 70, 20), acquire, 46, no)
-			t.suffers(loses, -1, 0, 40, 41)
-		}, []string{"model", "overlap"}},
-		"readers at once": {func(t *tale) {
-			t.holds(0, 0, 1, 60, 10).Read = true
-			t.holds(1, 5, 6, 70, 20).Read = true
-		}, nil},
-		"a writer beside a reader": {func(t *tale) {
-			t.holds(0, 0, 1, 60, 10).Read = true
-			t.holds(1, 5, 6, 70, 20)
-		}, []string{"model", "overlap"}},
-		"an unlock that was not answered": {func(t *tale) {
-			t.holds(0, 0, 1, 50, 10).Released = false
-			t.holds(1, 5, 51, 60, 20)
-		}, nil},
-		"a lease that ran out": {func(t *tale) {
-			o := t.holds(0, 0, 1, 0, 10)
-			t.believes(o, 1, 900)
-			o.Lost = at(980)
-			t.suffers(delays, 0, allKeys, 100, 1200)
-			t.asks(t.holds(1, 5, 1001, 1010, 20), acquire, 700, no)
-		}, nil},
-		"a lease that ran out, though nothing was wrong": {func(t *tale) {
-			o := t.holds(0, 0, 1, 0, 10)
-			t.believes(o, 1, 900)
-			o.Lost = at(980)
-			t.asks(t.holds(1, 5, 1001, 1010, 20), acquire, 700, no)
-		}, []string{"lost"}},
-		"a lease that is granted to another before it can have run out": {func(t *tale) {
-			t.believes(t.holds(0, 10, 11, 0, 10), 11)
-			t.suffers(halts, 0, allKeys, 12, 3000)
-			t.asks(t.holds(1, 15, 1005, 1006, 20), acquire, 700, no)
-		}, []string{"model"}},
-		"a deadline that is too late": {func(t *tale) {
-			o := t.holds(0, 0, 1, 50, 10)
-			t.stamps[o][1].Deadline = at(1001)
-		}, []string{"belief"}},
-		"a deadline that a renewal moved": {func(t *tale) {
-			o := t.holds(0, 0, 1, 50, 10)
-			t.asks(o, renew, 20, yes)
-			t.stamps[o][1].Deadline = at(1001)
-		}, nil},
-		"a deadline that a renewal moved that was not answered": {func(t *tale) {
-			o := t.holds(0, 0, 1, 50, 10)
-			t.asks(o, renew, 20, unknown)
-			t.stamps[o][1].Deadline = at(1001)
-		}, []string{"belief"}},
-		"a token that falls": {func(t *tale) {
-			t.holds(0, 0, 1, 50, 10)
-			t.holds(1, 55, 56, 60, 9)
-		}, []string{"model", "tokens"}},
-		"a token twice": {func(t *tale) {
-			t.holds(0, 0, 1, 50, 10)
-			t.holds(1, 55, 56, 60, 10)
-		}, []string{"model", "tokens"}},
-		"a reader let in under a lease that its process had": {func(t *tale) {
-			a := t.holds(0, 0, 1, 70, 10)
-			b := t.holds(0, 40, 41, 60, 10)
-			a.Read, b.Read = true, true
-			t.Requests = slices.DeleteFunc(t.Requests, func(q *request) bool { return q.ID == b.ID })
-			b.ID = a.ID
-		}, nil},
-		"a reader with the token of a writer": {func(t *tale) {
-			t.holds(0, 0, 1, 50, 10)
-			t.holds(1, 55, 56, 60, 10).Read = true
-		}, []string{"model", "tokens"}},
-		"a lease that was taken away": {func(t *tale) {
-			o := t.holds(0, 0, 1, 50, 10)
-			o.Lost, o.Taken, o.Released = at(30), true, false
-		}, []string{"early end"}},
-		"a lease that the server forgot": {func(t *tale) {
-			o := t.holds(0, 0, 1, 50, 10)
-			o.Lost, o.Taken, o.Released = at(30), true, false
-			t.suffers(loses, -1, allKeys, 20, 21)
-		}, nil},
-		"a key that came back": {func(t *tale) {
-			t.asks(t.holds(0, 0, 1, 50, 10), renew, 30, yes)
-			t.suffers(loses|wipes, -1, 0, 20, 21)
-		}, []string{"revived"}},
-		"one that passes another": {func(t *tale) {
-			t.holds(0, 0, 1, 50, 10)
-			t.holds(1, 5, 60, 65, 20)
-			t.holds(2, 20, 51, 59, 15)
-		}, []string{"order"}},
-		"one that passes another that did not ask in time": {func(t *tale) {
-			t.holds(0, 0, 1, 950, 10)
-			t.holds(1, 5, 1060, 0, 20)
-			t.holds(2, 20, 951, 959, 15)
-		}, nil},
-		"a holder that does not mind its deadline": {func(t *tale) {
-			o := t.holds(0, 0, 1, 50, 10)
-			t.stamps[o][1].Deadline = at(49)
-		}, []string{"belief"}},
-		"one that passes another that was beset": {func(t *tale) {
-			t.holds(0, 0, 1, 50, 10)
-			t.holds(1, 5, 60, 65, 20)
-			t.holds(2, 20, 51, 59, 15)
-			t.suffers(delays, 1, allKeys, 7, 8)
-		}, nil},
-		"a goroutine that passes another": {func(t *tale) {
-			t.holds(0, 0, 1, 150, 10)
-			t.holds(0, 5, 170, 180, 20)
-			t.holds(0, 100, 151, 160, 15)
-		}, []string{"turns"}},
-		"a lock that nobody holds": {func(t *tale) {
-			t.holds(0, 0, 1, 50, 10)
-			t.holds(1, 5, 600, 610, 20)
-		}, []string{"idle"}},
-		"a lock that nobody wants": {func(t *tale) {
-			t.holds(0, 0, 1, 50, 10)
-			t.holds(1, 600, 601, 610, 20)
-		}, nil},
-		"a lock whose dead waiters were skipped": {func(t *tale) {
-			t.holds(0, 0, 1, 50, 10)
-			t.suffers(halts, 2, allKeys, 40, 3000)
-			t.asks(t.holds(1, 5, 1200, 1210, 20), acquire, 900, no)
-		}, nil},
-		"a lock whose dead waiters were not skipped": {func(t *tale) {
-			t.holds(0, 0, 1, 50, 10)
-			t.suffers(halts, 2, allKeys, 40, 3000)
-			t.asks(t.holds(1, 5, 1300, 1310, 20), acquire, 900, no)
-		}, []string{"idle"}},
-		"a lock whose dead waiters were skipped, behind a dead reader": {func(t *tale) {
-			t.holds(0, 0, 1, 50, 10).Read = true
-			o := t.holds(3, 2, 3, 0, 11)
-			o.Read = true
-			t.asks(o, renew, 30, yes)
-			t.suffers(halts, 3, allKeys, 40, 3000)
-			t.asks(t.holds(1, 5, 2100, 2110, 20), acquire, 1900, no)
-		}, nil},
-		"a crash": {func(t *tale) {
-			t.holds(0, 0, 1, 0, 10)
-			t.Processes[0].Ended = at(30)
-			t.suffers(halts|ends, 0, allKeys, 30, 40)
-			t.asks(t.holds(1, 5, 1020, 1030, 20), acquire, 900, no)
-		}, nil},
-		"a crash that costs more than a ttl and a little": {func(t *tale) {
-			t.holds(0, 0, 1, 0, 10)
-			t.Processes[0].Ended = at(30)
-			t.suffers(halts|ends, 0, allKeys, 30, 40)
-			t.asks(t.holds(1, 5, 1300, 1310, 20), acquire, 900, no)
-		}, []string{"crash"}},
-		"waiters that are not told": {func(t *tale) {
-			t.holds(0, 0, 1, 100, 1)
-			for i := range 4 {
-				t.holds(1+i, 100*i, 200+200*i, 300+200*i, int64(2+i))
-			}
-		}, []string{"hand-off"}},
-		"a call that went wrong": {func(t *tale) { t.holds(0, 0, 1, 50, 10).Fault = "it holds no lease" }, []string{"calls"}},
-	} {
+	for name, c := range tales {
 		t.Run(name, func(t *testing.T) {
 			tale := newTale()
 			c.tell(tale)
