@@ -145,16 +145,16 @@ func TestArguments(t *testing.T) {
 
 // A run with too little load, too few faults, or not all kinds of locks, is invalid.
 func TestTooLittle(t *testing.T) {
-	s := &stage{scenario: &scenarios[1], plan: &plan{duration: 12 * time.Second}}
+	s := &stage{scenario: &scenarios[1], plan: &plan{duration: 40 * time.Second}}
 	kinds := map[string]int{mutex: 20, rwMutex: 20, rwMutex + reading: 20, keyed: 20, keyed + reading: 20}
 	for _, c := range []struct {
 		v    verdict
 		want string
 	}{
-		{verdict{Grants: 60, Faults: 2, Kinds: kinds}, ""},
-		{verdict{Grants: 59, Faults: 2, Kinds: kinds}, "59 grants, 60 is the least"},
-		{verdict{Grants: 60, Faults: 1, Kinds: kinds}, "1 faults, 2 is the least"},
-		{verdict{Grants: 60, Faults: 2, Kinds: map[string]int{mutex: 60}}, "no grant of a RWMutex"},
+		{verdict{Grants: 200, Faults: 2, Kinds: kinds}, ""},
+		{verdict{Grants: 199, Faults: 2, Kinds: kinds}, "199 grants, 200 is the least"},
+		{verdict{Grants: 200, Faults: 1, Kinds: kinds}, "1 faults, 2 is the least"},
+		{verdict{Grants: 200, Faults: 2, Kinds: map[string]int{mutex: 60}}, "no grant of a RWMutex"},
 	} {
 		if got := s.tooLittle(&c.v); got != c.want {
 			t.Errorf("%d grants, %d faults: %q, want %q", c.v.Grants, c.v.Faults, got, c.want)

@@ -115,12 +115,12 @@ func (v *verdict) judgeStore(s *Store, calm bool) {
 func (s *stage) tooLittle(v *verdict) string {
 	const (
 		grantsPerSecond = 5
-		faultEvery      = 6 * time.Second // some take longer than others
+		faultEvery      = 20 * time.Second // a failover can take as long
 	)
 	if least := int(s.duration.Seconds() * grantsPerSecond); v.Grants < least {
 		return fmt.Sprintf("%d grants, %d is the least", v.Grants, least)
 	}
-	least := int(s.duration / faultEvery)
+	least := max(1, int(s.duration/faultEvery))
 	if len(s.scenario.faults) > 0 && v.Faults < least {
 		return fmt.Sprintf("%d faults, %d is the least", v.Faults, least)
 	}
