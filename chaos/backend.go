@@ -107,14 +107,23 @@ func (b *backend) replicated() bool {
 			replicas++
 		}
 	}
-	return replicas == len(b.servers)-b.masters()
+	return replicas == len(b.servers)-b.shards()
 }
 
-func (b *backend) masters() int {
+// shards returns how many masters there should be.
+func (b *backend) shards() int {
 	if b.kind == cluster {
 		return len(b.servers) / 2
 	}
 	return 1
+}
+
+// masters returns the servers that say that they are one.
+func (b *backend) masters() []*redistest.Server {
+	return slices.DeleteFunc(slices.Clone(b.servers), func(s *redistest.Server) bool {
+		role, err := s.Admin.Do(context.Background(), "ROLE").Slice()
+		return err != nil || role[0] != "master"
+	})
 }
 
 // watched reports whether each Sentinel knows the others, the master, and its replicas, and no
@@ -136,11 +145,7 @@ func (b *backend) watched() bool {
 func (b *backend) master(g *ground, key string) *redistest.Server {
 	var found *redistest.Server
 	redistest.Eventually(g, func() bool {
-		for _, s := range b.servers {
-			role, err := s.Admin.Do(context.Background(), "ROLE").Slice()
-			if err != nil || role[0] != "master" {
-				continue
-			}
+		for _, s := range b.masters() {
 			if s.Admin.Exists(context.Background(), key).Err() == nil { // and not MOVED
 				found = s
 				return true

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -308,13 +309,14 @@ func (s *stage) replicaOf(master *redistest.Server) (replica *redistest.Server) 
 // slotMoved moves the slot of a lock to another master, with the keys in it.
 func (s *stage) slotMoved() {
 	s.during(delays, nil, allKeys, func() {
-		i := s.rng.IntN(len(s.keys))
-		from := s.backend.master(s.ground, s.keys[i])
-		to := from
-		for n := 1; to == from; n++ {
-			to = s.backend.master(s.ground, s.keys[(i+n)%len(s.keys)])
+		key := s.keys[s.rng.IntN(len(s.keys))]
+		from := s.backend.master(s.ground, key)
+		others := slices.DeleteFunc(s.backend.masters(), func(server *redistest.Server) bool { return server == from })
+		if len(others) == 0 {
+			s.Fatalf("no master but %s", from.Addr)
 		}
-		redistest.MoveSlot(s.ground, from, to, s.keys[i], func() { s.wait(s.between(0, 500*time.Millisecond)) })
+		to := others[s.rng.IntN(len(others))]
+		redistest.MoveSlot(s.ground, from, to, key, func() { s.wait(s.between(0, 500*time.Millisecond)) })
 		s.whole()
 	})
 }

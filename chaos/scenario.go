@@ -239,10 +239,7 @@ func (s *stage) keysLeft() []violation {
 	f := &finding{judge: "left behind"}
 	const floor = 2*time.Minute + ttl
 	slack := time.Minute // of tokens that are ahead of a clock that was set back
-	for _, server := range s.backend.servers {
-		if role, err := server.Admin.Do(context.Background(), "ROLE").Slice(); err != nil || role[0] != "master" {
-			continue
-		}
+	for _, server := range s.backend.masters() {
 		var left []string
 		within(2*ttl+3*time.Second, func() bool {
 			left = nil
