@@ -31,6 +31,17 @@ const (
 // prefix is what all keys begin with.
 const prefix = "chaos:"
 
+// kinds returns the kinds of locks of the first keys.
+func (l *load) kinds() []string {
+	switch {
+	case l.Fresh:
+		return []string{fresh, fresh, fresh}
+	case l.Reads > 0.5: // a Mutex is for who writes
+		return []string{keyed, rwMutex, keyed}
+	}
+	return []string{mutex, rwMutex, keyed}
+}
+
 // newSite returns a site. The first keys have locks of one kind; the last has one of another kind in each
 // worker.
 func (w *laborer) newSite() *site {
@@ -38,19 +49,19 @@ func (w *laborer) newSite() *site {
 	s.wire = newWire(w.job, func(q *request) { w.say(line{Request: q}) })
 	s.client = w.connect(s.wire)
 	s.keyed = warlock.NewKeyed(s.client, prefix, w.TTL)
-	kinds := []string{mutex, rwMutex, keyed}
+	kinds := w.Load.kinds()
 	for i, key := range w.Keys {
 		kind := kinds[w.Slot%len(kinds)]
 		if i < len(kinds) {
 			kind = kinds[i]
 		}
-		switch {
-		case w.Load.Fresh || kind == mutex && w.Load.Reads < 1:
-			s.keys = append(s.keys, warlock.NewMutex(s.client, key, w.TTL))
-		case kind == rwMutex:
+		switch kind {
+		case keyed:
+			s.keys = append(s.keys, strings.TrimPrefix(key, prefix))
+		case rwMutex:
 			s.keys = append(s.keys, warlock.NewRWMutex(s.client, key, w.TTL))
 		default:
-			s.keys = append(s.keys, strings.TrimPrefix(key, prefix))
+			s.keys = append(s.keys, warlock.NewMutex(s.client, key, w.TTL))
 		}
 	}
 	return s

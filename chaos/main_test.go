@@ -146,7 +146,7 @@ func TestArguments(t *testing.T) {
 // A run with too little load, too few faults, or not all kinds of locks, is invalid.
 func TestTooLittle(t *testing.T) {
 	s := &stage{scenario: &scenarios[1], plan: &plan{duration: 40 * time.Second}}
-	kinds := map[string]int{mutex: 20, rwMutex: 20, rwMutex + reading: 20, keyed: 20, keyed + reading: 20}
+	kinds := map[string]int{mutex: 20, rwMutex: 20, keyed + reading: 20}
 	for _, c := range []struct {
 		v    verdict
 		want string

@@ -124,11 +124,8 @@ func (s *stage) tooLittle(v *verdict) string {
 	if len(s.scenario.faults) > 0 && v.Faults < least {
 		return fmt.Sprintf("%d faults, %d is the least", v.Faults, least)
 	}
-	if s.scenario.load.Fresh {
-		return ""
-	}
-	for _, kind := range []string{mutex, rwMutex, rwMutex + reading, keyed, keyed + reading} {
-		if v.Kinds[kind] == 0 {
+	for _, kind := range s.scenario.load.kinds() {
+		if v.Kinds[kind]+v.Kinds[kind+reading] == 0 {
 			return "no grant of a " + kind
 		}
 	}
