@@ -151,7 +151,7 @@ func (s *stage) trouble() {
 		if len(s.scenario.faults) == 0 || now().add(pause) > end {
 			break
 		}
-		s.watch("", now().add(pause))
+		s.watch(now().add(pause))
 		f := s.scenario.faults[s.rng.IntN(len(s.scenario.faults))]
 		s.fault = f.name
 		s.progress(f.name, s.recorder.grants())
@@ -161,15 +161,15 @@ func (s *stage) trouble() {
 			return
 		}
 	}
-	s.watch("", end)
+	s.watch(end)
 }
 
 // watch waits, and shows how far the run is.
-func (s *stage) watch(what string, until instant) {
+func (s *stage) watch(until instant) {
 	const step = 100 * time.Millisecond
 	for left := until.since(now()); left > 0 && s.ctx.Err() == nil; left = until.since(now()) {
 		s.wait(min(left, step))
-		s.progress(what, s.recorder.grants())
+		s.progress("", s.recorder.grants())
 	}
 }
 
@@ -237,8 +237,9 @@ func (s *stage) connectionsLeft() []violation {
 // tokens, and of a queue what its dead leave.
 func (s *stage) keysLeft() []violation {
 	f := &finding{judge: "left behind"}
-	const floor = 2*time.Minute + ttl
-	slack := time.Minute // of tokens that are ahead of a clock that was set back
+	// A floor lives for two minutes more than a lease, and longer by as much as its tokens are ahead of a clock that
+	// was set back.
+	const most = ttl + 4*time.Minute
 	for _, server := range s.backend.masters() {
 		var left []string
 		within(2*ttl+3*time.Second, func() bool {
@@ -246,7 +247,7 @@ func (s *stage) keysLeft() []violation {
 			for _, key := range server.Keys() {
 				switch d := server.TTL(key); {
 				case d == gone:
-				case d == noExpiry || d > floor+2*slack:
+				case d == noExpiry || d > most:
 					f.add(allKeys, "key %q lives for %v", key, d)
 				case !strings.HasSuffix(key, ":fence"):
 					left = append(left, key)

@@ -40,7 +40,7 @@ func (w *wire) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		q := w.begin(cmd)
 		err := next(ctx, cmd)
-		w.end(q, cmd)
+		w.end(q, cmd, err) // a command may still have the error of a server that it was sent to before
 		return err
 	}
 }
@@ -53,7 +53,7 @@ func (w *wire) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 		}
 		err := next(ctx, cmds)
 		for i, cmd := range cmds {
-			w.end(requests[i], cmd)
+			w.end(requests[i], cmd, cmd.Err())
 		}
 		return err
 	}
@@ -93,17 +93,17 @@ func (w *wire) begin(cmd redis.Cmder) *request {
 	return q
 }
 
-func (w *wire) end(q *request, cmd redis.Cmder) {
+func (w *wire) end(q *request, cmd redis.Cmder, err error) {
 	if q == nil {
 		return
 	}
-	q.Replied, q.Answer = now(), answerOf(q.Script, cmd)
+	q.Replied, q.Answer = now(), answerOf(q.Script, cmd, err)
 	w.tell(q)
 }
 
-func answerOf(s script, cmd redis.Cmder) answer {
+func answerOf(s script, cmd redis.Cmder, err error) answer {
 	reply, ok := cmd.(interface{ Val() any })
-	if !ok || cmd.Err() != nil {
+	if !ok || err != nil {
 		return unknown
 	}
 	switch v := reply.Val().(type) {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/rpc"
 	"os"
+	"os/signal"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,7 +82,8 @@ type laborer struct {
 }
 
 func work(text string, in io.Reader, out io.Writer) error {
-	logging.Disable() // connections break, and go-redis would say so
+	logging.Disable()           // connections break, and go-redis would say so
+	signal.Ignore(os.Interrupt) // a terminal's reaches the first process too, which ends this one
 	w := &laborer{job: new(job), out: json.NewEncoder(out)}
 	if err := json.Unmarshal([]byte(text), w.job); err != nil {
 		return fmt.Errorf("the job cannot be read: %w", err)
