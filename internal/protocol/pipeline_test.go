@@ -30,6 +30,7 @@ type gate struct {
 
 	mu      sync.Mutex
 	batches []int
+	replies []any // of those in batches, as a hook reads them
 }
 
 // gated returns a pipeline whose requests have to pass a gate.
@@ -68,7 +69,15 @@ func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 				<-g.stuck
 			}
 		}
-		return next(ctx, cmds)
+		err := next(ctx, cmds)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		for _, cmd := range cmds {
+			if c, ok := cmd.(interface{ Val() any }); ok && strings.HasPrefix(cmd.Name(), "eval") {
+				g.replies = append(g.replies, c.Val())
+			}
+		}
+		return err
 	}
 }
 
@@ -157,6 +166,10 @@ func TestRequestsGather(t *testing.T) {
 		}
 		if !p.lane(t.Context(), redis.NewCmd(t.Context(), "eval", "", 1, "lock")).idle() {
 			t.Error("the lane is busy, when all is done")
+		}
+		tokens := slices.DeleteFunc(g.replies, func(reply any) bool { _, ok := reply.(int64); return !ok })
+		if len(tokens) != n {
+			t.Errorf("a hook could read %d tokens granted in batches, of %d", len(tokens), n)
 		}
 	})
 }
