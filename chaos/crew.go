@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -104,13 +105,14 @@ func (c *crew) finish(within time.Duration) {
 	for _, m := range c.members {
 		_, _ = io.WriteString(m.in, "stop\n") // it may be no more
 	}
-	limit := time.After(within)
+	limit, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
 	for _, m := range c.members {
 		select {
 		case <-m.ended:
 			c.check(m)
 		case <-m.gone:
-		case <-limit:
+		case <-limit.Done():
 			c.accuse(m)
 		}
 	}

@@ -47,7 +47,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	keep := flags.String("keep", "violations", "`folder` for the histories that show violations")
 	mutated := flags.Bool("mutants", false, "break the library a line at a time, and show that it is noticed")
 	only := flags.String("only", "", "with -mutants: `part` of the names of those to try")
-	if err := flags.Parse(args); err != nil {
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	switch {

@@ -103,7 +103,9 @@ func (sc *scenario) run(ctx context.Context, p *plan) (v *verdict, err error) {
 	broke := guarded(func() {
 		s.setUp()
 		s.trouble()
-		v = s.finish()
+		if ctx.Err() == nil { // a terminal's interrupt ends the servers, too
+			v = s.finish()
+		}
 	})
 	switch {
 	case ctx.Err() != nil:
