@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/warlock-go/warlock/internal/lease"
 	"github.com/warlock-go/warlock/internal/protocol"
 	"github.com/warlock-go/warlock/internal/wait"
@@ -20,8 +22,9 @@ import (
 //     requests may have been carried out, its ID is released in the background,
 //     after that request has returned.
 //   - A request that was not answered may be carried out late, from what a server, or a
-//     proxy before it, has read of a connection that broke: a stray. If it comes after the
-//     release, it takes the lock for nobody. So an ID that has strays is released twice.
+//     proxy before it, has read of a connection that broke. If it comes after the
+//     release, it takes the lock for nobody. Whether such a request may be under way is one fact
+//     of an ID (pending), and an ID of which it is true is released twice.
 //   - A lease is counted from before its request was sent. An answer that comes
 //     when the lease has run out is no lock.
 //   - Who is refused is in the queue in Redis, and either learns of its grant from a
@@ -30,39 +33,81 @@ import (
 //     grant came later. So a late message is worth no more than it should be.
 //   - Nobody waits for a call to Redis longer than its context says, though
 //     go-redis would: see within.
+//   - A release, or a withdrawal from the queue, that Redis does not answer is asked for again, with
+//     pauses, for as long as the lease or the place could last; in the background, where its caller has gone.
 
-// grace is how long UnlockContext waits on for an answer when its context has ended.
-const grace = time.Second
+const (
+	// grace is how long UnlockContext waits on for an answer when its context has ended.
+	grace = 500 * time.Millisecond
+
+	// patience is how long an unlock that meets trouble keeps its caller.
+	patience = time.Second
+
+	// farewell is how long a caller that gave up waits for its withdrawal from the queue, so that a process that
+	// ends right after leaves nothing there. It is real time, as the process is real.
+	farewell = 100 * time.Millisecond
+
+	// askEvery is the longest time between two requests of a waiter: a key that was deleted by hand is
+	// found within 5 s.
+	askEvery = 4 * time.Second
+
+	// strangeFor is how long an answer that nobody knows is waited out.
+	strangeFor = 3 * time.Second
+
+	// silentFor is how long, in real time, a request is under way before that is logged.
+	silentFor = time.Second
+
+	// logEvery is the time between two lines of the log about one trouble.
+	logEvery = 10 * time.Second
+
+	// brisk is how long a request may be under way at the end of a wait without
+	// that being taken for trouble.
+	brisk = 100 * time.Millisecond
+)
 
 var (
 	errNoAnswer = errors.New("no answer from Redis in time: the lock is free when the lease has run out")
+	errNotYet   = errors.New("no answer from Redis yet")
+	errExited   = errors.New("a hook of the client ended its goroutine")
 	errUnlocked = fmt.Errorf("%w: unlock of an unlocked mutex", ErrNotHeld)
 )
 
 // An acquisition is one call's way to the lock.
 type acquisition struct {
-	m         *Mutex
-	mode      protocol.Mode
-	id        string
-	sent      time.Time    // of the last request
-	spare     int64        // tokens that it asked for beside its own
-	problem   error        // of the last request, if it was not answered with yes or no
-	logged    bool         // the first problem was
-	unsettled bool         // a request may have been carried out without our knowing
-	stray     bool         // a request may yet be carried out, though it has returned
-	late      <-chan error // the request that was under way when the context ended
+	m        *Mutex
+	mode     protocol.Mode
+	id       string
+	channel  string       // of the mailbox, until it is answered whether its client may publish
+	turn     bool         // the turn is this call's to leave
+	holds    bool         // what it led to is held
+	sent     time.Time    // of the last request
+	spare    int64        // tokens that it asked for beside its own
+	problem  error        // of Redis, when it was last asked; nil: it answered with yes or no
+	final    error        // what no waiting can mend; nil: nothing
+	strange  time.Time    // since when the only answers are such that nobody knows; zero: they are not
+	answered bool         // a request was, with yes or no
+	pending  bool         // a request of this ID may yet be carried out
+	late     <-chan error // the request that was under way when the context ended
 
 	// Of one that waits.
 	round   int64        // of the last request; 0: it does not wait
 	place   int64        // in the queue in Redis; 0: none
 	waiter  *wait.Waiter // in the mailbox; nil: not yet
 	heard   bool         // grants were heard of when the last request was sent
+	told    bool         // and are, where the lock is
 	alone   bool         // it was granted at once: nobody waits
 	backoff wait.Backoff
+
+	// Of the log.
+	loggedAt time.Time // the last time that a problem was; zero: none was
+	holder   string    // that the last refusal named
+	since    time.Time // when it was first named
+	noted    bool      // that it has been for long
 }
 
 func (m *Mutex) acquisition(mode protocol.Mode) *acquisition {
-	a := &acquisition{m: m, mode: mode, id: m.box.NewID()}
+	a := &acquisition{m: m, mode: mode}
+	a.id, a.channel = m.box.NewID()
 	if m.opts.wait > 0 {
 		a.backoff = wait.Steady(m.opts.wait)
 	}
@@ -89,31 +134,33 @@ func (m *Mutex) acquire(ctx context.Context, mode protocol.Mode) (*Lease, error)
 func (m *Mutex) wait(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 	m.check()
 	if ctx.Err() != nil {
-		return nil, m.acquisition(mode).giveUp(ctx)
+		return nil, m.lock.ExplainEnd(ctx, "lock", nil)
 	}
-	l, err := m.enter(ctx, mode)
-	if err != nil {
-		return nil, m.acquisition(mode).giveUp(ctx)
-	}
-	if l == nil && mode == protocol.Read {
-		l, _ = m.rejoin(ctx) // or ask, and queue
-	}
-	if l != nil {
+	l, err := m.enterAlive(ctx, mode)
+	switch {
+	case err != nil:
+		return nil, m.lock.ExplainEnd(ctx, "lock", nil)
+	case l != nil:
 		return l, nil
 	}
 	a := m.acquisition(mode)
-	defer a.leaveMailbox()
+	a.turn = true
+	defer a.end(ctx)
+	if mode == protocol.Read {
+		if l, _ = m.rejoin(ctx); l != nil { // or ask, and queue
+			return a.joined(l), nil
+		}
+	}
 	for {
 		a.join()
 		l, answer, err := a.request(ctx)
-		if l == nil && !protocol.Permanent(err) {
+		if l == nil && a.final == nil {
 			l, err = a.sleep(ctx, a.interval(answer))
 		}
 		switch {
 		case l != nil:
 			return a.hold(ctx, l), nil
 		case err != nil:
-			m.leave()
 			return nil, a.giveUp(ctx)
 		}
 	}
@@ -123,16 +170,16 @@ func (m *Mutex) wait(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 func (m *Mutex) attempt(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 	m.check()
 	a := m.acquisition(mode)
+	defer a.end(ctx)
 	for n := 1; ctx.Err() == nil; n++ {
-		l, err := a.try(ctx)
-		if l != nil {
+		if l, _ := a.try(ctx); l != nil {
 			return l, nil
 		}
-		if protocol.Permanent(err) {
+		if a.final != nil {
 			break
 		}
 		if n == m.opts.attempts {
-			return nil, a.refused(ctx)
+			return nil, a.refused()
 		}
 		_, _ = a.sleep(ctx, m.opts.wait) // the loop sees the end of ctx
 	}
@@ -143,10 +190,11 @@ func (m *Mutex) attempt(ctx context.Context, mode protocol.Mode) (*Lease, error)
 // lock is taken.
 func (m *Mutex) try(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 	m.check()
-	a := m.acquisition(mode)
 	if ctx.Err() != nil {
-		return nil, a.giveUp(ctx)
+		return nil, m.lock.ExplainEnd(ctx, "lock", nil)
 	}
+	a := m.acquisition(mode)
+	defer a.end(ctx)
 	l, err := a.try(ctx)
 	if err != nil {
 		return nil, a.giveUp(ctx)
@@ -155,29 +203,61 @@ func (m *Mutex) try(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 }
 
 // try makes one request, unless this process knows the answer. It returns no lease
-// and no error if the lock is taken.
+// and no error if the lock is taken. It does not wait for an answer beyond the ttl, after which no grant is
+// worth anything.
 func (a *acquisition) try(ctx context.Context) (*Lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.m.ttl) // in real time: it is for a connection that hangs
+	defer cancel()
 	l, ok := a.m.tryEnter(ctx, a.mode)
-	if !ok {
+	switch {
+	case ok && l != nil:
+		return a.joined(l), nil
+	case !ok && ctx.Err() != nil:
+		a.problem = errNotYet // of the reader whose answer it waited for
 		return nil, ctx.Err()
-	}
-	var err error
-	if l == nil && a.mode == protocol.Read {
-		l, err = a.m.rejoin(ctx)
-	}
-	if l != nil {
-		return l, nil
-	}
-	if err != nil { // the answer is known
-		a.m.leave()
+	case !ok:
 		return nil, nil
 	}
-	l, _, err = a.request(ctx)
+	a.turn = true
+	defer a.leaveTurn()
+	if a.mode == protocol.Read {
+		l, err := a.m.rejoin(ctx)
+		if l != nil {
+			return a.joined(l), nil
+		}
+		if err != nil { // the answer is known
+			return nil, nil
+		}
+	}
+	l, _, err := a.request(ctx)
 	if l == nil {
-		a.m.leave()
 		return nil, err
 	}
 	return a.hold(ctx, l), nil
+}
+
+// joined notes that l, which this process had already, is what the call led to.
+func (a *acquisition) joined(l *Lease) *Lease {
+	a.turn, a.holds = false, true
+	return l
+}
+
+// end leaves behind what the acquisition has not come to hold, also if it ends in a panic.
+func (a *acquisition) end(ctx context.Context) {
+	if a.waiter != nil {
+		a.waiter.Leave()
+	}
+	a.leaveTurn()
+	if !a.holds {
+		a.withdraw(ctx)
+	}
+}
+
+func (a *acquisition) leaveTurn() {
+	if a.turn {
+		a.turn = false
+		a.m.leave()
+	}
 }
 
 // join makes the next request one that queues. It listens for the grant from before
@@ -185,14 +265,7 @@ func (a *acquisition) try(ctx context.Context) (*Lease, error) {
 func (a *acquisition) join() {
 	a.round++
 	if a.waiter == nil && a.m.box.Open() {
-		a.waiter = a.m.box.Join(a.id)
-	}
-}
-
-// leaveMailbox ends what join or sleep began.
-func (a *acquisition) leaveMailbox() {
-	if a.waiter != nil {
-		a.waiter.Leave()
+		a.waiter = a.m.box.Join(a.id, a.m.lock)
 	}
 }
 
@@ -203,9 +276,12 @@ func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, erro
 	a.spare = m.spare(a.mode)
 	a.sent = m.opts.clock.Now()
 	a.heard = a.waiter != nil && m.box.Open()
+	if a.round > 0 {
+		defer time.AfterFunc(silentFor, m.reportSilence).Stop()
+	}
 	r := protocol.Request{
 		ID: a.id, Mode: a.mode, TTL: m.ttl, Spare: a.spare,
-		Round: a.round, Place: a.place, Counted: a.heard && m.box.Counted,
+		Round: a.round, Place: a.place, Counted: a.heard && m.box.Counts(), Channel: a.channel,
 	}
 	var answer protocol.Grant
 	late, err := within(ctx, func() (err error) {
@@ -213,39 +289,86 @@ func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, erro
 		return err
 	})
 	a.late = late
-	a.stray = a.stray || late == nil && (answer.Stray || protocol.Lost(err))
+	if late != nil { // answer is not to be read
+		answer = protocol.Grant{}
+	}
+	a.pending = a.pending || answer.Stray || protocol.Lost(err)
+	if answer.Mute != nil {
+		m.box.Mute(answer.Mute)
+		a.rename()
+		return a.request(ctx)
+	}
+	if err == nil && !a.pending {
+		a.channel = ""
+	}
 	var l *Lease
 	if err == nil && answer.Granted {
+		a.alone = a.round <= 1 && a.place == 0 && !a.pending
 		l, err = a.granted(answer.Token)
-		a.alone = a.round <= 1 && a.place == 0 && !a.unsettled
+		a.pending = a.pending || err != nil // it has run out here, and not yet there
 	}
 	if l == nil && a.mode == protocol.Read {
 		m.answered()
 	}
-	switch {
-	case err != nil:
-		a.unsettled = a.unsettled || !protocol.Answered(err)
-		if a.problem == nil || !errors.Is(err, ctx.Err()) { // the end of ctx tells less than what was wrong before
-			a.problem = err
-		}
+	a.note(ctx, answer, err)
+	if err != nil {
 		return nil, protocol.Grant{Remaining: -1}, err
-	case l == nil:
-		a.problem, a.place = nil, answer.Place
 	}
 	return l, answer, nil
+}
+
+// note takes in what came of a request: an answer, or an error.
+func (a *acquisition) note(ctx context.Context, answer protocol.Grant, err error) {
+	now := a.m.opts.clock.Now()
+	kind := protocol.KindOf(err)
+	if kind != protocol.Strange {
+		a.strange = time.Time{}
+	} else if a.strange.IsZero() {
+		a.strange = now
+	}
+	switch {
+	case err == nil:
+		a.problem, a.answered = nil, true
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()): // tells less than what was wrong before
+		if a.problem == nil && (!a.answered || now.Sub(a.sent) >= brisk) {
+			a.problem = errNotYet
+		}
+	default:
+		a.problem = err
+	}
+	if kind == protocol.Final || kind == protocol.Strange && now.Sub(a.strange) >= strangeFor {
+		a.final = err
+	}
+	if err != nil || answer.Granted {
+		return
+	}
+	a.place = answer.Place
+	a.told = a.heard && (a.waiter == nil || a.waiter.Heard(answer.Heard))
+	if a.holder != answer.Holder {
+		a.holder, a.since, a.noted = answer.Holder, now, false
+	}
+}
+
+// rename gives the acquisition, of which nothing is under way, another ID.
+func (a *acquisition) rename() {
+	if a.waiter != nil {
+		a.waiter.Leave()
+		a.waiter = nil
+	}
+	a.id, a.channel = a.m.box.NewID()
 }
 
 // granted returns the lease that the last request led to.
 func (a *acquisition) granted(token int64) (*Lease, error) {
 	m := a.m
-	l := &Lease{lock: m.lock, id: a.id, stray: a.stray, fence: token, last: token + a.spare, until: m.opts.clock.Now().Add(handOnTime)}
+	l := &Lease{lock: m.lock, id: a.id, pending: a.pending, fence: token, last: token + a.spare, until: m.opts.clock.Now().Add(handOnTime)}
 	kept, err := lease.Start(lease.Terms{
 		Clock:    m.opts.clock,
 		TTL:      m.ttl,
 		Renewals: m.opts.renewals(),
 		Timers:   m.timers,
 		Spread:   m.spread,
-		Logger:   m.opts.logger,
+		Logger:   m.opts.log(),
 		Key:      m.lock.Key(),
 		Server:   (*renewer)(l),
 	}, a.sent)
@@ -263,8 +386,8 @@ const askShare = 3
 // interval returns when to ask again if nothing is heard until then: when the holder's
 // lease may have ended; and where nothing can be heard, often.
 func (a *acquisition) interval(answer protocol.Grant) time.Duration {
-	most := a.m.ttl / askShare
-	heard := a.m.box.Open() && answer.HandsOn
+	most := min(a.m.ttl/askShare, askEvery)
+	heard := a.m.box.Open() && a.told && answer.HandsOn
 	if !heard || a.m.opts.wait > 0 {
 		return min(a.backoff.Pause(answer.Remaining), most)
 	}
@@ -281,7 +404,7 @@ func (a *acquisition) sleep(ctx context.Context, d time.Duration) (*Lease, error
 	var signals <-chan wait.Signal
 	if a.round > 0 {
 		if a.waiter == nil {
-			a.waiter = a.m.box.Join(a.id)
+			a.waiter = a.m.box.Join(a.id, a.m.lock)
 			if a.m.box.Open() { // since after the request: ask again
 				return nil, ctx.Err()
 			}
@@ -308,13 +431,25 @@ func (a *acquisition) sleep(ctx context.Context, d time.Duration) (*Lease, error
 	}
 }
 
-// report logs what is wrong, once.
+// report logs what is wrong, at once and then every so often, and once a holder that has
+// been waited for for long.
 func (a *acquisition) report(ctx context.Context) {
-	if a.problem != nil && !a.logged && ctx.Err() == nil {
-		a.logged = true
-		a.m.log().Warn("warlock: the lock cannot be asked for; trying again", "error", a.problem)
+	m, now := a.m, a.m.opts.clock.Now()
+	if a.problem != nil && ctx.Err() == nil && (a.loggedAt.IsZero() || now.Sub(a.loggedAt) >= logEvery) {
+		a.loggedAt = now
+		m.log().Warn("warlock: the lock cannot be asked for; trying again", "error", a.problem)
 	}
-	a.m.reportMailbox()
+	if a.problem == nil && a.round > 0 && a.holder != "" && !a.noted && now.Sub(a.since) > m.ttl {
+		a.noted = true
+		m.log().Warn("warlock: Lock has waited for longer than the ttl behind one holder; it may be stuck, never expire, "+
+			"or be this goroutine's own", "holder", a.holder, "waited", now.Sub(a.since))
+	}
+	m.reportMailbox()
+}
+
+// reportSilence logs that a request is not answered.
+func (m *Mutex) reportSilence() {
+	m.log().Warn("warlock: Redis has not answered for a while; waiting on", "while", silentFor)
 }
 
 // reportMailbox logs, once for each client, why waiters are not woken.
@@ -324,59 +459,71 @@ func (m *Mutex) reportMailbox() {
 	}
 }
 
-// giveUp ends an acquisition for the end of ctx or for its problem, and returns
-// the error that says so.
+// giveUp returns the error of an acquisition that ends for its problem, or for the end of ctx.
 func (a *acquisition) giveUp(ctx context.Context) error {
-	a.withdraw(ctx)
-	err := a.problem
-	if ctx.Err() != nil && !protocol.Permanent(err) {
-		err = ctx.Err()
-		if cause := context.Cause(ctx); cause != err {
-			err = fmt.Errorf("%w: %w", err, cause)
-		}
-		if a.problem != nil && !errors.Is(a.problem, ctx.Err()) {
-			err = fmt.Errorf("%w (the last try failed: %v)", err, a.problem)
-		}
+	switch {
+	case a.final != nil:
+		protocol.Repanic(a.final)
+		return a.m.lock.Explain("lock", a.final)
+	case ctx.Err() != nil:
+		return a.m.lock.ExplainEnd(ctx, "lock", a.problem)
 	}
-	return a.m.lock.Explain("lock", err)
+	return a.m.lock.Explain("lock", a.problem)
 }
 
-// refused ends an acquisition whose tries are used up.
-func (a *acquisition) refused(ctx context.Context) error {
-	a.withdraw(ctx)
+// refused returns the error of an acquisition whose tries are used up.
+func (a *acquisition) refused() error {
 	err := fmt.Errorf("%w in %d tries", ErrNotAcquired, a.m.opts.attempts)
 	if a.problem != nil {
-		err = fmt.Errorf("%w (the last try failed: %w)", err, a.problem)
+		err = fmt.Errorf("%w in %d tries: %w", ErrUnavailable, a.m.opts.attempts, a.problem)
 	}
 	return a.m.lock.Explain("lock", err)
 }
 
 // withdraw leaves the queue, in the background, and releases what the acquisition
-// may have come to hold.
+// may have come to hold. Where Redis answers, it waits for that for a moment.
 func (a *acquisition) withdraw(ctx context.Context) {
-	if a.unsettled || a.place > 0 {
-		go func() {
-			if a.late != nil {
-				a.stray = protocol.Lost(<-a.late) || a.stray
-			}
-			a.m.releaseLate(ctx, a.id)
-			if a.stray {
-				a.m.sweep(a.id)
-			}
-		}()
+	if !a.pending && a.place == 0 {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if a.late != nil {
+			<-a.late
+		}
+		a.m.giveBack(ctx, a.id, a.pending)
+	}()
+	if a.late != nil || a.problem != nil {
+		return
+	}
+	timer := time.NewTimer(farewell)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
 	}
 }
 
 // hold makes l, which the acquisition led to, what m is locked under, and returns it;
 // or, for a reader, the lease that it is to share instead.
 func (a *acquisition) hold(ctx context.Context, l *Lease) *Lease {
+	a.stay(l)
 	if a.mode == protocol.Read {
-		return a.beginShare(ctx, l)
+		return a.joined(a.beginShare(ctx, l))
 	}
 	a.m.mu.Lock()
 	defer a.m.mu.Unlock()
 	a.m.held = l
-	return l
+	return a.joined(l)
+}
+
+// stay lets l's ID stand in the mailbox until the lease ends, if it waited there.
+func (a *acquisition) stay(l *Lease) {
+	if a.waiter != nil && a.waiter != l.waiter {
+		l.waiter, a.waiter = a.waiter, nil
+		l.waiter.Stay()
+	}
 }
 
 // unlock takes the lease out of m and hands it on, or ends it and then frees the
@@ -401,11 +548,15 @@ func (m *Mutex) unlock(ctx context.Context) error {
 // end ends a lease and then frees the lock in Redis.
 func (m *Mutex) end(ctx context.Context, l *Lease) error {
 	err := l.lease.Release()
-	if err != nil { // lost; what is left of it in Redis need not wait for its expiry
+	switch {
+	case errors.Is(err, lease.ErrTaken) && !l.pending: // nothing is left of it in Redis
+		l.leaveMailbox()
+	case err != nil: // lost; what is left of it in Redis need not wait for its expiry
 		go m.abandon(ctx, l)
-	} else {
+	default:
 		err = m.release(ctx, l)
-		if l.stray {
+		l.leaveMailbox() // not before: a late message of its grant would release it meanwhile
+		if l.pending {
 			m.sweep(l.id)
 		}
 	}
@@ -413,92 +564,123 @@ func (m *Mutex) end(ctx context.Context, l *Lease) error {
 		err = lease.ErrTaken
 	}
 	if err != nil {
+		protocol.Repanic(err)
 		return m.lock.Explain("unlock", err)
 	}
 	return nil
 }
 
 // release frees the lock in Redis. It does not wait for that beyond the lease's
-// deadline, nor for long when ctx has ended. A goroutine that it need not start for
+// deadline, nor for long when ctx has ended or there is trouble. A goroutine that it need not start for
 // that is a tenth of the time of a lock that nobody else wants.
 func (m *Mutex) release(ctx context.Context, l *Lease) error {
 	used := l.fence
 	if used == l.last {
 		used = 0
 	}
+	r, deadline := m.lock.NewRelease(l.id, used), l.Deadline()
 	if ctx.Done() == nil && m.opts.clock == realClock && m.lock.KeepsDeadlines() {
-		ctx, cancel := context.WithDeadline(ctx, l.Deadline())
+		dated, cancel := context.WithDeadline(ctx, deadline)
 		defer cancel()
-		err := m.free(ctx, l.id, used)
-		if err != nil && ctx.Err() != nil {
-			return errNoAnswer
+		err := r.Try(dated)
+		switch kind := protocol.KindOf(err); {
+		case err != nil && dated.Err() != nil:
+			return fmt.Errorf("%w: %w", ErrUnavailable, errNoAnswer)
+		case kind == protocol.None || kind == protocol.Final:
+			return err
 		}
-		return err
 	}
-	done := make(chan error, 1)
-	go func() { done <- m.free(context.WithoutCancel(ctx), l.id, used) }()
+	return m.releaseUntil(ctx, r, deadline)
+}
 
-	ended := ctx.Done()
-	left := m.opts.clock.Until(l.Deadline())
-	timer := m.opts.clock.NewTimer(left)
+// releaseUntil goes on with a release until the deadline, and returns what came of it, or what is
+// wrong, when its caller has waited for long enough.
+func (m *Mutex) releaseUntil(ctx context.Context, r *protocol.Release, deadline time.Time) error {
+	clock := m.opts.clock
+	done, troubles := make(chan error, 1), make(chan error, 1)
+	go func() { done <- m.persist(ctx, r, clock.Until(deadline), troubles) }()
+
+	limit := deadline
+	timer := clock.NewTimer(clock.Until(limit))
 	defer timer.Stop()
-	for {
+	hurry := func(d time.Duration) {
+		if sooner := clock.Now().Add(d); sooner.Before(limit) {
+			limit = sooner
+			timer.Reset(d)
+		}
+	}
+	var trouble error
+	for ended := ctx.Done(); ; {
 		select {
 		case err := <-done:
 			return err
+		case err := <-troubles:
+			if trouble == nil {
+				hurry(patience)
+			}
+			trouble = err
 		case <-ended:
 			ended = nil
-			timer.Reset(min(grace, m.opts.clock.Until(l.Deadline())))
+			hurry(grace)
 		case <-timer.Chan():
-			if err := ctx.Err(); err != nil {
-				return fmt.Errorf("%w: %w", errNoAnswer, err)
+			if trouble == nil {
+				trouble = errNoAnswer
 			}
-			return errNoAnswer
+			if err := ctx.Err(); err != nil {
+				trouble = fmt.Errorf("%w: %w", trouble, err)
+			}
+			return trouble
 		}
 	}
 }
 
-// releaseLate frees the lock of an ID that nobody stands for any more, if
-// it has it, for as long as it could.
-func (m *Mutex) releaseLate(ctx context.Context, id string) {
+// persist runs r for d at the most, whatever becomes of ctx, and yields the last trouble with it.
+func (m *Mutex) persist(ctx context.Context, r *protocol.Release, d time.Duration, troubles chan error) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	timer := m.opts.clock.AfterFunc(m.ttl, cancel)
+	timer := m.opts.clock.AfterFunc(d, cancel)
 	defer timer.Stop()
-	if err := m.free(ctx, id, 0); err != nil && !errors.Is(err, protocol.ErrNotHeld) {
+	return r.Run(ctx, m.opts.clock, func(err error) {
+		select {
+		case <-troubles:
+		default:
+		}
+		select {
+		case troubles <- err:
+		default:
+		}
+	})
+}
+
+// giveBack frees the lock of an ID that nobody stands for any more, if
+// it has it, for as long as it could; and once more, later, if a request of it is pending.
+func (m *Mutex) giveBack(ctx context.Context, id string, pending bool) {
+	err := m.persist(ctx, m.lock.NewRelease(id, 0), m.ttl, make(chan error, 1))
+	if err != nil && !errors.Is(err, protocol.ErrNotHeld) && !errors.Is(err, redis.ErrClosed) {
 		m.log().Warn("warlock: a lock that was given up could not be released; it expires", "error", err)
+	}
+	if pending {
+		m.sweep(id)
 	}
 }
 
 // abandon frees the lock of a lease that nobody holds any more.
 func (m *Mutex) abandon(ctx context.Context, l *Lease) {
-	m.releaseLate(ctx, l.id)
-	if l.stray {
-		m.sweep(l.id)
-	}
+	m.giveBack(ctx, l.id, l.pending)
+	l.leaveMailbox()
 }
 
-// sweepAfter is when an ID with strays is released once more. They come from connections that
+// sweepAfter is when an ID with a pending request is released once more. Such come from connections that
 // have broken, so what has not been carried out by then hardly ever is.
 const sweepAfter = time.Second
 
-// sweep releases an ID once more, later: a stray may have taken the lock for it, or a place
+// sweep releases an ID once more, later: a request may have taken the lock for it, or a place
 // in the queue, after it was released.
 func (m *Mutex) sweep(id string) {
-	m.opts.clock.AfterFunc(min(sweepAfter, m.ttl/2), func() { m.releaseLate(context.Background(), id) })
+	m.opts.clock.AfterFunc(min(sweepAfter, m.ttl/2), func() { m.giveBack(context.Background(), id, false) })
 }
 
-// free asks Redis to release id, or to take it out of the queue.
-func (m *Mutex) free(ctx context.Context, id string, used int64) error {
-	untold, err := m.lock.Release(ctx, id, used)
-	if untold != nil {
-		m.box.Mute(untold)
-		m.reportMailbox()
-	}
-	return err
-}
-
-func (m *Mutex) log() *slog.Logger { return m.opts.logger.With("key", m.lock.Key()) }
+func (m *Mutex) log() *slog.Logger { return m.opts.log().With("key", m.lock.Key()) }
 
 // within runs op, but does not wait for it after the end of ctx: go-redis looks
 // at a context before it sends and not while it reads, unless it is told to.
@@ -507,8 +689,11 @@ func within(ctx context.Context, op func() error) (late <-chan error, err error)
 	if ctx.Done() == nil {
 		return nil, op()
 	}
-	done := make(chan error, 1)
-	go func() { done <- op() }()
+	done := make(chan error, 2)
+	go func() {
+		defer func() { done <- errExited }() // is not read after what op returned
+		done <- op()
+	}()
 	select {
 	case err := <-done:
 		return nil, err

@@ -13,6 +13,14 @@ var (
 	// ErrNotAcquired says that the tries of [WithRetry] are used up.
 	ErrNotAcquired = errors.New("warlock: lock not acquired")
 
+	// ErrUnavailable says that Redis could not be reached, or was in trouble, when it was last
+	// asked: so it is not known whether the lock is free. It is in the error of a wait that ended with its
+	// context then, beside the context's own, and stands instead of ErrNotAcquired when tries are used up.
+	ErrUnavailable = protocol.ErrUnavailable
+
+	// ErrBadKey says that a key, or the id of a [Keyed], cannot be used.
+	ErrBadKey = protocol.ErrBadKey
+
 	// ErrNotHeld says that the lock is not held through this Mutex, or not by
 	// this ID.
 	ErrNotHeld = protocol.ErrNotHeld

@@ -216,8 +216,8 @@ type idHook struct {
 
 func (h *idHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if args := cmd.Args(); strings.HasPrefix(cmd.Name(), "eval") {
-			h.id.Store(args[8])
+		if args := cmd.Args(); strings.HasPrefix(cmd.Name(), "eval") && !isProbe(cmd) {
+			h.id.Store(args[9])
 		}
 		return next(ctx, cmd)
 	}
@@ -283,7 +283,7 @@ func TestLimitedTriesThatFailLeaveNothing(t *testing.T) {
 		line := new(redistest.Line)
 		m := warlock.NewMutex(line.Client(s, noRetries), key, long, warlock.WithRetry(2, 0))
 		line.BreakFirst(2, redistest.Cut)
-		if err := m.LockContext(within(t)); !errors.Is(err, warlock.ErrNotAcquired) {
+		if err := m.LockContext(within(t)); !errors.Is(err, warlock.ErrUnavailable) {
 			t.Errorf("LockContext: %v", err)
 		}
 		onlyFence(t, s)
@@ -879,7 +879,7 @@ func TestLeastPrivileges(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~"+key, "~warlock:{"+key+"}:*", "-@all",
 		"+evalsha", "+eval", "+set", "+get", "+del", "+time", "+pttl", "+pexpire", "+hset", "+hget", "+hdel",
-		"+zadd", "+zcard", "+zpopmin", "+zrange", "+zrem", "+zremrangebyscore", "+zscore", "+publish", "+subscribe", "+ping", "&warlock:mailbox:*")
+		"+zadd", "+zcard", "+zrange", "+zrangebyscore", "+zrem", "+zscore", "+unlink", "+publish", "+subscribe", "+pubsub|numsub", "&warlock:mailbox:*")
 	login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
 	client := s.Client(login)
 	m := warlock.NewMutex(client, key, 100*time.Millisecond)

@@ -61,7 +61,7 @@ const spreadShare = 12
 // braces give no key a usable hash tag.
 func NewKeyed(client redis.UniversalClient, prefix string, ttl time.Duration, opts ...Option) *Keyed {
 	if prefix == "" {
-		panic(errors.New(`warlock: the prefix is empty: name what is to be locked, such as "invoice:"`))
+		panic(fmt.Errorf(`%w: the prefix is empty: name what is to be locked, such as "invoice:"`, ErrBadKey))
 	}
 	_, err := protocol.New(client, prefix+"0")
 	if err == nil {
@@ -176,9 +176,9 @@ func (k *Keyed) Len() int {
 func (k *Keyed) lock(id string) (*protocol.Lock, error) {
 	switch {
 	case id == "":
-		return nil, fmt.Errorf("warlock: the id is empty: name which of %s is to be locked", protocol.Quote(k.prefix))
+		return nil, fmt.Errorf("%w: the id is empty: name which of %s is to be locked", ErrBadKey, protocol.Quote(k.prefix))
 	case len(id) > maxID:
-		return nil, fmt.Errorf("warlock: the id %s is longer than 64 KiB: use a hash of it", protocol.Quote(id))
+		return nil, fmt.Errorf("%w: the id %s is longer than 64 KiB: use a hash of it", ErrBadKey, protocol.Quote(id))
 	}
 	return k.pipeline.Lock(k.prefix + id)
 }
@@ -276,11 +276,12 @@ func (k *Keyed) release(ctx context.Context, id string, unlock func(*Mutex, cont
 			return fmt.Errorf("%w (%w)", err, ErrNotHeld)
 		}
 	}
-	err = unlock(&e.rw.w, ctx)
-	if !errors.Is(err, ErrNotHeld) { // a hold has ended, whatever became of its lease
-		k.leave(id, e)
-	}
-	return err
+	defer func() {
+		if !errors.Is(err, ErrNotHeld) { // a hold has ended, whatever became of its lease, also in a panic
+			k.leave(id, e)
+		}
+	}()
+	return unlock(&e.rw.w, ctx)
 }
 
 // releaseOrLog is release for methods that return no error.
@@ -288,7 +289,7 @@ func (k *Keyed) releaseOrLog(name, id string, unlock func(*Mutex, context.Contex
 	settle(name, k.release(context.Background(), id, unlock), func() *slog.Logger { return k.log(id) })
 }
 
-func (k *Keyed) log(id string) *slog.Logger { return k.opts.logger.With("key", k.prefix+id) }
+func (k *Keyed) log(id string) *slog.Logger { return k.opts.log().With("key", k.prefix+id) }
 
 type keyedLocker struct {
 	k  *Keyed

@@ -186,8 +186,11 @@ func do(ctx context.Context, l *Lease, fn, unlock func(context.Context) error, l
 	stop := context.AfterFunc(held, func() { cancel(context.Cause(held)) })
 	defer func() {
 		stop()
+		lost := errors.Is(context.Cause(ctx), ErrLeaseLost)
 		cancel(nil)
 		switch unlocked := unlock(ctx); {
+		case errors.Is(unlocked, ErrLeaseLost) && lost && err != nil && onlyCancelled(err):
+			err = fmt.Errorf("%w (so the work was ended: %v)", unlocked, err)
 		case errors.Is(unlocked, ErrLeaseLost), errors.Is(unlocked, ErrNotHeld):
 			err = errors.Join(err, unlocked)
 		case unlocked != nil:
@@ -195,6 +198,23 @@ func do(ctx context.Context, l *Lease, fn, unlock func(context.Context) error, l
 		}
 	}()
 	return fn(ctx)
+}
+
+// onlyCancelled reports whether err says nothing but that a context was cancelled, in whatever
+// words.
+func onlyCancelled(err error) bool {
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		return onlyCancelled(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, part := range e.Unwrap() {
+			if !onlyCancelled(part) {
+				return false
+			}
+		}
+		return true
+	}
+	return err == context.Canceled
 }
 
 // Lease returns the lease under which m is locked, and nil if it is not. A
@@ -208,11 +228,12 @@ func (m *Mutex) Lease() *Lease {
 // A Lease is one hold of a lock: from its acquisition until it is released or
 // lost. Its methods may be called concurrently, and after its end.
 type Lease struct {
-	lock  *protocol.Lock
-	id    string
-	stray bool // a request of the ID may yet be carried out, see contend.go
-	fence int64
-	lease *lease.Lease
+	lock    *protocol.Lock
+	id      string
+	pending bool // a request of the ID may yet be carried out, see contend.go
+	fence   int64
+	lease   *lease.Lease
+	waiter  *wait.Waiter // lets the ID stand in the mailbox; nil: it did not wait
 
 	// What is needed to hand the lease on in this process, see turn.go.
 	last  int64     // the highest of the tokens reserved with it
@@ -228,6 +249,13 @@ const (
 	kept            // its ID or its length were made the holder's own: not to be handed on
 	handedOn        // unlocked while others waited: the next holder in this process may have the ID
 )
+
+// leaveMailbox lets the ID, which has been released, stand no more.
+func (l *Lease) leaveMailbox() {
+	if l.waiter != nil {
+		l.waiter.Leave()
+	}
+}
 
 // keep claims the lease for its holder alone, and reports whether it is.
 func (l *Lease) keep() bool {
@@ -290,9 +318,18 @@ func (l *Lease) Extend(ctx context.Context, ttl time.Duration) error {
 		return err
 	}
 	l.keep() // the next holder is not to inherit a longer lease than its own
-	_, err := within(ctx, func() error { return l.lease.Extend(ctx, ttl) })
-	if err != nil {
-		return l.lock.Explain("extend", err)
+	return explained(ctx, l.lock, "extend", func() error { return l.lease.Extend(ctx, ttl) })
+}
+
+// explained does op, which asks Redis, within ctx, and returns its error as users see it.
+func explained(ctx context.Context, lock *protocol.Lock, doing string, op func() error) error {
+	_, err := within(ctx, op)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return lock.ExplainEnd(ctx, doing, errNotYet)
 	}
-	return nil
+	protocol.Repanic(err)
+	return lock.Explain(doing, err)
 }

@@ -13,7 +13,7 @@ type Option func(*options)
 
 type options struct {
 	clock    clockwork.Clock
-	logger   *slog.Logger
+	logger   *slog.Logger  // nil: slog.Default(), as of when it is used
 	attempts int           // of LockContext; 0: no limit
 	wait     time.Duration // between tries; 0: as acquisition.interval has it
 	once     bool          // no renewals
@@ -24,8 +24,7 @@ var realClock = clockwork.NewRealClock()
 
 func newOptions(opts []Option) options {
 	o := options{
-		clock:  realClock,
-		logger: slog.New(slog.DiscardHandler),
+		clock: realClock,
 	}
 	for _, opt := range opts {
 		if opt == nil {
@@ -34,6 +33,13 @@ func newOptions(opts []Option) options {
 		opt(&o)
 	}
 	return o
+}
+
+func (o options) log() *slog.Logger {
+	if o.logger == nil {
+		return slog.Default()
+	}
+	return o.logger
 }
 
 // renewals returns for how long a lease is renewed, as lease.Terms has it.
@@ -94,12 +100,12 @@ func WithMaxHold(d time.Duration) Option {
 	return func(o *options) { o.maxHold = d }
 }
 
-// WithLogger makes the lock log what a caller does not otherwise learn: lost
-// leases, renewals and releases that failed, and the reason for a wait that is
-// not another holder. Locks are silent by default.
+// WithLogger makes the lock log to logger, and not to [slog.Default], what a caller does not otherwise learn: lost
+// leases, renewals and releases that failed, and the reason for a wait that is long.
+// For silence, give it slog.New(slog.DiscardHandler).
 func WithLogger(logger *slog.Logger) Option {
 	if logger == nil {
-		panic("warlock: WithLogger(nil): leave the option out for silence")
+		panic("warlock: WithLogger(nil): leave the option out for slog.Default(), or give it slog.New(slog.DiscardHandler) for silence")
 	}
 	return func(o *options) { o.logger = logger }
 }

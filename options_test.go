@@ -126,6 +126,7 @@ func TestLimitedTries(t *testing.T) {
 	const pause = 70 * time.Millisecond
 	for name, fault := range map[string]string{"taken": "", "loading": "LOADING Redis is loading the dataset in memory"} {
 		t.Run(name, func(t *testing.T) {
+			want := map[string]error{"taken": warlock.ErrNotAcquired, "loading": warlock.ErrUnavailable}[name]
 			s := redistest.StartMini(t)
 			lock(t, newMutex(s, long))
 			s.Mini.SetError(fault)
@@ -143,13 +144,15 @@ func TestLimitedTries(t *testing.T) {
 				tl.Advance(1)
 			}
 			err := wait(t, done, "LockContext returns")
-			if !errors.Is(err, warlock.ErrNotAcquired) {
-				t.Errorf("LockContext: %v", err)
+			for _, condition := range []error{warlock.ErrNotAcquired, warlock.ErrUnavailable} {
+				if errors.Is(err, condition) != (condition == want) {
+					t.Errorf("LockContext: %v, want %v alone", err, want)
+				}
 			}
 			contains(t, err.Error(), `"invoice:42"`, "4 tries", fault)
-			want := []time.Duration{0, pause, 2 * pause, 3 * pause}
-			if got := h.times(); !slices.Equal(got, want) {
-				t.Errorf("tries at %v, want %v", got, want)
+			times := []time.Duration{0, pause, 2 * pause, 3 * pause}
+			if got := h.times(); !slices.Equal(got, times) {
+				t.Errorf("tries at %v, want %v", got, times)
 			}
 			if m.Lease() != nil {
 				t.Error("there is a lease")

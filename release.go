@@ -19,14 +19,11 @@ func Release(ctx context.Context, client redis.UniversalClient, key, id string) 
 	if err != nil {
 		return err
 	}
-	_, err = within(ctx, func() error {
-		_, err := lock.Release(ctx, id, 0)
-		return err
+	return explained(ctx, lock, "release", func() error {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		return lock.NewRelease(id, 0).Run(ctx, realClock, func(error) {})
 	})
-	if err != nil {
-		return lock.Explain("release", err)
-	}
-	return nil
 }
 
 // Extend makes the lease of id on the lock under key live for at least ttl from
@@ -40,9 +37,5 @@ func Extend(ctx context.Context, client redis.UniversalClient, key, id string, t
 	if err != nil {
 		return err
 	}
-	_, err = within(ctx, func() error { return lock.Extend(ctx, id, ttl) })
-	if err != nil {
-		return lock.Explain("extend", err)
-	}
-	return nil
+	return explained(ctx, lock, "extend", func() error { return lock.Extend(ctx, id, ttl) })
 }

@@ -28,11 +28,12 @@ import (
 //
 // A share that may let nobody in is good for those that have it. Who comes then asks Redis
 // whether others wait. If they do, it queues behind them for a lease of its own. If that is
-// granted while the old share is still held, the one who waited has gone, and they go on
-// under the old one.
+// granted while the old share is still held, as far as this process knows, the server is asked: only if
+// it says that the old one is there, they go on under that. Else the fresh lease is kept, and those that come
+// later share it.
 //
-// Who unlocks is not known; it counts as the one who came first. So if a lease was
-// lost and others read under a new one, that one ends only when all have left.
+// Who unlocks is not known; it counts as the one who came first. So if some read under an old share
+// and others under a new one, the new one ends only when all have left.
 
 var errRUnlocked = fmt.Errorf("%w: read-unlock of a mutex that is not read-locked", ErrNotHeld)
 
@@ -43,6 +44,7 @@ type share struct {
 	quiet   time.Time    // when Redis last said that nobody waits; zero: it did not
 	heard   bool         // whoever waits since then is heard of
 	waiter  *wait.Waiter // in the mailbox; nil: not yet
+	covered bool         // its ID was released, as a later share lives for longer
 }
 
 // lastShare returns the share that lets others in, or nil.
@@ -110,7 +112,7 @@ func (m *Mutex) rejoin(ctx context.Context) (*Lease, error) {
 		return nil, nil
 	}
 	if s.waiter == nil {
-		s.listen(m.box.Join(s.lease.id))
+		s.listen(m.box.Join(s.lease.id, m.lock))
 	}
 	select {
 	case <-s.waiter.Signals():
@@ -139,21 +141,28 @@ func (m *Mutex) rejoin(ctx context.Context) (*Lease, error) {
 }
 
 // beginShare lets the acquisition's reader in under l; or under the share that others
-// still have, and l is let go.
+// have, if the server says that it is still there, and l is let go.
 func (a *acquisition) beginShare(ctx context.Context, l *Lease) *Lease {
 	m := a.m
 	m.mu.Lock()
+	s := m.turn.lastShare()
+	m.mu.Unlock()
+	confirmed := false
+	if s != nil && !m.opts.once && s.lease.lease.Err() == nil {
+		_, err := within(ctx, func() error { return s.lease.lease.Extend(ctx, m.ttl) })
+		confirmed = err == nil
+	}
+	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.opts.clock.Now()
-	s := m.turn.lastShare()
-	switch {
-	case s == nil:
-		s = a.newShareLocked(l)
-	case !m.opts.once && s.lease.lease.Join(now):
+	if confirmed && s == m.turn.lastShare() && s.lease.lease.Join(now) {
 		_ = l.lease.Release()
 		go m.abandon(ctx, l)
-	default: // others are safe under the new one; theirs goes on for them to its deadline, if it is not lost
-		go m.abandon(ctx, s.lease)
+	} else {
+		if s != nil && m.opts.once { // each lives to its own deadline, and the new one is there for longer
+			s.covered = true
+			go m.abandon(ctx, s.lease)
+		}
 		s = a.newShareLocked(l)
 	}
 	s.quiet = time.Time{}
@@ -171,8 +180,7 @@ func (a *acquisition) newShareLocked(l *Lease) *share {
 	s := &share{lease: l}
 	if a.alone && a.heard {
 		s.heard = true
-		s.listen(a.waiter)
-		a.waiter = nil
+		s.listen(a.m.box.Join(l.id, a.m.lock))
 	}
 	a.m.turn.shares = append(a.m.turn.shares, s)
 	return s
@@ -188,6 +196,7 @@ func (m *Mutex) letInLocked(s *share) {
 		s.readers++
 		m.turn.waiting.Remove(front).(*claim).passed <- s.lease
 	}
+	m.advanceLocked() // a writer asks while they read
 }
 
 // readUnlock is runlock for callers that take no error.
@@ -206,20 +215,20 @@ func (m *Mutex) runlock(ctx context.Context) error {
 	}
 	s := t.shares[0]
 	s.readers--
-	empty, dropped := s.readers == 0, len(t.shares) > 1
+	empty := s.readers == 0
 	if empty {
 		t.shares = slices.Delete(t.shares, 0, 1)
 	}
-	leaves := empty && !dropped && t.asking == nil
+	leaves := empty && len(t.shares) == 0 && t.asking == nil && !t.writer
 	if leaves { // nobody asks before the lock is free
 		t.asking = make(chan struct{})
 	}
 	m.mu.Unlock()
 
-	if empty && !dropped {
-		if leaves {
-			defer m.leave()
-		}
+	if leaves {
+		defer m.leave()
+	}
+	if empty && !s.covered {
 		return m.end(ctx, s.lease)
 	}
 	err := s.lease.lease.Err()

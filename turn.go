@@ -32,14 +32,21 @@ const (
 	handOns    = 4096
 )
 
-// A turn is had by one goroutine at a time, that asks or writes; or by those that
-// read, and one that asks for more of them (see share.go). It is guarded by the Mutex's mu.
+// A turn is had by one goroutine at a time, that asks or writes. Beside it, others may read: a
+// writer asks while they do, and so stands in the queue in Redis, where it stops the readers of other
+// processes. It is guarded by the Mutex's mu.
 type turn struct {
-	taken   bool
+	writer  bool      // a writer asks Redis, or holds
 	waiting list.List // of *claim, in the order of their calls
 
 	shares []*share      // what goroutines read under, oldest first; the last lets others in
 	asking chan struct{} // a reader asks Redis, or frees the lock; closed when the answer is known
+
+	// A goroutine that waits here for long behind one holder may be waiting for itself.
+	watching bool      // a timer runs, in real time, that looks after it
+	watched  *Lease    // under which was held when that began
+	since    time.Time // when that was
+	warned   *Lease    // of which the log has been told
 }
 
 // A claim is one goroutine's to the turn.
@@ -48,8 +55,27 @@ type claim struct {
 	passed chan *Lease // has room for one
 }
 
-// enter waits for the turn, until ctx ends, whose error it then returns. If the
+// enterAlive waits for the turn, until ctx ends, whose error it then returns. If the
 // turn comes with a lease, that is returned, and held.
+func (m *Mutex) enterAlive(ctx context.Context, mode protocol.Mode) (*Lease, error) {
+	for {
+		l, err := m.enter(ctx, mode)
+		if l == nil || l.lease.Err() == nil {
+			return l, err
+		}
+		// The process was stopped since it was handed on.
+		if mode == protocol.Write {
+			m.mu.Lock()
+			m.held = nil
+			m.mu.Unlock()
+			go m.abandon(ctx, l)
+			return nil, nil // the turn is this goroutine's
+		}
+		go func() { _ = m.runlock(context.WithoutCancel(ctx)) }()
+	}
+}
+
+// enter is enterAlive, but for leases that were lost since they were passed on.
 func (m *Mutex) enter(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 	m.mu.Lock()
 	if m.turn.waiting.Len() == 0 {
@@ -60,6 +86,7 @@ func (m *Mutex) enter(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 	}
 	c := &claim{mode, make(chan *Lease, 1)}
 	place := m.turn.waiting.PushBack(c)
+	m.watchLocked()
 	m.mu.Unlock()
 
 	if ctx.Done() == nil { // a tenth of a hand-off is faster without select
@@ -96,7 +123,8 @@ func (m *Mutex) enter(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 func (m *Mutex) tryEnter(ctx context.Context, mode protocol.Mode) (l *Lease, ok bool) {
 	for {
 		m.mu.Lock()
-		if m.turn.waiting.Len() == 0 {
+		known := mode == protocol.Write && len(m.turn.shares) > 0 // others read
+		if m.turn.waiting.Len() == 0 && !known {
 			l, ok = m.admitLocked(mode)
 		}
 		asking := m.turn.unansweredLocked()
@@ -116,19 +144,18 @@ func (m *Mutex) tryEnter(ctx context.Context, mode protocol.Mode) (l *Lease, ok 
 // lease to share, or to ask Redis.
 func (m *Mutex) admitLocked(mode protocol.Mode) (l *Lease, ok bool) {
 	t := &m.turn
-	if t.taken {
-		if mode == protocol.Write || t.asking != nil || len(t.shares) == 0 {
-			return nil, false
-		}
-		if s := t.lastShare(); s.open(m) {
-			s.readers++
-			return s.lease, true
-		}
+	if t.writer || t.asking != nil {
+		return nil, false
 	}
-	t.taken = true
-	if mode == protocol.Read {
-		t.asking = make(chan struct{})
+	if mode == protocol.Write {
+		t.writer = true
+		return nil, true
 	}
+	if s := t.lastShare(); s != nil && s.open(m) {
+		s.readers++
+		return s.lease, true
+	}
+	t.asking = make(chan struct{})
 	return nil, true
 }
 
@@ -150,9 +177,43 @@ func (m *Mutex) leave() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.turn.answeredLocked()
-	m.turn.asking = nil
-	m.turn.taken = len(m.turn.shares) > 0
+	m.turn.asking, m.turn.writer = nil, false
 	m.advanceLocked()
+}
+
+// watchLocked sees to it that a goroutine that waits for longer than the ttl behind one holder of this
+// process is told of in the log. One timer looks after all that wait; it is left to run out.
+func (m *Mutex) watchLocked() {
+	if !m.turn.watching {
+		m.turn.watching, m.turn.watched, m.turn.since = true, m.holderLocked(), m.opts.clock.Now()
+		time.AfterFunc(m.ttl, m.look)
+	}
+}
+
+func (m *Mutex) look() {
+	m.mu.Lock()
+	t, holder := &m.turn, m.holderLocked()
+	long := t.waiting.Len() > 0 && holder != nil && holder == t.watched && holder != t.warned &&
+		m.opts.clock.Since(t.since) >= m.ttl // by the lock's clock, too
+	if long {
+		t.warned = holder
+	}
+	if t.watching = false; t.waiting.Len() > 0 {
+		m.watchLocked()
+	}
+	m.mu.Unlock()
+	if long {
+		m.log().Warn("warlock: Lock has waited for longer than the ttl behind one holder in this process; it may be stuck, "+
+			"or be this goroutine's own: a lock is not reentrant", "holder", holder.id)
+	}
+}
+
+// holderLocked returns the lease under which this process holds the lock, or nil.
+func (m *Mutex) holderLocked() *Lease {
+	if s := m.turn.lastShare(); s != nil {
+		return s.lease
+	}
+	return m.held
 }
 
 // writerNextLocked reports whether the first who waits in this process is to write.
@@ -181,7 +242,7 @@ func (m *Mutex) handOnLocked(l *Lease) bool {
 	if !ok { // the process's turn is over, or the lease lost, as unlock will find
 		return false
 	}
-	m.held = &Lease{lock: l.lock, id: l.id, stray: l.stray, fence: l.fence + 1, lease: next, last: l.last, until: l.until}
+	m.held = &Lease{lock: l.lock, id: l.id, pending: l.pending, fence: l.fence + 1, lease: next, last: l.last, until: l.until, waiter: l.waiter}
 	m.turn.waiting.Remove(m.turn.waiting.Front()).(*claim).passed <- m.held
 	return true
 }

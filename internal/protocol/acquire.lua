@@ -10,12 +10,17 @@
 -- ARGV[5]  the round: how often this ID has asked, to tell its grants apart;
 --          0: it does not wait
 -- ARGV[6]  its place in the queue, as of an earlier reply; 0: none yet
--- ARGV[7]  1: it is counted by PUBLISH, so a count of 0 says that it is dead
+-- ARGV[7]  1: its mailbox is open, and NUMSUB may say whether on this server
 -- ARGV[8]  r: to read, beside others that do; w: to write, alone
+-- ARGV[9]  its channel, if it is to be seen whether its client may publish; else
+--          nothing
 -- reply    granted: the fencing token
---          refused: an array of three: ms until the holder's lease ends, -1 if
---          it never does; 1 if the holder hands the lock on to those who queue,
---          0 if it only lets go; its place in the queue, 0 if it does not wait
+--          refused: an array of five: ms until the holder's lease ends, 0 if it is
+--          to ask again at once, -1 if it never does; 1 if the holder hands the lock on to those who
+--          queue, and tells them, 0 if not; its place in the queue, 0 if it does not
+--          wait; 1 if this server has a subscriber of its mailbox, or that was not asked, 0 if
+--          not; the ID of one that holds
+--          mute: an array of one: the error of PUBLISH. Nothing was done.
 --
 -- The fence is written with the grant, so however the lease ends (release, expiry,
 -- deletion by hand) its successor starts above it. It lives on until the server's
@@ -26,6 +31,13 @@
 -- cases need (contend.lua) takes a fifth of the time to set up.
 
 local ID, TTL, KEPT, SPARE, ROUND, READS = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[8] == 'r'
+
+if ARGV[9] ~= '' then
+  local said = redis.pcall('PUBLISH', ARGV[9], '')
+  if type(said) == 'table' then
+    return {said.err}
+  end
+end
 
 local now = now_us() -- raises, where it is denied, before any write, and the next what is no queue
 local waiting = redis.call('ZCARD', QUEUE) > 0

@@ -1,63 +1,99 @@
 -- contend: acquire, continued where others wait for the lock, or hold it, or it was free
 -- for a reader.
 
--- Puts ID into the queue, or notes that it has asked again, and returns its place.
+-- Puts ID into the queue, or notes that it has asked again. Returns its place, and whether its
+-- mailbox is heard of here.
 local function enqueue(now)
+  drop_stale(now, FEW)
+  local count = ARGV[7] == '1' and subscribers(ID) or nil
+  local deadline = int(math.floor(now / 1000) + TTL)
   local stale = redis.call('PTTL', QUEUE) < tonumber(TTL) -- or there is none yet
-  redis.call('HSET', WAITERS, ID, table.concat({int(now), TTL, ROUND, SPARE, ARGV[7], ARGV[8]}, ' '))
+  local counted = count and count > 0 and 1 or 0
+  redis.call('HSET', WAITERS, ID, table.concat({int(now), TTL, ROUND, SPARE, counted, ARGV[8]}, ' '))
+  if mute(ID) then
+    redis.call('HSET', WAITERS, MUTE, deadline)
+  end
   if stale then
     redis.call('PEXPIRE', WAITERS, 2 * TTL)
   end
+  redis.call('ZADD', DEADLINES, deadline, ID)
   local place = tonumber(ARGV[6])
   if place == 0 then
-    local last = redis.call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')[2]
-    place = math.max(now, (last or 0) + 1)
+    local last = tonumber(redis.call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')[2] or 0)
+    place = last < EXACT and math.max(now, last + 1) or now
   end
   if redis.call('ZADD', QUEUE, 'NX', int(place), ID) == 0 then
-    place = tonumber(redis.call('ZSCORE', QUEUE, ID))
+    place = math.min(tonumber(redis.call('ZSCORE', QUEUE, ID)), EXACT)
   end
   if stale then
     redis.call('PEXPIRE', QUEUE, 2 * TTL)
+    redis.call('PEXPIRE', DEADLINES, 2 * TTL)
   end
-  return place
+  return place, count ~= 0
 end
 
 -- Tells the readers that a writer waits, so that their processes let nobody else
--- in under their shares.
-local function stop_readers()
-  for _, id in ipairs(redis.call('ZRANGE', READERS, 0, -1)) do
+-- in under their shares: some of them if they are many, others at each time. Those that are not
+-- told learn of it at their next renewal. Reports whether all that it found can tell the writer when they leave.
+local function stop_readers(now)
+  local last = redis.call('ZCARD', READERS) - MOST_TOLD
+  local from = last > 0 and math.floor(now / 1000) % (last + 1) or 0
+  local able = true
+  for _, id in ipairs(redis.call('ZRANGE', READERS, from, from + MOST_TOLD - 1)) do
     tell(id, 0, 0)
+    able = able and not mute(id)
   end
+  return able
+end
+
+-- Returns a refusal. For shared, waiter and holder see below.
+local function refuse(now, holder, shared, place, heard, more)
+  local able = shared or string.find(holder, '^%x+%-%x+%-%x+%-%x+%-%x+:%d+$')
+  if shared then
+    if not READS and lenient('ZRANGE', QUEUE, 0, 0)[1] == ID then
+      able = stop_readers(now)
+    end
+    holder = redis.call('ZRANGE', READERS, -1, -1)[1] or holder
+  end
+  local muted = place > 0 and redis.call('HGET', WAITERS, MUTE)
+  if muted and (tonumber(muted) or 0) * 1000 > now and not mute(ID) then
+    able = false
+  end
+  return {more and 0 or redis.call('PTTL', LOCK), able and 1 or 0, place, heard and 1 or 0, string.sub(holder, 1, 256)}
 end
 
 now = tonumber(now)
-local holder = not free and redis.call('GET', LOCK)
-if holder == SHARED and purge(now) > 0 and not settle(now) then
-  holder = nil
+local holder = not free and redis.call('GET', LOCK) -- false: nobody
+local shared = read_by_some(holder)
+if shared and purge(now) > 0 and not settle(now) then
+  holder, shared = false, false
 end
 
-local joins = READS and holder == SHARED and (not waiting or redis.call('ZSCORE', READERS, ID))
+local joins = READS and shared and (not waiting or redis.call('ZSCORE', READERS, ID))
 if holder == ID then -- granted before: the reply got lost, or the message
   prolong(LOCK, TTL)
 elseif not free and not joins then
-  local place = ROUND ~= '0' and enqueue(now) or 0
-  if not holder or holder == SHARED then
+  local place, heard = 0, true
+  if ROUND ~= '0' then
+    place, heard = enqueue(now)
+  end
+  if not holder or shared then
     -- What holders left undone is done here: they ended without handing the lock on,
     -- or a writer died, and readers wait behind it.
-    local outcome = hand_on(now, KEPT - TTL, nil, ID, holder == SHARED)
+    local outcome = hand_on(now, KEPT - TTL, nil, ID, shared)
     if outcome.token or outcome.failed then
       return outcome.token or outcome.failed
     end
     waiting = redis.call('ZCARD', QUEUE) > 0
     holder = outcome.held and redis.call('GET', LOCK)
-    joins = READS and holder == SHARED and not waiting
+    shared = read_by_some(holder)
+    joins = READS and shared and not waiting
+    if outcome.more and not joins then
+      return refuse(now, holder or '', shared, place, heard, true)
+    end
   end
   if holder and not joins then
-    if holder == SHARED and not READS and redis.call('ZRANGE', QUEUE, 0, 0)[1] == ID then
-      stop_readers()
-    end
-    local ours = holder == SHARED or string.find(holder, '^%x+%-%x+%-%x+%-%x+%-%x+:%d+$')
-    return {redis.call('PTTL', LOCK), ours and 1 or 0, place}
+    return refuse(now, holder, shared, place, heard)
   end
   if not holder then
     redis.call('SET', LOCK, READS and SHARED or ID, 'PX', TTL)
@@ -68,7 +104,7 @@ end
 local token, failed
 if READS then
   if free then
-    redis.call('DEL', READERS)
+    redis.call('UNLINK', READERS)
   end
   failed = share(ID, TTL, now)
 end

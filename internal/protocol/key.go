@@ -12,7 +12,7 @@ import (
 //	invoice:42         warlock:{invoice:42}:fence    no braces: the whole name is the tag
 //	invoice:{42}:lock  invoice:{42}:lock:warlock:fence    a tag of its own: kept as it is
 //
-// and likewise for the queue, the waiters and the readers. The two forms cannot meet: one ends in
+// and likewise for the queue, the waiters, the readers and the deadlines. The two forms cannot meet: one ends in
 // "}:fence", the other in ":warlock:fence".
 //
 // Redis takes as the hash tag what stands between the first '{' and the next
@@ -26,18 +26,21 @@ const (
 
 // companions are the keys beside the lock's own, in the order in which the
 // scripts take them.
-var companions = [keyCount - 1]string{":fence", ":queue", ":waiters", ":readers"}
+var companions = [keyCount - 1]string{":fence", ":queue", ":waiters", ":readers", ":deadlines"}
 
-const keyCount = 5 // of a lock and its companions
+const keyCount = 6 // of a lock and its companions
 
-// keys returns the names of the lock and its companions.
+// ErrBadKey says that a key, or an id, cannot be used for a lock.
+var ErrBadKey = errors.New("warlock: unusable key")
+
+// keys returns the names of the lock and its companions, or an error that is ErrBadKey.
 func keys(key string) (names [keyCount]string, err error) {
 	if key == "" {
-		return names, errors.New("warlock: the key is empty: name what is to be locked")
+		return names, fmt.Errorf("%w: the key is empty: name what is to be locked", ErrBadKey)
 	}
 	for _, c := range companions {
 		if strings.HasSuffix(key, tagged+c) || strings.HasPrefix(key, prefixed) && strings.HasSuffix(key, "}"+c) {
-			return names, fmt.Errorf("warlock: the key %s is named as the %s of another lock: choose another name", Quote(key), c[1:])
+			return names, fmt.Errorf("%w: the key %s is named as the %s of another lock: choose another name", ErrBadKey, Quote(key), c[1:])
 		}
 	}
 	base := prefixed + key + "}"
@@ -45,10 +48,10 @@ func keys(key string) (names [keyCount]string, err error) {
 	case hasTag(key):
 		base = key + tagged
 	case strings.Contains(key, "}"):
-		return names, fmt.Errorf("warlock: the braces of key %s give it no usable hash tag: put something between { and }, or use none", Quote(key))
+		return names, fmt.Errorf("%w: the braces of key %s give it no usable hash tag: put something between { and }, or use none", ErrBadKey, Quote(key))
 	}
 	var all strings.Builder // one string for all of them: there may be many locks
-	all.Grow(len(companions) * (len(base) + len(":waiters")))
+	all.Grow(len(companions) * (len(base) + len(":deadlines")))
 	names[0] = key
 	for _, c := range companions {
 		all.WriteString(base)

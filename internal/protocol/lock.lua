@@ -7,9 +7,16 @@
 -- KEYS[4]  the waiters: what is known of each, see queue.lua
 -- KEYS[5]  the readers: IDs of those that hold, by their deadline (ms, the
 --          server's time); they mean nothing unless the lock is SHARED
+-- KEYS[6]  the deadlines: IDs of waiters, by the time (ms, the server's) after
+--          which they count as dead
+--
+-- What stands in the keys may have been written by anybody. So a number that is
+-- read is bounded before it is used, and a plain lock may have the value SHARED:
+-- readers hold only where the readers say so as well.
 
-local LOCK, FENCE, QUEUE, WAITERS, READERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local LOCK, FENCE, QUEUE, WAITERS, READERS, DEADLINES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local SHARED = 'warlock:readers'
+local EXACT = 9007199254740992 -- 2^53: whole numbers below are exact in Lua
 
 -- Returns the server's time in microseconds, as text. Numbers this large cost more to
 -- write out than to count with, and with tostring have an exponent.
@@ -35,10 +42,10 @@ local function next_token(now, kept, spare, used)
     return nil, last
   end
   now, last = tonumber(now), used or last and tonumber(last)
-  if not last or last < now then
+  if not last or last < now or not (last < EXACT - 1 - spare) then -- no token of ours is that high, nor is NaN
     return now
   end
   local ahead = math.ceil((last + 1 + spare - now) / 1000) -- how far the clock is behind
-  redis.call('SET', FENCE, last + 1 + spare, 'PX', kept + ahead)
-  return last + 1
+  redis.call('SET', FENCE, int(last + 1 + spare), 'PX', int(kept + ahead))
+  return math.floor(last) + 1
 end

@@ -12,33 +12,26 @@ import (
 // A sender carries requests to the servers of a client. Each is a command whose first
 // key is where [Lock.command] puts it.
 type sender interface {
-	// Process returns when cmd has been answered, or has failed, as a client does.
-	Process(ctx context.Context, cmd redis.Cmder) outcome
+	// Process returns true when cmd has been answered, or has failed, as a client does. It returns
+	// false if ctx has ended: then cmd is under way, and must not be read any more.
+	Process(ctx context.Context, cmd redis.Cmder) bool
 
 	// Later calls done when cmd has been answered, or has failed. It may return before
 	// that, or after. done must not block.
 	Later(ctx context.Context, cmd redis.Cmder, done func())
 }
 
-// An outcome is what became of a request.
-type outcome int
-
-const (
-	settled   outcome = iota // the command carries the answer, or the error
-	repeated                 // so it does, but was sent before, and not answered then: a stray
-	abandoned                // it is under way, and must not be read any more
-)
-
 // single sends each request by itself.
 type single struct{ client redis.UniversalClient }
 
-func (s single) Process(ctx context.Context, cmd redis.Cmder) outcome {
+func (s single) Process(ctx context.Context, cmd redis.Cmder) bool {
+	defer catch(cmd)
 	_ = s.client.Process(ctx, cmd) // cmd carries the error
-	return settled
+	return true
 }
 
 func (s single) Later(ctx context.Context, cmd redis.Cmder, done func()) {
-	_ = s.client.Process(ctx, cmd)
+	s.Process(ctx, cmd)
 	done()
 }
 
@@ -80,7 +73,7 @@ func NewPipeline(client redis.UniversalClient) *Pipeline {
 
 // Process waits until the deadline of ctx for a request that went together with others;
 // nothing else ends the wait.
-func (p *Pipeline) Process(ctx context.Context, cmd redis.Cmder) outcome {
+func (p *Pipeline) Process(ctx context.Context, cmd redis.Cmder) bool {
 	l := p.lane(ctx, cmd)
 	if l == nil {
 		return p.single.Process(ctx, cmd)
@@ -100,17 +93,13 @@ func (p *Pipeline) Process(ctx context.Context, cmd redis.Cmder) outcome {
 	case <-r.answered:
 		r.free()
 	case <-ended: // r is the lane's to the end
-		return abandoned
+		return false
 	}
 	// By itself, the client would have followed or repeated it.
-	switch err := cmd.Err(); {
-	case elsewhere(err):
+	if err := cmd.Err(); elsewhere(err) || Lost(err) && !cmd.NoRetry() && ctx.Err() == nil {
 		return p.single.Process(ctx, cmd)
-	case Lost(err) && !cmd.NoRetry() && ctx.Err() == nil:
-		_ = p.single.Process(ctx, cmd)
-		return repeated
 	}
-	return settled
+	return true
 }
 
 // Later does not repeat a request that was not answered, and follows one only to where
@@ -137,8 +126,6 @@ func (p *Pipeline) lane(ctx context.Context, cmd redis.Cmder) *lane {
 		server = c
 	case *redis.ClusterClient:
 		server, err = c.MasterForKey(ctx, key)
-	case *redis.Ring:
-		server, err = c.GetShardClientForKey(key)
 	}
 	if err != nil || server == nil {
 		return nil
@@ -274,7 +261,7 @@ func (l *lane) send(batch []*request) {
 		}
 		_ = pipe.Process(r.ctx, unrepeated(r.cmd)) // is only noted
 	}
-	_, _ = pipe.Exec(context.WithoutCancel(batch[0].ctx)) // each command carries its error
+	exec(context.WithoutCancel(batch[0].ctx), pipe, batch)
 	l.done()
 	var redirected []*request
 	for _, r := range batch {
@@ -288,9 +275,20 @@ func (l *lane) send(batch []*request) {
 		}
 	}
 	for _, r := range redirected {
-		_ = l.client.Process(r.ctx, r.cmd)
-		r.later()
+		single{l.client}.Later(r.ctx, r.cmd, r.later)
 	}
+}
+
+// exec sends what pipe has noted of batch. Each command carries its error.
+func exec(ctx context.Context, pipe redis.Pipeliner, batch []*request) {
+	defer func() {
+		if v := recover(); v != nil {
+			for _, r := range batch {
+				r.cmd.SetErr(newPanic(v))
+			}
+		}
+	}()
+	_, _ = pipe.Exec(ctx)
 }
 
 // unrepeated returns cmd for a batch: it is for who waits for it to repeat it. Hooks of the client

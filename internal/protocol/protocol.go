@@ -50,11 +50,14 @@ var (
 	handOnSource string
 	//go:embed renew.lua
 	renewSource string
+	//go:embed probe.lua
+	probeSource string
 
 	// What a free lock needs stands first, ahead of all the rest.
 	acquireScript = newScript(lockSource + acquireSource + shareSource + queueSource + contendSource)
 	releaseScript = newScript(lockSource + releaseSource + shareSource + queueSource + handOnSource)
 	renewScript   = newScript(lockSource + shareSource + renewSource)
+	probeScript   = newScript(probeSource)
 )
 
 // Lock is one lock key on one server. It keeps no state of its own and may be
@@ -70,7 +73,17 @@ func New(client redis.UniversalClient, key string) (*Lock, error) {
 	if v := reflect.ValueOf(client); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, fmt.Errorf("warlock: the client for key %s is nil: pass a connected redis.UniversalClient", Quote(key))
 	}
+	if IsRing(client) {
+		return nil, fmt.Errorf("warlock: the client for key %s is a redis.Ring, which looks for a key on another shard "+
+			"while its own cannot be reached, so that two could hold one lock: use a client of one server, or a ClusterClient", Quote(key))
+	}
 	return newLock(single{client}, key)
+}
+
+// IsRing reports whether client spreads keys over shards by itself.
+func IsRing(client redis.UniversalClient) bool {
+	_, ring := client.(*redis.Ring)
+	return ring
 }
 
 // Lock returns the lock named key, whose requests go by p. It errs if the key is unusable.
@@ -93,17 +106,32 @@ func (l *Lock) Key() string { return l.keys[0].(string) }
 
 // KeepsDeadlines reports whether the client itself ends each call at the deadline of
 // its context; by default go-redis reads on until its ReadTimeout, and dials
-// again. Other kinds of clients may have to find a server first.
+// again. Other kinds of clients may have to find a server first. What a user gave the
+// client to call may not mind a context either.
 func (l *Lock) KeepsDeadlines() bool {
-	var client redis.UniversalClient
-	switch s := l.client.(type) {
-	case single:
-		client = s.client
-	case *Pipeline:
-		client = s.single.client
+	c, ok := l.universal().(*redis.Client)
+	if !ok {
+		return false
 	}
-	c, ok := client.(*redis.Client)
-	return ok && c.Options().ContextTimeoutEnabled
+	o := c.Options()
+	return o.ContextTimeoutEnabled && o.OnConnect == nil && o.Limiter == nil && o.CredentialsProvider == nil &&
+		o.CredentialsProviderContext == nil && o.StreamingCredentialsProvider == nil
+}
+
+func (l *Lock) universal() redis.UniversalClient {
+	if p, ok := l.client.(*Pipeline); ok {
+		return p.single.client
+	}
+	return l.client.(single).client
+}
+
+// repeats returns how often a request that failed is repeated: as often as go-redis would.
+func (l *Lock) repeats() int {
+	const byDefault = 3
+	if c, ok := l.universal().(*redis.Client); ok {
+		return c.Options().MaxRetries
+	}
+	return byDefault
 }
 
 // A Mode is what a lock is held for.
@@ -127,7 +155,11 @@ type Request struct {
 	// requests has the next one.
 	Round   int64 // 0: do not queue
 	Place   int64 // as of the last refusal; 0: none yet
-	Counted bool  // PUBLISH counts its mailbox, on whatever server of this lock
+	Counted bool  // its mailbox is open, and the server is asked whether it has a subscriber of it
+
+	// Channel, if it is not empty, is the mailbox's: the server first says whether this client may
+	// publish.
+	Channel string
 }
 
 // A Grant is the answer to an acquisition.
@@ -135,11 +167,16 @@ type Grant struct {
 	Granted   bool
 	Token     int64         // if granted: the fencing token
 	Remaining time.Duration // if refused: until the holder's lease ends; negative if it never does
-	HandsOn   bool          // if refused: the holder hands the lock on to the first in the queue
+	HandsOn   bool          // if refused: the holder hands the lock on to the first in the queue, and tells it
 	Place     int64         // if refused: the waiter's, for its next request
+	Heard     bool          // if refused: the server has a subscriber of its mailbox, or was not asked
+	Holder    string        // if refused: the ID of one that holds
 
-	// Stray says that a request was not answered, then repeated, and may yet be carried out
-	// late: after a release, if that comes soon. It is known of those that went together.
+	// Mute is why the client may not publish, if that was to be seen and it may not. Nothing was done then.
+	Mute error
+
+	// Stray says that a request was not answered, and then repeated. It may yet be carried out
+	// late: after a release, if that comes soon.
 	Stray bool
 }
 
@@ -148,7 +185,9 @@ type undated struct{ context.Context }
 
 func (undated) Deadline() (time.Time, bool) { return time.Time{}, false }
 
-// Acquire asks for the lock. Asked again by the ID that holds, it grants again.
+// Acquire asks for the lock. Asked again by the ID that holds, it grants again. What fails on its
+// way is repeated as often as go-redis would; it is done here since go-redis
+// does not say that it did.
 //
 // A request that was sent is waited for beyond the deadline of ctx, also by a client
 // that keeps deadlines. Left to itself, it could be overtaken by the release that
@@ -158,33 +197,76 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	if r.Counted {
 		counted = 1
 	}
-	cmd, stray := l.run(undated{ctx}, retried, acquireScript,
-		r.ID, r.TTL.Milliseconds(), (r.TTL + FloorLifetime).Milliseconds(), r.Spare, r.Round, r.Place, counted, modes[r.Mode])
+	var pauses Pauses
+	for repeats, stray := l.repeats(), false; ; repeats-- {
+		cmd := l.run(undated{ctx}, once, acquireScript,
+			r.ID, r.TTL.Milliseconds(), (r.TTL + FloorLifetime).Milliseconds(), r.Spare, r.Round, r.Place, counted, modes[r.Mode], r.Channel)
+		err := cmd.Err()
+		if repeats > 0 && isRepeated(err) && pauses.wait(ctx) == nil {
+			stray = stray || Lost(err)
+			continue
+		}
+		grant, err := granted(cmd)
+		grant.Stray = stray
+		return grant, err
+	}
+}
+
+// isRepeated reports whether another connection may do better: the request was not answered, or by a
+// server that was the master when the connection was made.
+func isRepeated(err error) bool {
+	return KindOf(err) == Passing && (Lost(err) || mentions(err, "READONLY"))
+}
+
+// granted reads the reply to an acquisition.
+func granted(cmd *redis.Cmd) (Grant, error) {
 	if err := cmd.Err(); err != nil {
-		return Grant{Stray: stray}, err
+		return Grant{}, err
 	}
 	switch reply := cmd.Val().(type) {
 	case int64:
-		return Grant{Granted: true, Token: reply, Stray: stray}, nil
+		return Grant{Granted: true, Token: reply}, nil
 	case []any:
-		if len(reply) == 3 {
-			ms, ok1 := reply[0].(int64)
-			handsOn, ok2 := reply[1].(int64)
-			place, ok3 := reply[2].(int64)
-			if ok1 && ok2 && ok3 {
-				return Grant{Remaining: time.Duration(ms) * time.Millisecond, HandsOn: handsOn == 1, Place: place, Stray: stray}, nil
-			}
+		if len(reply) == 1 {
+			return Grant{Mute: fmt.Errorf("PUBLISH by a script: %v", reply[0])}, nil
+		}
+		if g, ok := refusal(reply); ok {
+			return g, nil
 		}
 	}
-	return Grant{Stray: stray}, unexpected("acquire", cmd.Val())
+	return Grant{}, unexpected("acquire", cmd.Val())
+}
+
+// refusal reads the five parts of a refusal.
+func refusal(reply []any) (g Grant, ok bool) {
+	const parts = 5
+	if len(reply) != parts {
+		return g, false
+	}
+	var numbers [parts - 1]int64
+	for i := range numbers {
+		if numbers[i], ok = reply[i].(int64); !ok {
+			return g, false
+		}
+	}
+	holder, ok := reply[parts-1].(string)
+	g = Grant{Remaining: milliseconds(numbers[0]), HandsOn: numbers[1] == 1, Place: numbers[2], Heard: numbers[3] == 1, Holder: holder}
+	return g, ok
+}
+
+// MaxTTL is the longest that a lease lives.
+const MaxTTL = 365 * 24 * time.Hour
+
+// milliseconds returns how long a key has to live: MaxTTL at the most.
+func milliseconds(ms int64) time.Duration {
+	return time.Duration(min(ms, MaxTTL.Milliseconds())) * time.Millisecond
 }
 
 // Renew makes the lease of id, whose fencing token is token, live for at least
 // ttl from when the server runs the script. Tokens to spare count as used. If the
 // lease is a reader's, waiting says that others queue for the lock.
 func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) (waiting bool, err error) {
-	cmd, _ := l.run(ctx, retried, renewScript, id, ttl.Milliseconds(), floorLifetime, token) // which may come late
-	return renewed(cmd)
+	return renewed(l.run(ctx, retried, renewScript, id, ttl.Milliseconds(), floorLifetime, token))
 }
 
 // RenewLater is Renew for who need not wait for the answer: done is called with it. It
@@ -206,45 +288,6 @@ func renewed(cmd *redis.Cmd) (waiting bool, err error) {
 func (l *Lock) Extend(ctx context.Context, id string, ttl time.Duration) error {
 	_, err := l.Renew(ctx, id, 0, ttl)
 	return err
-}
-
-// releaseTries is how often Release asks in all: as often as go-redis by default.
-const releaseTries = 4
-
-// Release hands the lock on to the first waiter, or frees it, if it is held by
-// id; if not, id leaves the queue. used is the last token used of those that
-// were reserved with its own, 0 if none were. It asks again where the answer got
-// lost, and knows that the first request may have been carried out: "not held"
-// means released then.
-//
-// A nil error may come with one that says why the next holder could not be told;
-// it finds out when it asks again.
-func (l *Lock) Release(ctx context.Context, id string, used int64) (untold, err error) {
-	unanswered := false
-	for try := 1; ; try++ {
-		cmd, _ := l.run(ctx, once, releaseScript, id, floorLifetime, used) // never repeated
-		untold, err = released(cmd)
-		switch {
-		case err == nil:
-			return untold, nil
-		case errors.Is(err, ErrNotHeld):
-			if unanswered {
-				return nil, nil
-			}
-			return nil, err
-		case try == releaseTries || ctx.Err() != nil || Permanent(err):
-			return nil, err
-		}
-		unanswered = unanswered || !Answered(err)
-	}
-}
-
-// released reads the reply to a release.
-func released(cmd *redis.Cmd) (untold, err error) {
-	if reply, ok := cmd.Val().([]any); ok && len(reply) == 2 && reply[0] == int64(1) {
-		return fmt.Errorf("PUBLISH by a script: %v", reply[1]), nil
-	}
-	return nil, held(cmd)
 }
 
 // held reads a reply of 1, yes, or 0, not held.
@@ -275,15 +318,12 @@ func newScript(source string) script {
 }
 
 // run runs a script by its hash, or by its source where the server does not know it.
-// It reports whether there is a stray.
-func (l *Lock) run(ctx context.Context, as retries, s script, args ...any) (cmd *redis.Cmd, stray bool) {
-	cmd, stray = l.process(ctx, as, l.command(ctx, "evalsha", s.hash, args))
+func (l *Lock) run(ctx context.Context, as retries, s script, args ...any) *redis.Cmd {
+	cmd := l.process(ctx, as, l.command(ctx, "evalsha", s.hash, args))
 	if unknown(cmd) {
-		var again bool
-		cmd, again = l.process(ctx, as, l.command(ctx, "eval", s.source, args))
-		stray = stray || again
+		cmd = l.process(ctx, as, l.command(ctx, "eval", s.source, args))
 	}
-	return cmd, stray
+	return cmd
 }
 
 // runLater is run for who need not wait: done is called with the command.
@@ -316,15 +356,18 @@ func (l *Lock) command(ctx context.Context, name, script any, args []any) *redis
 }
 
 // process returns cmd when it has been answered or has failed.
-func (l *Lock) process(ctx context.Context, as retries, cmd *redis.Cmd) (_ *redis.Cmd, stray bool) {
-	switch l.client.Process(ctx, as(cmd)) {
-	case repeated:
-		stray = true
-	case abandoned:
-		cmd = redis.NewCmd(ctx)
-		cmd.SetErr(ctx.Err())
+func (l *Lock) process(ctx context.Context, as retries, cmd *redis.Cmd) *redis.Cmd {
+	if l.client.Process(ctx, as(cmd)) {
+		if _, single := l.universal().(*redis.Client); single {
+			if _, moved := redis.IsMovedError(cmd.Err()); moved {
+				cmd.SetErr(misdirected{cmd.Err()})
+			}
+		}
+		return cmd
 	}
-	return cmd, stray
+	cmd = redis.NewCmd(ctx) // the other is under way, and must not be read any more
+	cmd.SetErr(ctx.Err())
+	return cmd
 }
 
 // retries says whether go-redis may send a command again by itself.

@@ -2,58 +2,104 @@
 -- does about locks that are not free.
 --
 -- Of each waiter is known: when it last asked (us, the server's time), the ttl (ms)
--- that it asks for, the round, the tokens to spare, whether it is counted, and
+-- that it asks for, the round, the tokens to spare, whether it was counted, and
 -- whether it is to read (r) or to write (w).
 --
 -- A place is the server's time at arrival in microseconds, or one above the last
 -- place. A waiter keeps its place for as long as it asks again within its ttl.
--- One that has not is dead, and is dropped when it is found at the head; so
--- however many of them there are, they are all past when the ttl of the first
--- is, which is the most that a grant to it can cost. One that asks again after
--- all brings its old place along.
+-- One that has not is dead. So however many of them there are, they are all past
+-- when the ttl of the first is, which is the most that a grant to it can cost. One that asks
+-- again after all brings its old place along. Each call that queues drops some of the dead, wherever they
+-- stand, so that they are never many more than the living.
+--
+-- A waiter was counted if this server had a subscriber of its mailbox when it last asked.
+-- If it has none now, the waiter is dead as well. That is asked before a grant, with NUMSUB, and never
+-- read from PUBLISH: replicas and the nodes of a cluster send on what is published, so
+-- a waiter may have been told of its grant though PUBLISH counted nobody. A grant that
+-- its waiter may have been told of is never taken back.
 --
 -- Readers that stand together at the head are granted the lock together. Nobody gets
 -- past a live writer there: newcomers queue behind it, though readers hold.
 --
 -- A request noted in the future, after a step back of the clock, counts as dead.
 
+-- The field of the waiters that says until when (ms, the server's time) there may be
+-- a waiter whose client cannot tell the next of its grant.
+local MUTE = 'mute'
+
+-- Reports whether the client of id may not publish. Its IDs end with an m.
+local function mute(id) return string.sub(id, -1) == 'm' end
+
+local function channel(id) return 'warlock:mailbox:' .. (string.match(id, '^(.*):') or id) end
+
+-- Returns how many subscribers this server has for the mailbox of id, or nil if that may not
+-- be asked.
+local function subscribers(id)
+  local reply = redis.pcall('PUBSUB', 'NUMSUB', channel(id))
+  return not reply.err and tonumber(reply[2]) or nil
+end
+
 -- Returns what is known of a waiter, if it is live at now.
 local function live(id, now)
-  local noted = redis.pcall('HGET', WAITERS, id)
+  local noted = lenient('HGET', WAITERS, id)
   if type(noted) ~= 'string' then
     return nil
   end
   local seen, ttl, round, spare, counted, mode = string.match(noted, '^(%d+) (%d+) (%d+) (%d+) (%d) ([rw])$')
-  if seen and now >= tonumber(seen) and now - seen <= ttl * 1000 then
+  if not seen or tonumber(ttl) > YEAR or tonumber(spare) > YEAR * 1000 then
+    return nil
+  end
+  if now >= tonumber(seen) and now - seen <= ttl * 1000 then
     return {id = id, ttl = ttl, round = round, spare = spare, counted = counted == '1', reads = mode == 'r'}
   end
 end
 
--- Takes the first live waiter out of the queue, and drops the dead before it. A writer
--- stays there while readers hold.
-local function next_waiter(now, shared)
-  while true do
-    local head = shared and redis.pcall('ZRANGE', QUEUE, 0, 0) or redis.pcall('ZPOPMIN', QUEUE)
-    local id = head[1]
+local function remove(...)
+  lenient('ZREM', QUEUE, ...)
+  lenient('HDEL', WAITERS, ...)
+  lenient('ZREM', DEADLINES, ...)
+end
+
+-- Drops some of the waiters that have not asked again in time.
+local function drop_stale(now, most)
+  local stale = lenient('ZRANGEBYSCORE', DEADLINES, '-inf', '(' .. int(math.floor(now / 1000)), 'LIMIT', 0, most)
+  if stale and #stale > 0 then
+    remove(unpack(stale))
+  end
+end
+
+-- Tells id something by its mailbox: that it was granted the lock, or, if both
+-- numbers are 0, that it should ask again.
+local function tell(id, round, token)
+  redis.pcall('PUBLISH', channel(id), id .. ' ' .. round .. ' ' .. int(token) .. ' ' .. LOCK)
+end
+
+-- Takes the first live waiter out of the queue, and drops the dead before it, as many as work is left for. A
+-- writer stays there while readers hold. The asker is alive, whatever is counted.
+local function next_waiter(now, shared, asker, work)
+  while work.left > 0 do
+    local head = lenient('ZRANGE', QUEUE, 0, 0)
+    local id = head and head[1]
     if not id then -- nobody waits, or it is no queue
       return nil
     end
-    now = now or tonumber(now_us())
+    work.left = work.left - 1
     local waiter = live(id, now)
-    if shared then
-      if waiter and not waiter.reads then
-        return nil
-      end
-      redis.call('ZREM', QUEUE, id)
+    if waiter and waiter.counted and id ~= asker and subscribers(id) == 0 then
+      waiter = nil
     end
-    redis.pcall('HDEL', WAITERS, id)
+    if shared and waiter and not waiter.reads then
+      return nil
+    end
+    remove(id)
     if waiter then
-      return waiter, now
+      work.left = work.left - MOST_DROPPED / MOST_TOLD
+      return waiter
     end
   end
 end
 
--- Takes back what was granted to id. Reports whether readers hold.
+-- Takes back what was granted to id, which has not been told. Reports whether readers hold.
 local function revoke(id, reads, now)
   if not reads then
     redis.call('DEL', LOCK)
@@ -70,7 +116,7 @@ local function grant(waiter, now, floor, used, shared)
   if waiter.reads then
     if not shared then
       redis.call('SET', LOCK, SHARED, 'PX', waiter.ttl)
-      redis.call('DEL', READERS)
+      redis.call('UNLINK', READERS)
     end
     failed = share(waiter.id, waiter.ttl, now)
   else
@@ -85,50 +131,48 @@ local function grant(waiter, now, floor, used, shared)
   return token, failed
 end
 
--- Tells id something by its mailbox: that it was granted the lock, or, if both
--- numbers are 0, that it should ask again. Returns what PUBLISH said.
-local function tell(id, round, token)
-  local mailbox = string.match(id, '^(.*):') or id
-  return redis.pcall('PUBLISH', 'warlock:mailbox:' .. mailbox, id .. ' ' .. round .. ' ' .. int(token))
-end
-
 -- Hands the lock, which must be free or the caller's to give, or shared, to the
 -- first live waiter, and if that reads to those behind it that do, and tells them
 -- so. The asker knows without being told. Returns what came of it:
 --   held    the lock is held; if not, what stands in it is the caller's to remove
 --   token   the asker's, if the lock was granted to it
 --   failed  the error for which a waiter could not be granted the lock
---   untold  the error for which a waiter could not be told
+--   more    there is more to do than one call does; a waiter was told to ask again
 local function hand_on(now, floor, used, asker, shared)
   local outcome = {held = shared}
+  if lenient('ZCARD', QUEUE) == 0 then
+    return outcome
+  end
+  now = now or tonumber(now_us())
+  drop_stale(now, MOST_DROPPED)
+  local work = {left = MOST_DROPPED}
   while true do
-    local waiter
-    waiter, now = next_waiter(now, shared)
+    local waiter = next_waiter(now, shared, asker, work)
     if not waiter then
-      return outcome
+      break
     end
     local token, failed = grant(waiter, now, floor, used, shared)
     if failed then
       outcome.failed = failed
       return outcome
     end
-    local heard
+    outcome.held = true
     if waiter.id == asker then
       outcome.token = token
     else
-      heard = tell(waiter.id, waiter.round, token)
-      outcome.untold = type(heard) == 'table' and heard.err or outcome.untold
+      tell(waiter.id, waiter.round, token)
     end
-    if heard == 0 and waiter.counted then -- nobody listens any more: dead
-      used = token
-      shared = waiter.reads and revoke(waiter.id, true, now)
-      outcome.held = shared
-    else
-      outcome.held = true
-      if not waiter.reads then
-        return outcome
-      end
-      shared, used = true, nil
+    if not waiter.reads then
+      return outcome
+    end
+    shared, used = true, nil
+  end
+  outcome.more = work.left <= 0 and lenient('ZCARD', QUEUE) ~= 0
+  if outcome.more then
+    local latest = lenient('ZRANGE', DEADLINES, -1, -1)
+    if latest and latest[1] then
+      tell(latest[1], 0, 0)
     end
   end
+  return outcome
 end

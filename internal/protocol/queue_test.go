@@ -216,30 +216,75 @@ func TestQueueOverAClockThatStepsBack(t *testing.T) {
 	}
 }
 
-// Where PUBLISH counts, a waiter that nobody listens for is dead at once.
+// deafen lets mailbox be subscribed while what enqueues under it is done, and then no more.
+func deafen(t *testing.T, s *redistest.Server, mailbox int, do func()) {
+	t.Helper()
+	client := s.Client()
+	hear(t, client, mailbox)
+	do()
+	if err := client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	name, _, _ := strings.Cut(id(mailbox, 0), ":")
+	channel := protocol.Channel(name)
+	redistest.Eventually(t, func() bool {
+		return s.Do("PUBSUB", "NUMSUB", channel).([]any)[1] == int64(0)
+	}, "nobody listens to mailbox %d", mailbox)
+}
+
+// A waiter that was heard of when it asked, and is not any more, is dead at once.
 func TestUnheardWaiter(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
 		heard := hear(t, s.Client(), 3)
 		token := acquire(t, l, id(0, 0))
-		for n := range 3 {
-			enqueue(t, l, protocol.Request{ID: id(1, n), Counted: true})
-		}
+		deafen(t, s, 1, func() {
+			for n := range 3 {
+				enqueue(t, l, protocol.Request{ID: id(1, n), Counted: true})
+			}
+		})
 		enqueue(t, l, protocol.Request{ID: id(2, 1), Counted: false})
 		if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != id(2, 1) {
 			t.Errorf("release: %v, the lock is %q's, want the one's that polls", err, s.Get(key))
 		}
-		enqueue(t, l, protocol.Request{ID: id(1, 4), Counted: true})
+		deafen(t, s, 1, func() { enqueue(t, l, protocol.Request{ID: id(1, 4), Counted: true}) })
 		enqueue(t, l, protocol.Request{ID: id(3, 1), Counted: true})
 		if err := release(t, l, id(2, 1)); err != nil || s.Get(key) != id(3, 1) {
 			t.Errorf("release: %v, the lock is %q's, want the one's that listens", err, s.Get(key))
 		}
-		if n := heard(); n.Token <= token+5 {
-			t.Errorf("token %d, want it above those of the dead, after %d", n.Token, token)
+		if n := heard(); n.Token <= token || n.Key != key {
+			t.Errorf("heard %+v, after the token %d", n, token)
 		}
-		enqueue(t, l, protocol.Request{ID: id(1, 5), Counted: true})
+		deafen(t, s, 1, func() { enqueue(t, l, protocol.Request{ID: id(1, 5), Counted: true}) })
 		if err := release(t, l, id(3, 1)); err != nil || s.Get(key) != "" || len(queued(t, s)) > 0 {
 			t.Errorf("release with the dead alone: %v, the lock is %q's", err, s.Get(key))
+		}
+	})
+}
+
+// A waiter whose mailbox this server does not count is not dead for that: it is told so,
+// keeps its place, and is granted the lock.
+func TestPromiseExclusionOfWaitersThatAreNotCounted(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		acquire(t, l, id(0, 0))
+		ask := func(id string) protocol.Grant {
+			t.Helper()
+			g, err := l.Acquire(t.Context(), protocol.Request{ID: id, TTL: ttl, Round: 1, Counted: true})
+			if err != nil || g.Granted {
+				t.Fatalf("%+v, %v, want a refusal", g, err)
+			}
+			return g
+		}
+		hear(t, s.Client(), 2)
+		if g := ask(id(1, 1)); g.Heard || g.Holder != id(0, 0) {
+			t.Errorf("told %+v where nobody listens", g)
+		}
+		if g := ask(id(2, 1)); !g.Heard {
+			t.Errorf("told %+v where it listens", g)
+		}
+		if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != id(1, 1) {
+			t.Errorf("release: %v, the lock is %q's, want the first's", err, s.Get(key))
 		}
 	})
 }
@@ -273,7 +318,7 @@ func TestWithdrawal(t *testing.T) {
 			t.Errorf("release by the last: %v, the lock is %q's", err, s.Get(key))
 		}
 		acquire(t, l, id(0, 1))
-		enqueue(t, l, protocol.Request{ID: id(9, 1), Counted: true}) // nobody listens
+		deafen(t, s, 9, func() { enqueue(t, l, protocol.Request{ID: id(9, 1), Counted: true}) })
 		s.Expire(key)
 		if err := release(t, l, id(0, 1)); !errors.Is(err, protocol.ErrNotHeld) || s.Get(key) != "" {
 			t.Errorf("release after the lease ran out: %v, the lock is %q's", err, s.Get(key))
@@ -296,14 +341,14 @@ func TestSpareTokens(t *testing.T) {
 		}
 		enqueue(t, l, protocol.Request{ID: id(1, 1), Spare: spare})
 		used := grant.Token + 7_000_000
-		if _, err := l.Release(t.Context(), id(0, 0), used); err != nil {
+		if err := l.NewRelease(id(0, 0), used).Try(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if got := s.Get(fence); got != fmt.Sprint(used+1+spare) {
 			t.Errorf("handed on, the fence is %s, want one above %d and %d to spare", got, used, spare)
 		}
 		used += 7
-		if _, err := l.Release(t.Context(), id(1, 1), used); err != nil {
+		if err := l.NewRelease(id(1, 1), used).Try(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if got := s.Get(fence); got != fmt.Sprint(used) || !about(s.TTL(fence), protocol.FloorLifetime+7*time.Second) {
@@ -402,29 +447,47 @@ func TestFullServerHandsOn(t *testing.T) {
 	}
 }
 
-// Who may not publish hands on all the same, and is told.
+// A client that may not publish is told so before it holds or waits for anything, and hands on
+// all the same. Those that wait behind its hold, or behind its waiters, know that nobody will tell them.
 func TestPublishDenied(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~*", "+@all", "-publish")
 	l := newLock(t, s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }))
-	acquire(t, l, id(0, 0))
-	enqueue(t, l, protocol.Request{ID: id(1, 1), Counted: true})
-	untold, err := l.Release(t.Context(), id(0, 0), 0)
-	if err != nil || untold == nil || s.Get(key) != id(1, 1) {
-		t.Errorf("release: %v, %v, the lock is %q's", untold, err, s.Get(key))
+	other := newLock(t, s.Client())
+	g, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 0), TTL: ttl, Round: 1, Channel: protocol.Channel("a")})
+	if err != nil || g.Mute == nil || len(s.Keys()) > 0 {
+		t.Fatalf("%+v, %v, keys %q: want that it may not publish, and nothing done", g, err, s.Keys())
 	}
-	if !strings.Contains(fmt.Sprint(untold), "PUBLISH") {
-		t.Errorf("the error %q does not say what is denied", untold)
+	refusal := func(l *protocol.Lock, id string) protocol.Grant {
+		t.Helper()
+		g, err := l.Acquire(t.Context(), protocol.Request{ID: id, TTL: ttl, Round: 1})
+		if err != nil || g.Granted {
+			t.Fatalf("%+v, %v, want a refusal", g, err)
+		}
+		return g
+	}
+	acquire(t, l, id(0, 0)+"m")
+	if refusal(other, id(1, 1)).HandsOn {
+		t.Error("a waiter is to be told by a holder that cannot")
+	}
+	if err := release(t, l, id(0, 0)+"m"); err != nil || s.Get(key) != id(1, 1) {
+		t.Errorf("release: %v, the lock is %q's", err, s.Get(key))
+	}
+	if !refusal(l, id(2, 2)+"m").HandsOn {
+		t.Error("a mute waiter is not to be told by a holder that can")
+	}
+	if refusal(other, id(1, 2)).HandsOn {
+		t.Error("a waiter is to be told by a waiter before it that cannot")
 	}
 }
 
 func TestParseNotice(t *testing.T) {
-	for _, bad := range []string{"", "a", "a 1", "a b 1", "a 1 b", "a 1 2 3", "free"} {
+	for _, bad := range []string{"", "a", "a 1", "a b 1", "a 1 b", "a 1 2", "a 1 2 ", "free", "probe 1"} {
 		if n, ok := protocol.ParseNotice(bad); ok {
 			t.Errorf("%q was read as %+v", bad, n)
 		}
 	}
-	if n, ok := protocol.ParseNotice("a:1 2 3"); !ok || n != (protocol.Notice{ID: "a:1", Round: 2, Token: 3}) {
+	if n, ok := protocol.ParseNotice("a:1 2 3 the key"); !ok || n != (protocol.Notice{ID: "a:1", Round: 2, Token: 3, Key: "the key"}) {
 		t.Errorf("%+v, %v", n, ok)
 	}
 }

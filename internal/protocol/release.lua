@@ -12,8 +12,7 @@
 -- ARGV[2]  floor lifetime, ms: how long the fence outlives the lease
 -- ARGV[3]  the last token that was used of those to spare, which the next may
 --          follow; 0: none were reserved
--- reply    1 released, 0 not this ID's; or an array of 1 and the error of
---          PUBLISH if the next holder could not be told
+-- reply    1 released, 0 not this ID's
 
 local ID, FLOOR, USED = ARGV[1], ARGV[2], tonumber(ARGV[3])
 

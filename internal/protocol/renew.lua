@@ -13,9 +13,10 @@
 local ID, TTL, FLOOR, TOKEN = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local holder = redis.call('GET', LOCK)
-if holder == SHARED then
+local shared = read_by_some(holder)
+if shared then
   local now = tonumber(now_us())
-  purge(now) -- first: at its memory limit a server lets a script add after it took away
+  purge(now) -- before anything is added
   if not redis.call('ZSCORE', READERS, ID) then
     return 0
   end
@@ -35,4 +36,4 @@ if TOKEN ~= '0' and redis.call('PTTL', FENCE) == -2 then -- evicted or deleted: 
 else
   prolong(FENCE, kept)
 end
-return holder == SHARED and redis.call('ZCARD', QUEUE) > 0 and 2 or 1
+return shared and redis.call('ZCARD', QUEUE) > 0 and 2 or 1

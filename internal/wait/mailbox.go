@@ -3,6 +3,7 @@ package wait
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"reflect"
 	"runtime"
@@ -13,6 +14,7 @@ import (
 	"weak"
 
 	"github.com/google/uuid"
+	"github.com/jonboulle/clockwork"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock/internal/protocol"
@@ -24,60 +26,98 @@ type times struct {
 	linger   time.Duration // how long it stays open when nobody waits any more
 	silence  time.Duration // how long it hears nothing before it asks for a sign of life
 	patience time.Duration // how long it waits for that, or for the answer to a subscription
+	muteness time.Duration // how long it is taken for known whether the client may publish
+	astray   time.Duration // for how long a subscription that led astray counts
+	orphan   time.Duration // how long it tries to release what was granted to nobody
 }
 
-var defaults = times{linger: time.Second, silence: 10 * time.Second, patience: 3 * time.Second}
+var defaults = times{
+	linger: time.Second, silence: 10 * time.Second, patience: 3 * time.Second,
+	muteness: time.Minute, astray: time.Minute, orphan: 10 * time.Second,
+}
 
 // A Mailbox receives what tells the waiters of one client that they were granted a
 // lock: one subscription, however many locks and waiters. It is opened by the
 // first that joins, closed soon after the last has left, and opened again when
 // its connection breaks.
 //
+// It is open when a message has arrived that it had sent itself by a script, from where the releases
+// of a lock come from (a probe). So it is not where publishing is denied, nor where its
+// subscription is not with a server that those reach. It sends another when it has heard nothing for a while.
+//
 // What comes through it is a hint: a message may be lost, doubled or late.
 // What holds is this:
 //
-//   - Whoever has joined is signalled each time the mailbox opens, after the server
-//     has acknowledged the subscription, and each time it breaks. A waiter that then asks
+//   - Whoever has joined is signalled each time the mailbox opens, and each time it breaks. A waiter that then asks
 //     for its lock misses no grant that was made before.
 //   - A waiter that joined while the mailbox was open, before its request was sent,
 //     is told of each grant that follows that request, unless it breaks.
+//   - A grant to an ID for which nobody stands any more is released at once. An ID stands from
+//     when it joins until it leaves, which is when its lease has ended.
 //
 // Its methods may be called concurrently.
 type Mailbox struct {
 	client   redis.UniversalClient
 	name     string
 	sequence atomic.Uint64
+	kind     kind
 
-	// Counted says that PUBLISH counts this mailbox on each server that its
-	// waiters' locks may be on, so that a count of 0 shows that it is gone.
-	Counted bool
-
-	times     times
-	reachable bool // by what scripts publish
-	open      atomic.Bool
-	muted     atomic.Bool // grants cannot be published
+	times   times
+	open    atomic.Bool
+	counted atomic.Bool  // the server of the subscription is the one that the locks are on
+	relays  atomic.Bool  // what is published on other servers arrives as well
+	mute    atomic.Bool  // the client may not publish
+	checked atomic.Int64 // when that was last seen to, in ns of Unix time; 0: never
 
 	mu       sync.Mutex // guards the following
 	waiters  map[string]*Waiter
+	waiting  int         // of waiters, that are not staying
 	session  *session    // nil: closed
 	idle     *time.Timer // closes the session; armed by the last waiter to leave
 	trouble  error       // why waiters have to ask at intervals, until it was taken
 	reported bool        // a trouble was taken: one in the life of a mailbox is enough
 }
 
-// A Waiter is one that waits for one lock.
+// A kind of client, by where its subscriptions are.
+type kind int
+
+const (
+	plain   kind = iota // with the one server: it counts them, or they are astray
+	cluster             // with any node: all nodes send on what is published
+	other               // not known
+)
+
+// A Waiter is one ID that waits for one lock, and then stays for as long as it holds it.
 type Waiter struct {
 	mailbox *Mailbox
 	id      string
 	signals chan Signal
+	stays   bool // guarded by the mailbox's mu
+	unheard bool // so was, guarded by it: the server of its lock has no subscriber of the mailbox
 }
 
 // A Signal tells a waiter that it was granted the lock, for its request of that
 // round, or, if it is zero, that it should ask again.
 type Signal struct{ Round, Token int64 }
 
-// A session is the time from the opening of a mailbox to its closing.
-type session struct{ cancel context.CancelFunc }
+// A Prober sends a mailbox a message from where the releases of a lock come from.
+type Prober interface {
+	Probe(ctx context.Context, mailbox string) error
+}
+
+// A session is the time from the opening of a mailbox to its closing. But for cancel, it is guarded by the
+// mailbox's mu.
+type session struct {
+	cancel  context.CancelFunc
+	prober  Prober // the last that joined with
+	sub     *redis.PubSub
+	failure error     // of a probe, for which the subscription was closed
+	astray  int       // how often a subscription was, of late
+	last    time.Time // when it was
+	relayed bool      // another would be as well: it is taken as it is
+}
+
+var errAstray = errors.New("the subscription is not with the server that the locks are on")
 
 // mailboxes has the mailbox of each client for which somebody still has it.
 var mailboxes struct {
@@ -115,52 +155,134 @@ func forget(client redis.UniversalClient) {
 }
 
 func newMailbox(client redis.UniversalClient) *Mailbox {
-	b := &Mailbox{client: client, name: uuid.NewString(), times: defaults, reachable: true, waiters: make(map[string]*Waiter)}
-	switch c := client.(type) {
+	b := &Mailbox{client: client, name: uuid.NewString(), times: defaults, waiters: make(map[string]*Waiter)}
+	switch client.(type) {
 	case *redis.Client:
-		// Behind Sentinel, a subscription may be with another server than the lock.
-		b.Counted = c.Options().Addr != "FailoverClient"
-	case *redis.Ring:
-		b.reachable = false // channels and locks are on different shards
+		b.kind = plain
+	case *redis.ClusterClient:
+		b.kind = cluster
+	default:
+		b.kind = other
 	}
 	return b
 }
 
-// NewID returns an ID that no other acquisition has. It says where its mailbox is.
-func (b *Mailbox) NewID() string {
-	id := append(make([]byte, 0, 64), b.name...)
-	return string(strconv.AppendUint(append(id, ':'), b.sequence.Add(1), 10))
+// NewID returns an ID that no other acquisition has. It says where its mailbox is, and at its end
+// whether its client may publish. If that is to be seen to, by the request that goes with the ID, it returns
+// the channel of the mailbox for that, too.
+func (b *Mailbox) NewID() (id, channel string) {
+	text := append(make([]byte, 0, 64), b.name...)
+	text = strconv.AppendUint(append(text, ':'), b.sequence.Add(1), 10)
+	now, last := time.Now().UnixNano(), b.checked.Load()
+	if now-last >= int64(b.times.muteness) && b.checked.CompareAndSwap(last, now) {
+		b.mute.Store(false)
+		channel = protocol.Channel(b.name)
+	}
+	if b.mute.Load() {
+		text = append(text, 'm')
+	}
+	return string(text), channel
+}
+
+// Mute notes why the client may not publish.
+func (b *Mailbox) Mute(err error) {
+	b.mute.Store(true)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.trouble = err
 }
 
 // Open reports whether grants are heard of.
-func (b *Mailbox) Open() bool { return b.open.Load() && !b.muted.Load() }
+func (b *Mailbox) Open() bool { return b.open.Load() }
 
-// Join adds a waiter, and opens the mailbox if it is closed.
-func (b *Mailbox) Join(id string) *Waiter {
+// Counts reports whether a server is to be asked whether it has a subscriber of the mailbox.
+func (b *Mailbox) Counts() bool {
+	return b.open.Load() && (b.kind == other || b.kind == plain && b.counted.Load())
+}
+
+// Join adds a waiter, and opens the mailbox if it is closed. Its probes are those of lock.
+func (b *Mailbox) Join(id string, lock Prober) *Waiter {
 	w := &Waiter{mailbox: b, id: id, signals: make(chan Signal, 1)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if old := b.waiters[id]; old == nil || old.stays {
+		b.waiting++
+	}
 	b.waiters[id] = w
-	if b.session == nil && b.reachable {
+	if b.session == nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		b.session = &session{cancel}
+		b.session = &session{cancel: cancel}
 		go b.serve(ctx, b.session)
 	}
+	b.session.prober = lock
 	return w
 }
 
 // Signals yields what the waiter is told.
 func (w *Waiter) Signals() <-chan Signal { return w.signals }
 
-// Leave ends the wait. A waiter may leave once.
+// Heard takes in whether the server of the lock had a subscriber of the mailbox when it was asked,
+// and reports whether the waiter is told of its grant nevertheless. If not, the mailbox subscribes anew.
+func (w *Waiter) Heard(heard bool) bool {
+	b := w.mailbox
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w.unheard = !heard
+	if !heard && b.kind == plain && b.counted.Load() && b.session != nil {
+		b.strayLocked(b.session)
+		if b.session.sub != nil && !b.session.relayed {
+			b.open.Store(false)
+			b.session.failure = errAstray
+			_ = b.session.sub.Close() // and serve goes on with another
+		}
+	}
+	return heard || b.relays.Load()
+}
+
+// strayLocked notes that a subscription of s is astray. If the one before was, so would the next be: it is
+// taken as it is, since its messages arrive.
+func (b *Mailbox) strayLocked(s *session) {
+	now := time.Now()
+	if now.Sub(s.last) > b.times.astray {
+		s.astray = 0
+	}
+	s.astray++
+	s.last = now
+	if s.astray > 1 {
+		s.relayed = true
+		b.counted.Store(false)
+		b.relays.Store(true)
+	}
+}
+
+// Stay ends the wait, and lets the ID stand: it holds.
+func (w *Waiter) Stay() {
+	b := w.mailbox
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.waiters[w.id] == w && !w.stays {
+		w.stays = true
+		b.endWaitLocked()
+	}
+}
+
+// Leave ends the wait, and what came of it. A waiter may leave once.
 func (w *Waiter) Leave() {
 	b := w.mailbox
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.waiters[w.id] == w { // and not one that joined for the same ID since
-		delete(b.waiters, w.id)
+	if b.waiters[w.id] != w { // one that joined for the same ID since
+		return
 	}
-	if len(b.waiters) > 0 {
+	delete(b.waiters, w.id)
+	if !w.stays {
+		b.endWaitLocked()
+	}
+}
+
+func (b *Mailbox) endWaitLocked() {
+	b.waiting--
+	if b.waiting > 0 {
 		return
 	}
 	if b.idle == nil {
@@ -176,17 +298,6 @@ func (w *Waiter) signal(s Signal) {
 	select {
 	case w.signals <- s:
 	default:
-	}
-}
-
-// Mute notes that a grant could not be published: until it is closed, the mailbox
-// is not taken to be open.
-func (b *Mailbox) Mute(err error) {
-	if b.muted.CompareAndSwap(false, true) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.trouble = err
-		b.signalAllLocked()
 	}
 }
 
@@ -212,31 +323,25 @@ func (b *Mailbox) signalAllLocked() {
 func (b *Mailbox) closeIdle() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.waiters) == 0 && b.session != nil {
-		b.session.cancel()
-		b.session = nil
-		b.open.Store(false)
-		b.muted.Store(false)
+	if b.waiting == 0 && b.session != nil {
+		b.closeLocked()
 	}
 }
 
-// serve keeps the mailbox subscribed until ctx ends with the session.
+func (b *Mailbox) closeLocked() {
+	b.session.cancel()
+	b.session = nil
+	b.open.Store(false)
+	b.counted.Store(false)
+}
+
+// serve keeps the mailbox subscribed until ctx ends with the session, or the client is closed.
 func (b *Mailbox) serve(ctx context.Context, s *session) {
 	for pauses := between(4*time.Millisecond, 4*time.Second); ; {
 		err := b.listen(ctx, s)
-		b.mu.Lock()
-		if b.session != s {
-			b.mu.Unlock()
+		if !b.broken(s, err, &pauses) {
 			return
 		}
-		if b.open.Swap(false) { // it was open: this may be over at once
-			pauses = between(4*time.Millisecond, 4*time.Second)
-		} else {
-			b.trouble = err
-		}
-		b.signalAllLocked()
-		b.mu.Unlock()
-
 		select {
 		case <-time.After(pauses.Pause(-1)):
 		case <-ctx.Done():
@@ -245,13 +350,46 @@ func (b *Mailbox) serve(ctx context.Context, s *session) {
 	}
 }
 
+// broken notes that the subscription of s has ended, and reports whether there is to be another.
+func (b *Mailbox) broken(s *session, err error, pauses *Backoff) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.session != s {
+		return false
+	}
+	if s.failure != nil {
+		err, s.failure = s.failure, nil
+	}
+	s.sub = nil
+	b.counted.Store(false)
+	switch {
+	case b.open.Swap(false) || errors.Is(err, errAstray): // this may be over at once
+		*pauses = between(4*time.Millisecond, 4*time.Second)
+	default:
+		b.trouble = err
+	}
+	if errors.Is(err, redis.ErrClosed) { // there will be no other
+		b.closeLocked()
+	}
+	b.signalAllLocked()
+	return b.session == s
+}
+
 // listen subscribes and hands out what comes, until the connection breaks or ctx
 // ends. It returns why.
-func (b *Mailbox) listen(ctx context.Context, s *session) error {
+func (b *Mailbox) listen(ctx context.Context, s *session) (err error) {
+	defer func() { // of a hook that the user gave the client
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v", v)
+		}
+	}()
 	sub := b.client.Subscribe(ctx, protocol.Channel(b.name))
 	defer sub.Close()
 	stop := context.AfterFunc(ctx, func() { sub.Close() }) // go-redis reads regardless of ctx
 	defer stop()
+	b.mu.Lock()
+	s.sub = sub
+	b.mu.Unlock()
 
 	limit, asked := b.times.patience, true // for the answer to the subscription
 	for {
@@ -259,44 +397,97 @@ func (b *Mailbox) listen(ctx context.Context, s *session) error {
 		var timeout net.Error
 		switch {
 		case errors.As(err, &timeout) && timeout.Timeout() && !asked:
-			if err := sub.Ping(ctx); err != nil {
-				return err
-			}
+			go b.probe(ctx, s, sub)
 			limit, asked = b.times.patience, true
 			continue
 		case err != nil:
 			return err
 		}
-		limit, asked = b.times.silence, false
 		switch message := message.(type) {
 		case *redis.Subscription:
-			b.opened(s)
+			go b.probe(ctx, s, sub)
+			limit, asked = b.times.patience, true
 		case *redis.Message:
-			b.deliver(message.Payload)
+			limit, asked = b.times.silence, false
+			if err := b.receive(s, message.Payload); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-// opened notes that the server has acknowledged the subscription of s.
-func (b *Mailbox) opened(s *session) {
+// probe sends the mailbox a message, and closes sub if it cannot be sent. It ends soon after ctx, as the
+// client's time-outs have it.
+func (b *Mailbox) probe(ctx context.Context, s *session, sub *redis.PubSub) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.session == s {
-		b.open.Store(true)
-		b.signalAllLocked()
-	}
-}
-
-// deliver tells the waiter that a message is for. One that has left in the
-// meantime withdraws by itself, and so passes the lock on.
-func (b *Mailbox) deliver(message string) {
-	n, ok := protocol.ParseNotice(message)
-	if !ok {
+	prober := s.prober
+	b.mu.Unlock()
+	err := prober.Probe(ctx, b.name)
+	if err == nil {
 		return
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if w := b.waiters[n.ID]; w != nil {
-		w.signal(Signal{Round: n.Round, Token: n.Token})
+	s.failure = err
+	b.mu.Unlock()
+	_ = sub.Close()
+}
+
+// receive takes in a message. An error says that the subscription is no good.
+func (b *Mailbox) receive(s *session, message string) error {
+	if subscribers, ok := protocol.ParseProbe(message); ok {
+		return b.opened(s, subscribers)
 	}
+	if n, ok := protocol.ParseNotice(message); ok {
+		b.deliver(n)
+	}
+	return nil
+}
+
+// opened takes in a probe of s, and how many subscribers were where it came from.
+func (b *Mailbox) opened(s *session, subscribers int64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.session != s {
+		return nil
+	}
+	if b.kind == plain && subscribers == 0 && !s.relayed {
+		if b.strayLocked(s); !s.relayed {
+			return errAstray
+		}
+	}
+	b.counted.Store(subscribers > 0 && !s.relayed)
+	if b.kind != other {
+		b.relays.Store(!b.counted.Load())
+	}
+	if !b.open.Swap(true) {
+		b.signalAllLocked()
+	}
+	return nil
+}
+
+// deliver tells the waiter that a message is for. A grant for which nobody stands is released.
+func (b *Mailbox) deliver(n protocol.Notice) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w := b.waiters[n.ID]
+	switch {
+	case w != nil:
+		if w.unheard && b.kind == other {
+			b.relays.Store(true)
+		}
+		w.signal(Signal{Round: n.Round, Token: n.Token})
+	case n.Round > 0:
+		go b.disown(n)
+	}
+}
+
+// disown releases what was granted to an ID for which nobody stands. It ends in time by itself.
+func (b *Mailbox) disown(n protocol.Notice) {
+	lock, err := protocol.New(b.client, n.Key)
+	if err != nil { // it was no lock of this library that said so
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), b.times.orphan)
+	defer cancel()
+	_ = lock.NewRelease(n.ID, 0).Run(ctx, clockwork.NewRealClock(), func(error) {}) // expires, if it comes to the worst
 }

@@ -2,6 +2,7 @@ package wait
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"runtime"
@@ -28,12 +29,25 @@ func next(t *testing.T, w *Waiter) Signal {
 	}
 }
 
+// key is the lock that is waited for.
+const key = "invoice:42"
+
+// prober returns the lock whose releases tell the waiters of b.
+func prober(t *testing.T, b *Mailbox) Prober {
+	t.Helper()
+	l, err := protocol.New(b.client, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 // join adds a waiter and waits until it may rely on being told.
 func join(t *testing.T, b *Mailbox) (w *Waiter, id string) {
 	t.Helper()
-	id = b.NewID()
+	id, _ = b.NewID()
 	open := b.Open()
-	w = b.Join(id)
+	w = b.Join(id, prober(t, b))
 	if !open {
 		if s := next(t, w); s != (Signal{}) || !b.Open() {
 			t.Fatalf("told %+v; open: %v", s, b.Open())
@@ -55,7 +69,7 @@ func subscriptions(t *testing.T, s *redistest.Server) int {
 // tell publishes a grant.
 func tell(s *redistest.Server, id string, round, token int) {
 	mailbox, _, _ := strings.Cut(id, ":")
-	s.Do("PUBLISH", protocol.Channel(mailbox), fmt.Sprint(id, " ", round, " ", token))
+	s.Do("PUBLISH", protocol.Channel(mailbox), fmt.Sprint(id, " ", round, " ", token, " ", key))
 }
 
 // One subscription serves all waiters of a client, from the first to a while
@@ -172,8 +186,8 @@ func TestSilentConnection(t *testing.T) {
 		w, _ := join(t, b)
 		before := writes.Load()
 		redistest.Eventually(t, func() bool { return writes.Load() > before+10 }, "the connection is asked for signs of life")
-		if dials.Load() != 1 || !b.Open() {
-			t.Errorf("%d connections for a silent mailbox; open: %v", dials.Load(), b.Open())
+		if n := dials.Load(); n != 2 || !b.Open() {
+			t.Errorf("%d connections for a silent mailbox, want the subscription and the pool's; open: %v", n, b.Open())
 		}
 		w.Leave()
 	})
@@ -195,7 +209,8 @@ func TestSubscriptionDenied(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~*", "+@all", "resetchannels")
 	b := newMailbox(s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }))
-	w := b.Join(b.NewID())
+	id, _ := b.NewID()
+	w := b.Join(id, prober(t, b))
 	if got := next(t, w); got != (Signal{}) || b.Open() {
 		t.Errorf("told %+v; open: %v", got, b.Open())
 	}
@@ -211,60 +226,149 @@ func TestSubscriptionDenied(t *testing.T) {
 	w.Leave()
 }
 
-// A mailbox whose grants cannot be published is as good as closed, until it was
-// closed.
+// Where a client may not publish, its mailbox does not open, and its IDs say so from when it was found
+// out. That is seen to anew after a while.
 func TestMute(t *testing.T) {
-	s := redistest.StartMini(t)
-	b := newMailbox(s.Client())
-	b.times.linger = time.Millisecond
-	w, _ := join(t, b)
-	failed := fmt.Errorf("denied")
-	b.Mute(failed)
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~*", "&*", "+@all", "-publish")
+	b := newMailbox(s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }))
+	b.times.muteness = redistest.Patience
+	if id, channel := b.NewID(); channel != protocol.Channel(b.name) || strings.HasSuffix(id, "m") {
+		t.Errorf("the first ID is %s, with %q to look into", id, channel)
+	}
+	b.Mute(errors.New("denied"))
+	id, channel := b.NewID()
+	if channel != "" || !strings.HasSuffix(id, "m") {
+		t.Errorf("the next ID is %s, with %q to look into", id, channel)
+	}
+	w := b.Join(id, prober(t, b))
 	if got := next(t, w); got != (Signal{}) || b.Open() {
 		t.Errorf("told %+v; open: %v", got, b.Open())
 	}
-	b.Mute(fmt.Errorf("denied again"))
-	if err := b.Trouble(); err != failed {
-		t.Errorf("the trouble is %v", err)
+	if err := b.Trouble(); err == nil {
+		t.Error("there is no trouble")
 	}
 	if err := b.Trouble(); err != nil {
 		t.Errorf("told again: %v", err)
 	}
-	w.Leave()
-	redistest.Eventually(t, func() bool { return subscriptions(t, s) == 0 }, "the mailbox closes")
-	w, _ = join(t, b)
-	w.Leave()
-}
-
-// What scripts publish does not arrive by way of a Ring, whose channels are on
-// other shards than the locks.
-func TestRingIsNotListenedTo(t *testing.T) {
-	s := redistest.StartMini(t)
-	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": s.Addr}})
-	defer ring.Close()
-	b := newMailbox(ring)
-	w := b.Join(b.NewID())
-	if b.session != nil || b.Open() {
-		t.Error("the mailbox was opened")
+	s.Do("ACL", "SETUSER", "billing", "+publish")
+	redistest.Eventually(t, b.Open, "the mailbox opens when it may")
+	b.times.muteness = 0
+	if id, channel := b.NewID(); channel == "" || strings.HasSuffix(id, "m") {
+		t.Errorf("later, the ID is %s, with %q to look into", id, channel)
 	}
 	w.Leave()
 }
 
-func TestCounted(t *testing.T) {
-	for want, client := range map[bool]redis.UniversalClient{
-		true:  redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"}),
-		false: redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "m", SentinelAddrs: []string{"127.0.0.1:1"}}),
-	} {
-		if got := newMailbox(client).Counted; got != want {
-			t.Errorf("%T: counted %v, want %v", client, got, want)
+// replica makes to a replica in sync of from.
+func replica(t *testing.T, from, to *redistest.Server) {
+	t.Helper()
+	host, port, err := net.SplitHostPort(from.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to.Do("REPLICAOF", host, port)
+	redistest.Eventually(t, func() bool { return to.Info("master_link_status") == "up" }, "the replica is in sync")
+}
+
+// A subscription that is with a replica, though messages arrive there, is given up for another; and if
+// that is no better, it is taken as it is.
+func TestAstray(t *testing.T) {
+	for name, astray := range map[string]int64{"once": 1, "always": 1000} {
+		t.Run(name, func(t *testing.T) {
+			master, other := redistest.Start(t, "--repl-diskless-sync-delay", "0"), redistest.Start(t)
+			replica(t, master, other)
+			var subscriptions atomic.Int64
+			b := newMailbox(master.Client())
+			b.times.silence = 10 * time.Millisecond
+			sub := master.Client(func(o *redis.Options) {
+				o.Dialer = func(ctx context.Context, network, _ string) (net.Conn, error) {
+					addr := master.Addr
+					if subscriptions.Add(1) <= astray {
+						addr = other.Addr
+					}
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				}
+			})
+			lock := prober(t, b)
+			b.client = sub
+			id, _ := b.NewID()
+			w := b.Join(id, lock)
+			redistest.Eventually(t, b.Open, "the mailbox opens")
+			if got, want := b.Counts(), astray == 1; got != want || subscriptions.Load() != 2 {
+				t.Errorf("counted: %v after %d subscriptions", got, subscriptions.Load())
+			}
+			next(t, w) // that it opened
+			tell(master, id, 3, 4)
+			if got := next(t, w); got != (Signal{Round: 3, Token: 4}) {
+				t.Errorf("told %+v", got)
+			}
+			w.Leave()
+		})
+	}
+}
+
+// A mailbox that was open is given up when a server that it was to be counted on says that it is not.
+func TestNotHeard(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		b := newMailbox(s.Client())
+		w, _ := join(t, b)
+		if !b.Counts() || !w.Heard(true) {
+			t.Error("a mailbox that is counted is not heard")
 		}
-		_ = client.Close() // nothing was opened
-	}
-	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})
-	defer cluster.Close()
-	if newMailbox(cluster).Counted {
-		t.Error("a cluster's mailbox is counted")
-	}
+		if w.Heard(false) || b.Open() {
+			t.Error("a mailbox that is not counted is relied on")
+		}
+		next(t, w)
+		redistest.Eventually(t, b.Open, "it opens again")
+		if !w.Heard(false) || b.Counts() || !b.Open() {
+			t.Error("a second mailbox that is not counted, whose messages arrive, is given up")
+		}
+		w.Leave()
+	})
+}
+
+// A grant to an ID for which nobody stands is released at once; to one that holds, it is not.
+func TestGrantToNobody(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		b := newMailbox(s.Client())
+		w, id := join(t, b)
+		w.Stay()
+		s.Do("SET", key, id, "PX", 600_000)
+		tell(s, id, 1, 5)
+		next(t, w)
+		if s.Get(key) != id {
+			t.Error("the lock of one that holds was released")
+		}
+		other, _ := join(t, b) // keeps the mailbox open
+		w.Leave()
+		tell(s, id, 1, 5)
+		redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "the lock is released")
+		other.Leave()
+	})
+}
+
+// The mailbox ends with its client.
+func TestClientIsClosed(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		client := s.Client()
+		b := newMailbox(client)
+		b.times.linger = time.Hour
+		w, _ := join(t, b)
+		w.Leave()
+		closed := time.Now()
+		if err := client.Close(); err != nil {
+			t.Fatal(err)
+		}
+		redistest.Eventually(t, func() bool {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.session == nil
+		}, "the mailbox ends")
+		if took := time.Since(closed); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
 }
 
 // uncomparable is a client that cannot be a map's key.
@@ -298,7 +402,7 @@ func TestIDs(t *testing.T) {
 	b := newMailbox(nil)
 	seen := make(map[string]bool)
 	for range 100 {
-		id := b.NewID()
+		id, _ := b.NewID()
 		if seen[id] || !strings.HasPrefix(id, b.name+":") {
 			t.Errorf("ID %q", id)
 		}
@@ -311,7 +415,7 @@ func TestWaitersOfOneID(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		b := Of(s.Client())
 		first, id := join(t, b)
-		second := b.Join(id)
+		second := b.Join(id, prober(t, b))
 		first.Leave()
 		tell(s, id, 3, 4)
 		if got := next(t, second); got != (Signal{Round: 3, Token: 4}) {

@@ -1,0 +1,81 @@
+package protocol
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+)
+
+// A Release frees a lock that an ID holds, or takes the ID out of the queue. It may take
+// several requests, of which one at a time is made.
+type Release struct {
+	lock       *Lock
+	id         string
+	used       int64
+	unanswered bool // a request may have been carried out without our knowing
+}
+
+// NewRelease returns the release of id. used is the last token used of those that
+// were reserved with its own, 0 if none were.
+func (l *Lock) NewRelease(id string, used int64) *Release {
+	return &Release{lock: l, id: id, used: used}
+}
+
+// Try makes one request, which hands the lock on to the first waiter, or frees it, if it is
+// held by the ID; if not, the ID leaves the queue and the error is ErrNotHeld. After a request that was not answered
+// that is no error: it may have been carried out.
+func (r *Release) Try(ctx context.Context) error {
+	err := held(r.lock.run(ctx, once, releaseScript, r.id, floorLifetime, r.used)) // never repeated
+	if errors.Is(err, ErrNotHeld) && r.unanswered {
+		return nil
+	}
+	r.unanswered = r.unanswered || Lost(err)
+	return err
+}
+
+// Run tries until it is known whether the ID held the lock, with pauses by clock, which grow
+// to an eighth of a second. It gives up when ctx ends, and where no waiting can help. Each error after which it
+// tries again is given to trouble.
+func (r *Release) Run(ctx context.Context, clock clockwork.Clock, trouble func(error)) error {
+	for pauses := (Pauses{Clock: clock}); ; {
+		err := r.Try(ctx)
+		if err == nil || errors.Is(err, ErrNotHeld) || KindOf(err) == Final || ctx.Err() != nil {
+			return err
+		}
+		trouble(err)
+		if pauses.wait(ctx) != nil {
+			return err
+		}
+	}
+}
+
+// Pauses are those between requests that fail. They double, from a ms to an eighth of a
+// second. The zero value has the real clock.
+type Pauses struct {
+	Clock clockwork.Clock
+	next  time.Duration
+}
+
+const (
+	firstPause = time.Millisecond
+	lastPause  = 128 * time.Millisecond
+)
+
+// wait waits for the next pause, or for the end of ctx, whose error it then returns.
+func (p *Pauses) wait(ctx context.Context) error {
+	if p.Clock == nil {
+		p.Clock = clockwork.NewRealClock()
+	}
+	p.next = min(max(2*p.next, firstPause), lastPause)
+	timer := p.Clock.NewTimer(p.next/2 + rand.N(p.next/2+1))
+	defer timer.Stop()
+	select {
+	case <-timer.Chan():
+		return ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
