@@ -67,8 +67,8 @@ const spreadShare = 12
 //
 // A prefix with a hash tag, such as "{orders}:", puts all of the locks on one node of a Cluster.
 //
-// NewKeyed panics if client is nil, ttl too short, or prefix empty or such that its
-// braces give no key a usable hash tag.
+// NewKeyed panics if client is nil, ttl too short or too long, or prefix empty or
+// such that its braces give no key a usable hash tag.
 func NewKeyed(client redis.UniversalClient, prefix string, ttl time.Duration, opts ...Option) *Keyed {
 	if prefix == "" {
 		panic(errors.New(`warlock: the prefix is empty: name what is to be locked, such as "invoice:"`))
