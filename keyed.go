@@ -193,11 +193,16 @@ func (k *Keyed) lock(id string) (*protocol.Lock, error) {
 	return k.pipeline.Lock(k.prefix + id)
 }
 
-// newEntry returns an entry for id, which nobody uses yet.
-func (k *Keyed) newEntry(id string) (*entry, error) {
+// check panics if k is a zero value.
+func (k *Keyed) check() {
 	if k.terms == nil {
 		panic("warlock: the Keyed was not made by NewKeyed")
 	}
+}
+
+// newEntry returns an entry for id, which nobody uses yet.
+func (k *Keyed) newEntry(id string) (*entry, error) {
+	k.check()
 	lock, err := k.lock(id)
 	if err != nil {
 		return nil, err

@@ -189,36 +189,241 @@ func TestLockAllThatFails(t *testing.T) {
 	})
 }
 
-// All are held when it returns, though the lease of one ran out while another was waited for.
+// Promise: all are held when LockAll returns, though a lease was lost while another id was
+// waited for.
 func TestPromiseLockAllHoldsAll(t *testing.T) {
-	s := redistest.StartMini(t)
-	tl := newTimeline(s)
 	const ttl = 9 * time.Second
-	holder := newKeyed(s, long, warlock.WithClock(tl))
-	k := newKeyed(s, ttl, warlock.WithClock(tl), warlock.WithoutRenewal())
-	holder.Lock("b")
-	got := make(chan func(), 1)
-	done := result(func() error {
-		unlock, err := k.LockAll(within(t), "a", "b")
-		got <- unlock
-		return err
-	})
-	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 && s.Get("invoice:a") != "" }, "it waits for one and holds the other")
-	first := k.Lease("a")
-	tl.pass(ttl)
-	wait(t, first.Context().Done(), "the lease runs out")
-	holder.Unlock("b")
-	if err := wait(t, done, "LockAll returns"); err != nil {
-		t.Fatal(err)
+	for name, c := range map[string]struct {
+		opts []warlock.Option
+		lose func(s *redistest.Server, tl timeline)
+	}{
+		"ran out": {[]warlock.Option{warlock.WithoutRenewal()}, func(_ *redistest.Server, tl timeline) { tl.pass(ttl) }},
+		"deleted": {nil, func(s *redistest.Server, tl timeline) { s.Do("DEL", "invoice:a"); tl.pass(ttl / 3) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.StartMini(t)
+			tl := newTimeline(s)
+			holder := newKeyed(s, long, warlock.WithClock(tl))
+			k := newKeyed(s, ttl, append(c.opts, warlock.WithClock(tl))...)
+			holder.Lock("b")
+			got := make(chan func(), 1)
+			done := result(func() error {
+				unlock, err := k.LockAll(within(t), "a", "b")
+				got <- unlock
+				return err
+			})
+			redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 && s.Get("invoice:a") != "" }, "it waits for one and holds the other")
+			first := k.Lease("a")
+			c.lose(s, tl)
+			wait(t, first.Context().Done(), "the lease ends")
+			holder.Unlock("b")
+			if err := wait(t, done, "LockAll returns"); err != nil {
+				t.Fatal(err)
+			}
+			for _, id := range []string{"a", "b"} {
+				if l := k.Lease(id); l == nil || l.Context().Err() != nil || s.Get("invoice:"+id) != l.ID() {
+					t.Errorf("%s is not held", id)
+				}
+			}
+			(<-got)()
+			unused(t, k)
+			onlyFence(t, s)
+		})
 	}
-	for _, id := range []string{"a", "b"} {
-		if l := k.Lease(id); l == nil || l.Context().Err() != nil || s.Get("invoice:"+id) != l.ID() {
-			t.Errorf("%s is not held", id)
+}
+
+// limits are the options under which a lease lives for a ttl, or two, and no longer.
+func limits(ttl time.Duration) map[string]warlock.Option {
+	return map[string]warlock.Option{"WithoutRenewal": warlock.WithoutRenewal(), "WithMaxHold": warlock.WithMaxHold(ttl)}
+}
+
+// LockAll gets there though one id is contended for longer than a lease lives.
+func TestPromiseLockAllUnderContention(t *testing.T) {
+	const ttl = 300 * time.Millisecond
+	for name, opt := range limits(ttl) {
+		for _, contended := range []string{"a", "m", "z"} {
+			t.Run(name+" "+contended, func(t *testing.T) {
+				t.Parallel() // it mostly waits
+				s := redistest.Start(t)
+				k := newKeyed(s, ttl, opt)
+				ctx, stop := context.WithCancel(t.Context())
+				var others sync.WaitGroup
+				defer others.Wait()
+				defer stop()
+				var turns atomic.Int64
+				for range 4 {
+					other := newKeyed(s, long)
+					others.Go(func() {
+						for other.LockContext(ctx, contended) == nil {
+							turns.Add(1)
+							<-time.After(ttl / 2) // what it does with it
+							other.Unlock(contended)
+						}
+					})
+				}
+				redistest.Eventually(t, func() bool { return turns.Load() > 1 && mailboxes(t, s) == 4 }, "the others take turns")
+				for range 2 {
+					unlock, err := k.LockAll(within(t), "a", "b", "m", "y", "z")
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, id := range []string{"a", "b", "m", "y", "z"} {
+						if l := k.Lease(id); l == nil || l.Context().Err() != nil {
+							t.Errorf("%s is not held", id)
+						}
+					}
+					unlock()
+				}
+				unused(t, k)
+			})
 		}
 	}
-	(<-got)()
-	unused(t, k)
-	onlyFence(t, s)
+}
+
+// While it waits, it holds what is not renewed for a share of the ttl only, and less if it
+// waits against the order. It keeps its place in the queue of what it waits for.
+func TestLockAllLetsGoOfWhatIsLimited(t *testing.T) {
+	const ttl = 12 * time.Second
+	for name, opt := range limits(ttl) {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.StartMini(t)
+			tl := newTimeline(s)
+			holder, next := newKeyed(s, long, warlock.WithClock(tl)), newKeyed(s, long, warlock.WithClock(tl))
+			k := newKeyed(s, ttl, opt, warlock.WithClock(tl))
+			held := func(k *warlock.Keyed, id string) func() bool {
+				return func() bool { l := k.Lease(id); return l != nil && s.Get("invoice:"+id) == l.ID() }
+			}
+			// letsGo moves the time until k has let go of id, which holder then has.
+			letsGo := func(id string, within time.Duration) {
+				t.Helper()
+				start := tl.Now()
+				redistest.Eventually(t, func() bool { tl.pass(ttl / 100); return holder.TryLock(id) }, "%s is let go", id)
+				if took := tl.Since(start); took > within*3/2 { // as it takes k a moment to do so
+					t.Errorf("%s was let go after %v, want %v", id, took, within)
+				}
+			}
+
+			holder.Lock("b")
+			got := make(chan func(), 1)
+			done := result(func() error {
+				unlock, err := k.LockAll(within(t), "a", "b", "c")
+				got <- unlock
+				return err
+			})
+			redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 && held(k, "a")() }, "it waits for one and holds another")
+			queued := result(func() error { return next.LockContext(within(t), "b") })
+			redistest.Eventually(t, func() bool { return mailboxes(t, s) == 2 }, "another waits behind it")
+			letsGo("a", ttl/3)
+			holder.Unlock("b")
+			redistest.Eventually(t, held(k, "b"), "it kept its place in the queue")
+
+			redistest.Eventually(t, func() bool { tl.pass(ttl / 100); return held(next, "b")() }, "it lets go of that, too, while it waits against the order")
+			if err := wait(t, queued, "the other has it"); err != nil {
+				t.Fatal(err)
+			}
+			holder.Unlock("a")
+			redistest.Eventually(t, held(k, "a"), "it waits in order again")
+			next.Unlock("b")
+			if err := wait(t, done, "LockAll returns"); err != nil {
+				t.Fatal(err)
+			}
+			for _, id := range []string{"a", "b", "c"} {
+				if l := k.Lease(id); l == nil || l.Context().Err() != nil || tl.Until(l.Deadline()) < ttl/3 {
+					t.Errorf("%s is not held, or not for long", id)
+				}
+			}
+			(<-got)()
+			unused(t, k)
+			onlyFence(t, s)
+		})
+	}
+}
+
+// It is back soon after the end of its context though the server hangs, and what it held
+// is free when the server goes on.
+func TestPromiseLockAllEndsWithItsContext(t *testing.T) {
+	for name, opts := range map[string][]warlock.Option{
+		"renewed":        nil,
+		"WithoutRenewal": {warlock.WithoutRenewal()},
+		"WithMaxHold":    {warlock.WithMaxHold(time.Hour)},
+	} {
+		for _, timeouts := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " ", timeouts), func(t *testing.T) {
+				t.Parallel() // it mostly waits
+				s := redistest.Start(t)
+				client := s.Client(func(o *redis.Options) { o.ContextTimeoutEnabled = timeouts })
+				holder, k := newKeyed(s, long), warlock.NewKeyed(client, prefix, long, opts...)
+				var ids []string
+				for i := range 200 {
+					ids = append(ids, fmt.Sprintf("%03d", i))
+				}
+				holder.Lock("150")
+				ctx, cancel := context.WithCancel(t.Context())
+				done := result(func() error { _, err := k.LockAll(ctx, ids...); return err })
+				redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 && s.Get("invoice:149") != "" && k.Len() == 151 }, "it waits, and holds")
+				s.Pause()
+				ended := time.Now()
+				cancel()
+				err := wait(t, done, "LockAll returns")
+				if took := time.Since(ended); took > time.Second {
+					t.Errorf("LockAll returned %v after the end of its context", took)
+				}
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("LockAll: %v", err)
+				}
+				for _, id := range ids {
+					if k.Lease(id) != nil {
+						t.Errorf("%s is held", id)
+					}
+				}
+				s.Resume()
+				holder.Unlock("150")
+				unlock, err := holder.LockAll(within(t), ids...)
+				if err != nil {
+					t.Fatalf("what it held is not free: %v", err)
+				}
+				unlock()
+				redistest.Eventually(t, func() bool { return k.Len() == 0 }, "no id is in use")
+				onlyFence(t, s)
+			})
+		}
+	}
+}
+
+// The same where the server hangs while LockAll tries.
+func TestLockAllEndsWithItsContextWhileItTries(t *testing.T) {
+	s := redistest.Start(t)
+	line := new(redistest.Line)
+	k := warlock.NewKeyed(line.Client(s), prefix, long)
+	k.Lock("first") // connects
+	k.Unlock("first")
+	line.Break(func(n int) redistest.Fault {
+		if n == 1 {
+			return redistest.None
+		}
+		return redistest.Lost
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := result(func() error { _, err := k.LockAll(ctx, "a", "b", "c"); return err })
+	redistest.Eventually(t, func() bool {
+		return k.Lease("a") != nil || k.Lease("b") != nil || k.Lease("c") != nil
+	}, "it holds one")
+	ended := time.Now()
+	cancel()
+	err := wait(t, done, "LockAll returns")
+	if took := time.Since(ended); took > time.Second || !errors.Is(err, context.Canceled) {
+		t.Errorf("LockAll returned %v, %v after the end of its context", err, took)
+	}
+	line.Break(nil)
+	for _, id := range []string{"a", "b", "c"} {
+		if k.Lease(id) != nil {
+			t.Errorf("%s is held", id)
+		}
+		if err := newKeyed(s, long).LockContext(within(t), id); err != nil {
+			t.Errorf("%s is not free: %v", id, err)
+		}
+	}
+	redistest.Eventually(t, func() bool { return k.Len() == 0 }, "no id is in use")
 }
 
 func TestLockAllAfterALeaseWasLost(t *testing.T) {
