@@ -19,38 +19,38 @@ import (
 // nothing. If one is taken, LockAll lets the ids behind it go, waits for it, and
 // tries the rest again. Each time it holds at least one more.
 //
-// A lease that is not renewed, or not for ever, may run out while LockAll waits for another
-// id. If that id is contended for longer than a lease lives, the order alone
-// never gets there. So such a LockAll holds other ids only for a share of a lease's
-// life while it waits (see patience). Then it lets them go, and keeps its place in the
-// queue of the id it waits for. When it has that id, it keeps it, and tries the ids that it let
-// go. If one of them is taken by now, LockAll waits for it against the order,
-// though only for a short time before it lets go what it holds.
+// Some leases are limited: not renewed, or only for the time of WithMaxHold. They may run
+// out while LockAll waits for another id. If that id is contended for longer than
+// a lease lives, the order alone never gets there. So a LockAll with limited leases
+// holds other ids for a share of a lease's life while it waits. Then it lets them go, and
+// keeps its place in the queue. When it has the id, it keeps that, and tries those that
+// it let go. If one of them is taken by now, LockAll waits for it against the order,
+// though only for a moment before it lets go what it holds. (To only try it is not
+// enough: a try never succeeds while anybody waits for that id.)
 //
-// No LockAlls deadlock, whatever their options. Say that in a circle of them, each waits for
-// an id that the next one holds. Not all of them can wait in order, since the ids would
-// have to rise all the way round the circle. One that waits against the order has
-// leases that are limited. It lets go what it holds within outOfOrder of a lease's life, and
-// the circle is broken. Two LockAlls of limited leases that wait for each other
-// do not both let go for ever: the one against the order lets go first, and the
-// other one gets what it waits for.
+// No LockAlls deadlock, whatever their options. Take a circle of LockAlls, each of which
+// waits for an id that the next one holds. The ids cannot rise all the way round
+// the circle, so one of the LockAlls waits against the order. Its leases are limited. It
+// lets go what it holds within ttl/outOfOrder, and the circle is broken. Nor do two
+// LockAlls let go for each other for ever: the one that waits against the order lets go
+// first, and the other one gets what it waits for.
 //
-// A lease may be lost nevertheless, over an outage or because another process
-// deleted its key. Then LockAll lets all ids go, and begins anew.
+// A lease may be lost nevertheless: over an outage, or because somebody deleted its
+// key. Then LockAll lets all ids go, and begins anew.
 
 const (
 	// atOnce is how many requests of one LockAll may be under way.
 	atOnce = 64
 
-	// inOrder and outOfOrder are the shares of a limited lease's life for which LockAll holds
-	// ids while it waits for another: for one behind all of them, and for any other. A queued
-	// waiter's lease may have lived for a third of its ttl when it learns of its grant
-	// (askShare). So the caller has a third of each ttl left at least.
+	// LockAll with limited leases waits for an id behind all that it holds for 1/inOrder
+	// of the time that a lease lives, and for any other id for 1/outOfOrder of the ttl. A
+	// waiter's lease may have lived for a third of its ttl when the waiter learns of
+	// its grant (askShare). So a third is left when LockAll returns.
 	inOrder    = 3
 	outOfOrder = 12
 
-	// letGoTime is how long LockAll waits on for the answers to its releases when
-	// its context has ended. The releases go on in the background.
+	// letGoTime is how long LockAll waits for answers to its releases after the end of
+	// its context. The releases go on in the background.
 	letGoTime = 200 * time.Millisecond
 )
 
@@ -61,9 +61,9 @@ const (
 // held in the background if Redis does not answer by then.
 //
 // LockAll cannot deadlock with another LockAll, in whatever order their ids are given
-// and whatever options their Keyeds have. While it waits for one id, it may hold others. With
-// [WithoutRenewal] or [WithMaxHold] it holds them for a third of the time that their
-// leases live at most, and gets there also where one id is contended for longer than that.
+// and whatever options their Keyeds have. While it waits for one id, it may hold
+// others. With [WithoutRenewal] or [WithMaxHold] it lets the others go after a third of the
+// time that their leases live, so it gets there though one id is contended for longer.
 //
 // unlock treats a lease that was lost as [Keyed.Unlock] does.
 func (k *Keyed) LockAll(ctx context.Context, ids ...string) (unlock func(), err error) {
@@ -101,7 +101,7 @@ type group struct {
 	k     *Keyed
 	ids   []string  // in order
 	held  []bool    // whether the id of that index is locked
-	since time.Time // when the first lease of those held began, about; if any is held
+	since time.Time // when the first of them was locked; set if any is held
 }
 
 // lock locks all ids, or none of them if it returns an error.
@@ -169,8 +169,8 @@ func (g *group) hold(i int, since time.Time) {
 	g.held[i] = true
 }
 
-// waitFor locks the id of index next. If that takes longer than its patience, it
-// lets all others go meanwhile.
+// waitFor locks the id of index next. If that takes longer than patience allows, it lets
+// all others go meanwhile.
 func (g *group) waitFor(ctx context.Context, next int) error {
 	patience, limited := g.patience(next)
 	if !limited {
@@ -205,8 +205,8 @@ func (g *group) lockNext(ctx context.Context, next int) error {
 	return err
 }
 
-// patience returns how long the ids that are held may be kept while the id of index next is
-// waited for. If limited is false, there is no such time.
+// patience returns for how long the ids that are held may be kept while LockAll waits for
+// the id of index next. If limited is false, they may be kept for as long as it takes.
 func (g *group) patience(next int) (patience time.Duration, limited bool) {
 	k := g.k
 	if k.opts.renewals() < 0 || !slices.Contains(g.held, true) {
@@ -215,7 +215,7 @@ func (g *group) patience(next int) (patience time.Duration, limited bool) {
 	life := max(k.ttl, k.opts.renewals())
 	patience = life/inOrder - k.opts.clock.Since(g.since)
 	if slices.Contains(g.held[next:], true) {
-		patience = min(patience, life/outOfOrder)
+		patience = min(patience, k.ttl/outOfOrder)
 	}
 	return patience, true
 }

@@ -302,22 +302,29 @@ func TestPromiseLockAllUnderContention(t *testing.T) {
 // waits against the order. It keeps its place in the queue of what it waits for.
 func TestLockAllLetsGoOfWhatIsLimited(t *testing.T) {
 	const ttl = 12 * time.Second
-	for name, opt := range limits(ttl) {
+	for name, c := range map[string]struct {
+		limit warlock.Option
+		life  time.Duration
+	}{
+		"WithoutRenewal":      {warlock.WithoutRenewal(), ttl},
+		"WithMaxHold, short":  {warlock.WithMaxHold(ttl / 10), ttl},
+		"WithMaxHold, longer": {warlock.WithMaxHold(10 * ttl), 10 * ttl},
+	} {
 		t.Run(name, func(t *testing.T) {
 			s := redistest.StartMini(t)
 			tl := newTimeline(s)
 			holder, next := newKeyed(s, long, warlock.WithClock(tl)), newKeyed(s, long, warlock.WithClock(tl))
-			k := newKeyed(s, ttl, opt, warlock.WithClock(tl))
+			k := newKeyed(s, ttl, c.limit, warlock.WithClock(tl))
 			held := func(k *warlock.Keyed, id string) func() bool {
 				return func() bool { l := k.Lease(id); return l != nil && s.Get("invoice:"+id) == l.ID() }
 			}
-			// letsGo moves the time until k has let go of id, which holder then has.
-			letsGo := func(id string, within time.Duration) {
+			// letsGo moves the time until cond holds, as k has let go.
+			letsGo := func(what string, cond func() bool, want time.Duration) {
 				t.Helper()
 				start := tl.Now()
-				redistest.Eventually(t, func() bool { tl.pass(ttl / 100); return holder.TryLock(id) }, "%s is let go", id)
-				if took := tl.Since(start); took > within*3/2 { // as it takes k a moment to do so
-					t.Errorf("%s was let go after %v, want %v", id, took, within)
+				redistest.Eventually(t, func() bool { tl.pass(ttl / 100); return cond() }, "%s is let go", what)
+				if took := tl.Since(start); took < want*9/10 || took > want+ttl/6 { // as k takes a moment to do so
+					t.Errorf("%s was let go after %v, want %v", what, took, want)
 				}
 			}
 
@@ -331,11 +338,12 @@ func TestLockAllLetsGoOfWhatIsLimited(t *testing.T) {
 			redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 && held(k, "a")() }, "it waits for one and holds another")
 			queued := result(func() error { return next.LockContext(within(t), "b") })
 			redistest.Eventually(t, func() bool { return mailboxes(t, s) == 2 }, "another waits behind it")
-			letsGo("a", ttl/3)
+			letsGo("what is before it", func() bool { return holder.TryLock("a") }, c.life/3)
 			holder.Unlock("b")
 			redistest.Eventually(t, held(k, "b"), "it kept its place in the queue")
 
-			redistest.Eventually(t, func() bool { tl.pass(ttl / 100); return held(next, "b")() }, "it lets go of that, too, while it waits against the order")
+			redistest.Eventually(t, func() bool { return mailboxes(t, s) == 2 && s.Do("ZCARD", "warlock:{invoice:a}:queue") == int64(1) }, "it waits against the order")
+			letsGo("what is behind it", held(next, "b"), ttl/12)
 			if err := wait(t, queued, "the other has it"); err != nil {
 				t.Fatal(err)
 			}
