@@ -16,9 +16,9 @@ import (
 	"github.com/warlock-go/warlock"
 )
 
-// Users test their own code in bubbles of testing/synctest. A channel or a timer
-// belongs to the bubble that made it, and its use in another is a fatal error. So
-// the library must keep none of them in a package variable.
+// Users test their own code in bubbles of testing/synctest. A channel or a
+// timer belongs to the bubble that made it, and its use in another is a fatal
+// error. So the library must keep none of them in a package variable.
 
 // batched is a hook that counts the batches of a client.
 type batched struct{ atomic.Int64 }
@@ -34,8 +34,8 @@ func (b *batched) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 	}
 }
 
-// Two bubbles in turn may each have requests that go to Redis in batches, and waiters
-// that are woken through a mailbox.
+// Two bubbles in turn may each have requests that go to Redis in batches, and
+// waiters that are woken through a mailbox.
 func TestBubblesInTurn(t *testing.T) {
 	for range 2 {
 		synctest.Test(t, func(t *testing.T) {

@@ -91,8 +91,8 @@ func TestLongestWait(t *testing.T) {
 	})
 }
 
-// Nobody wakes a waiter whose lock was taken by SET NX: it asks, within the ttl or when
-// the holder's key expires, if that is sooner.
+// Nobody wakes a waiter whose lock was taken by SET NX: it asks, within the ttl
+// or when the holder's key expires, if that is sooner.
 func TestLongestWaitForAPlainHolder(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		s.Do("SET", key, "a process that died", "PX", 50)

@@ -9,8 +9,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// An id that is not in use any more takes no memory, however many were in use at a
-// time, and also while another one stays in use.
+// An id that is not in use any more takes no memory, however many were in use
+// at a time, and also while another one stays in use.
 func TestMemoryAfterAPeak(t *testing.T) {
 	const peak = 100_000
 	heap := func() int64 {

@@ -10,60 +10,66 @@ import (
 	"time"
 )
 
-// LockAll must not deadlock: while it waits for one id, it holds others, and their
-// next holder may hold the id that it waits for. So every LockAll waits for its
-// ids in one order, that of their bytes, and holds only ids before the one it waits for.
+// LockAll must not deadlock: while it waits for one id, it holds others, and
+// their next holder may hold the id that it waits for. So every LockAll waits
+// for its ids in one order, that of their bytes, and holds only ids before the
+// one it waits for.
 //
-// To wait for each id in turn would take a round trip for each. Most ids are free
-// most of the time. So LockAll first tries all of them at once, which waits for
-// nothing. If one is taken, LockAll lets the ids behind it go, waits for it, and
-// tries the rest again. Each time it holds at least one more.
+// To wait for each id in turn would take a round trip for each. Most ids are
+// free most of the time. So LockAll first tries all of them at once, which
+// waits for nothing. If one is taken, LockAll lets the ids behind it go, waits
+// for it, and tries the rest again. Each time it holds at least one more.
 //
-// Some leases are limited: not renewed, or only for the time of WithMaxHold. They may run
-// out while LockAll waits for another id. If that id is contended for longer than
-// a lease lives, the order alone never gets there. So a LockAll with limited leases
-// holds other ids for a share of a lease's life while it waits. Then it lets them go, and
-// keeps its place in the queue. When it has the id, it keeps that, and tries those that
-// it let go. If one of them is taken by now, LockAll waits for it against the order,
-// though only for a moment before it lets go what it holds. (To only try it is not
-// enough: a try never succeeds while anybody waits for that id.)
+// Some leases are limited: not renewed, or only for the time of WithMaxHold.
+// They may run out while LockAll waits for another id. If that id is contended
+// for longer than a lease lives, the order alone never gets there. So a LockAll
+// with limited leases holds other ids for a share of a lease's life while it
+// waits. Then it lets them go, and keeps its place in the queue. When it has
+// the id, it keeps that, and tries those that it let go. If one of them is
+// taken by now, LockAll waits for it against the order, though only for a
+// moment before it lets go what it holds. (To only try it is not enough: a try
+// never succeeds while anybody waits for that id.)
 //
-// No LockAlls deadlock, whatever their options. Take a circle of LockAlls, each of which
-// waits for an id that the next one holds. The ids cannot rise all the way round
-// the circle, so one of the LockAlls waits against the order. Its leases are limited. It
-// lets go what it holds within ttl/outOfOrder, and the circle is broken. Nor do two
-// LockAlls let go for each other for ever: the one that waits against the order lets go
-// first, and the other one gets what it waits for.
+// No LockAlls deadlock, whatever their options. Take a circle of LockAlls, each
+// of which waits for an id that the next one holds. The ids cannot rise all the
+// way round the circle, so one of the LockAlls waits against the order. Its
+// leases are limited. It lets go what it holds within ttl/outOfOrder, and the
+// circle is broken. Nor do two LockAlls let go for each other for ever: the one
+// that waits against the order lets go first, and the other one gets what it
+// waits for.
 //
-// A lease may be lost nevertheless: over an outage, or because somebody deleted its
-// key. Then LockAll lets all ids go, and begins anew.
+// A lease may be lost nevertheless: over an outage, or because somebody deleted
+// its key. Then LockAll lets all ids go, and begins anew.
 
 const (
 	// atOnce is how many requests of one LockAll may be under way.
 	atOnce = 64
 
-	// LockAll with limited leases waits for an id behind all that it holds for 1/inOrder
-	// of the time that a lease lives, and for any other id for 1/outOfOrder of the ttl. A
-	// waiter's lease may have lived for a third of its ttl when the waiter learns of
-	// its grant (askShare). So a third is left when LockAll returns.
+	// LockAll with limited leases waits for an id behind all that it holds for
+	// 1/inOrder of the time that a lease lives, and for any other id for
+	// 1/outOfOrder of the ttl. A waiter's lease may have lived for a third of
+	// its ttl when the waiter learns of its grant (askShare). So a third is
+	// left when LockAll returns.
 	inOrder    = 3
 	outOfOrder = 12
 
-	// letGoTime is how long LockAll waits for answers to its releases after the end of
-	// its context. The releases go on in the background.
+	// letGoTime is how long LockAll waits for answers to its releases after the
+	// end of its context. The releases go on in the background.
 	letGoTime = 200 * time.Millisecond
 )
 
 // LockAll locks all of ids, each once however often it is given, and returns a
-// function that unlocks them. That function must be called once; it panics when it is called
-// again. If LockAll returns an error, which is one of [Keyed.LockContext], it holds
-// none of the ids. It returns within a second of the end of ctx, and releases what it
-// held in the background if Redis does not answer by then.
+// function that unlocks them. That function must be called once; it panics when
+// it is called again. If LockAll returns an error, which is one of
+// [Keyed.LockContext], it holds none of the ids. It returns within a second of
+// the end of ctx, and releases what it held in the background if Redis does not
+// answer by then.
 //
-// LockAll cannot deadlock with another LockAll, in whatever order their ids are given
-// and whatever options their Keyeds have. While it waits for one id, it may hold
-// others. With [WithoutRenewal] or [WithMaxHold] it lets the others go after a third of the
-// time that their leases live, so it gets there though one id is contended for longer.
+// LockAll cannot deadlock with another LockAll, in whatever order their ids are
+// given and whatever options their Keyeds have. While it waits for one id, it
+// may hold others. With [WithoutRenewal] or [WithMaxHold] it lets the others go
+// after a third of the time that their leases live, so it gets there though one
+// id is contended for longer.
 //
 // unlock treats a lease that was lost as [Keyed.Unlock] does.
 func (k *Keyed) LockAll(ctx context.Context, ids ...string) (unlock func(), err error) {
@@ -87,7 +93,8 @@ func (k *Keyed) LockAll(ctx context.Context, ids ...string) (unlock func(), err 
 	}, nil
 }
 
-// unlockAll unlocks ids. It panics if one is not locked, when the others are unlocked.
+// unlockAll unlocks ids. It panics if one is not locked, when the others are
+// unlocked.
 func (k *Keyed) unlockAll(ids []string) {
 	errs := make([]error, len(ids))
 	together(len(ids), atOnce, func(i int) { errs[i] = k.UnlockContext(context.Background(), ids[i]) })
@@ -122,9 +129,9 @@ func (g *group) lock(ctx context.Context) error {
 	}
 }
 
-// tryRest tries to lock the ids that are not held, until one is taken, whose index it
-// returns. If none is taken, it returns the number of ids. Of the ids that it locks, it keeps
-// those before the one that is taken.
+// tryRest tries to lock the ids that are not held, until one is taken, whose
+// index it returns. If none is taken, it returns the number of ids. Of the ids
+// that it locks, it keeps those before the one that is taken.
 func (g *group) tryRest(ctx context.Context) int {
 	for {
 		var rest []int
@@ -169,8 +176,8 @@ func (g *group) hold(i int, since time.Time) {
 	g.held[i] = true
 }
 
-// waitFor locks the id of index next. If that takes longer than patience allows, it lets
-// all others go meanwhile.
+// waitFor locks the id of index next. If that takes longer than patience
+// allows, it lets all others go meanwhile.
 func (g *group) waitFor(ctx context.Context, next int) error {
 	patience, limited := g.patience(next)
 	if !limited {
@@ -205,8 +212,9 @@ func (g *group) lockNext(ctx context.Context, next int) error {
 	return err
 }
 
-// patience returns for how long the ids that are held may be kept while LockAll waits for
-// the id of index next. If limited is false, they may be kept for as long as it takes.
+// patience returns for how long the ids that are held may be kept while LockAll
+// waits for the id of index next. If limited is false, they may be kept for as
+// long as it takes.
 func (g *group) patience(next int) (patience time.Duration, limited bool) {
 	k := g.k
 	if k.opts.renewals() < 0 || !slices.Contains(g.held, true) {
@@ -242,9 +250,9 @@ func (k *Keyed) lost(id string) bool {
 	return l != nil && l.lease.Err() != nil
 }
 
-// letGo unlocks ids, and logs errors. It returns letGoTime after the end of ctx at the latest, and
-// the rest is done in the background. All ids are unlocked at once: an answer that does not
-// come must not hold up the others.
+// letGo unlocks ids, and logs errors. It returns letGoTime after the end of ctx
+// at the latest, and the rest is done in the background. All ids are unlocked
+// at once: an answer that does not come must not hold up the others.
 func (k *Keyed) letGo(ctx context.Context, ids []string) {
 	if len(ids) == 0 {
 		return
@@ -272,8 +280,8 @@ func (k *Keyed) letGo(ctx context.Context, ids []string) {
 	}
 }
 
-// together calls f for each number below n, at most so many at a time, and returns when all
-// calls have returned.
+// together calls f for each number below n, at most so many at a time, and
+// returns when all calls have returned.
 func together(n, most int, f func(i int)) {
 	var next atomic.Int64
 	work := func() {
