@@ -291,6 +291,7 @@ func TestKeyedWrongArguments(t *testing.T) {
 	}
 	contains(t, panicOf(func() { new(warlock.Keyed).Lock(id) }), "NewKeyed")
 	contains(t, panicOf(func() { new(warlock.Keyed).Unlock(id) }), "NewKeyed")
+	contains(t, panicOf(func() { _, _ = new(warlock.Keyed).LockAll(t.Context(), id, "43") }), "NewKeyed")
 }
 
 // What no waiting mends leaves nothing in use.

@@ -2,42 +2,86 @@ package warlock
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
-// Whoever locks several IDs must not wait for one while holding another that the one
-// who holds the first may be waiting for. So LockAll waits for them in one order, that of their
-// bytes, and only for one while it holds those before it and no others.
+// LockAll must not deadlock: while it waits for one id, it holds others, and
+// their next holder may hold the id that it waits for. So every LockAll waits
+// for its ids in one order, that of their bytes, and holds only ids before the
+// one it waits for.
 //
-// That would take a round trip for each. But most are free most of the time, so
-// it first tries all at once, which waits for nothing. If one is taken, those behind it
-// are let go again, it is waited for, and the rest is tried once more. Each time at
-// least one more is held.
+// To wait for each id in turn would take a round trip for each. Most ids are
+// free most of the time. So LockAll first tries all of them at once, which
+// waits for nothing. If one is taken, LockAll lets the ids behind it go, waits
+// for it, and tries the rest again. Each time it holds at least one more.
 //
-// A lease may run out while another id is waited for: of locks that are not renewed, or
-// over an outage. Then all are let go, and it begins anew.
+// Some leases are limited: not renewed, or only for the time of WithMaxHold.
+// They may run out while LockAll waits for another id. If that id is contended
+// for longer than a lease lives, the order alone never gets there. So a LockAll
+// with limited leases holds other ids for a share of a lease's life while it
+// waits. Then it lets them go, and keeps its place in the queue. When it has
+// the id, it keeps that, and tries those that it let go. If one of them is
+// taken by now, LockAll waits for it against the order, though only for a
+// moment before it lets go what it holds. (To only try it is not enough: a try
+// never succeeds while anybody waits for that id.)
+//
+// No LockAlls deadlock, whatever their options. Take a circle of LockAlls, each
+// of which waits for an id that the next one holds. The ids cannot rise all the
+// way round the circle, so one of the LockAlls waits against the order. Its
+// leases are limited. It lets go what it holds within ttl/outOfOrder, and the
+// circle is broken. Nor do two LockAlls let go for each other for ever: the one
+// that waits against the order lets go first, and the other one gets what it
+// waits for.
+//
+// A lease may be lost nevertheless: over an outage, or because somebody deleted
+// its key. Then LockAll lets all ids go, and begins anew.
 
-// atOnce is how many of the requests of one LockAll may be under way.
-const atOnce = 64
+const (
+	// atOnce is how many requests of one LockAll may be under way.
+	atOnce = 64
 
-// LockAll locks all of ids, each once however often it is given, and returns what
-// unlocks them, to be called once; it panics when it is called again. It cannot
-// deadlock with another LockAll, as it waits for its ids in one order, whatever the order
-// they are given in. If it returns an error, which is one of [Keyed.LockContext], it
-// holds none of them.
+	// LockAll with limited leases waits for an id behind all that it holds for
+	// 1/inOrder of the time that a lease lives, and for any other id for
+	// 1/outOfOrder of the ttl. A waiter's lease may have lived for a third of
+	// its ttl when the waiter learns of its grant (askShare). So a third is
+	// left when LockAll returns.
+	inOrder    = 3
+	outOfOrder = 12
+
+	// letGoTime is how long LockAll waits for answers to its releases after the
+	// end of its context. The releases go on in the background.
+	letGoTime = 200 * time.Millisecond
+)
+
+// LockAll locks all of ids, each once however often it is given, and returns a
+// function that unlocks them. That function must be called once; it panics when
+// it is called again. If LockAll returns an error, which is one of
+// [Keyed.LockContext], it holds none of the ids. It returns within a second of
+// the end of ctx, and releases what it held in the background if Redis does not
+// answer by then.
+//
+// LockAll cannot deadlock with another LockAll, in whatever order their ids are
+// given and whatever options their Keyeds have. While it waits for one id, it
+// may hold others. With [WithoutRenewal] or [WithMaxHold] it lets the others go
+// after a third of the time that their leases live, so it gets there though one
+// id is contended for longer.
 //
 // unlock treats a lease that was lost as [Keyed.Unlock] does.
 func (k *Keyed) LockAll(ctx context.Context, ids ...string) (unlock func(), err error) {
+	k.check()
 	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
 	for _, id := range ids {
 		if _, err := k.lock(id); err != nil {
 			return nil, err
 		}
 	}
-	if err := k.lockAll(ctx, ids); err != nil {
+	g := &group{k: k, ids: ids, held: make([]bool, len(ids))}
+	if err := g.lock(ctx); err != nil {
 		return nil, err
 	}
 	var called atomic.Bool
@@ -49,17 +93,155 @@ func (k *Keyed) LockAll(ctx context.Context, ids ...string) (unlock func(), err 
 	}, nil
 }
 
-// lockAll locks ids, which are in order, or none of them.
-func (k *Keyed) lockAll(ctx context.Context, ids []string) error {
+// unlockAll unlocks ids. It panics if one is not locked, when the others are
+// unlocked.
+func (k *Keyed) unlockAll(ids []string) {
+	errs := make([]error, len(ids))
+	together(len(ids), atOnce, func(i int) { errs[i] = k.UnlockContext(context.Background(), ids[i]) })
+	for i, err := range errs {
+		settle("unlock", err, func() *slog.Logger { return k.log(ids[i]) })
+	}
+}
+
+// A group is what one LockAll has locked so far. One goroutine uses it.
+type group struct {
+	k     *Keyed
+	ids   []string  // in order
+	held  []bool    // whether the id of that index is locked
+	since time.Time // when the first of them was locked; set if any is held
+}
+
+// lock locks all ids, or none of them if it returns an error.
+func (g *group) lock(ctx context.Context) error {
 	for {
-		if err := k.lockInOrder(ctx, ids); err != nil {
-			return err
-		}
-		if !slices.ContainsFunc(ids, k.lost) {
+		next := g.tryRest(ctx)
+		switch {
+		case next < len(g.ids):
+			if err := g.waitFor(ctx, next); err != nil {
+				g.letGo(ctx)
+				return err
+			}
+		case slices.ContainsFunc(g.ids, g.k.lost):
+			g.letGo(ctx)
+		default:
 			return nil
 		}
-		k.unlockAll(ids)
 	}
+}
+
+// tryRest tries to lock the ids that are not held, until one is taken, whose
+// index it returns. If none is taken, it returns the number of ids. Of the ids
+// that it locks, it keeps those before the one that is taken.
+func (g *group) tryRest(ctx context.Context) int {
+	for {
+		var rest []int
+		for i := 0; i < len(g.ids) && len(rest) < atOnce; i++ {
+			if !g.held[i] {
+				rest = append(rest, i)
+			}
+		}
+		if len(rest) == 0 {
+			return len(g.ids)
+		}
+		sent := g.k.opts.clock.Now()
+		locked := make([]bool, len(rest))
+		together(len(rest), atOnce, func(n int) {
+			locked[n], _ = g.k.TryLockContext(ctx, g.ids[rest[n]]) // waitFor meets an error again
+		})
+		taken := slices.Index(locked, false)
+		if taken < 0 {
+			taken = len(rest)
+		}
+		for _, i := range rest[:taken] {
+			g.hold(i, sent)
+		}
+		var behind []string
+		for n := taken; n < len(rest); n++ {
+			if locked[n] {
+				behind = append(behind, g.ids[rest[n]])
+			}
+		}
+		g.k.letGo(ctx, behind)
+		if taken < len(rest) {
+			return rest[taken]
+		}
+	}
+}
+
+// hold notes that the id of index i is locked since then.
+func (g *group) hold(i int, since time.Time) {
+	if !slices.Contains(g.held, true) {
+		g.since = since
+	}
+	g.held[i] = true
+}
+
+// waitFor locks the id of index next. If that takes longer than patience
+// allows, it lets all others go meanwhile.
+func (g *group) waitFor(ctx context.Context, next int) error {
+	patience, limited := g.patience(next)
+	if !limited {
+		return g.lockNext(ctx, next)
+	}
+	if patience <= 0 {
+		g.letGo(ctx)
+		return g.lockNext(ctx, next)
+	}
+	others, gone := g.heldIDs(), make(chan struct{})
+	timer := g.k.opts.clock.AfterFunc(patience, func() {
+		defer close(gone)
+		g.k.letGo(ctx, others)
+	})
+	err := g.k.LockContext(ctx, g.ids[next])
+	if !timer.Stop() {
+		<-gone
+		clear(g.held)
+	}
+	if err == nil {
+		g.hold(next, g.k.opts.clock.Now())
+	}
+	return err
+}
+
+// lockNext locks the id of index next, and keeps the others.
+func (g *group) lockNext(ctx context.Context, next int) error {
+	err := g.k.LockContext(ctx, g.ids[next])
+	if err == nil {
+		g.hold(next, g.k.opts.clock.Now())
+	}
+	return err
+}
+
+// patience returns for how long the ids that are held may be kept while LockAll
+// waits for the id of index next. If limited is false, they may be kept for as
+// long as it takes.
+func (g *group) patience(next int) (patience time.Duration, limited bool) {
+	k := g.k
+	if k.opts.renewals() < 0 || !slices.Contains(g.held, true) {
+		return 0, false
+	}
+	life := max(k.ttl, k.opts.renewals())
+	patience = life/inOrder - k.opts.clock.Since(g.since)
+	if slices.Contains(g.held[next:], true) {
+		patience = min(patience, k.ttl/outOfOrder)
+	}
+	return patience, true
+}
+
+// heldIDs returns the ids that are held.
+func (g *group) heldIDs() (ids []string) {
+	for i, held := range g.held {
+		if held {
+			ids = append(ids, g.ids[i])
+		}
+	}
+	return ids
+}
+
+// letGo unlocks all ids that are held.
+func (g *group) letGo(ctx context.Context) {
+	g.k.letGo(ctx, g.heldIDs())
+	clear(g.held)
 }
 
 // lost reports whether the lease under which id is locked has ended.
@@ -68,54 +250,39 @@ func (k *Keyed) lost(id string) bool {
 	return l != nil && l.lease.Err() != nil
 }
 
-// lockInOrder locks ids, or none of them. Those it locked first may be lost by the time it
-// returns.
-func (k *Keyed) lockInOrder(ctx context.Context, ids []string) error {
-	for held := 0; ; held++ {
-		held += k.tryAll(ctx, ids[held:])
-		if held == len(ids) {
-			return nil
-		}
-		if err := k.LockContext(ctx, ids[held]); err != nil {
-			k.unlockAll(ids[:held])
-			return err
-		}
+// letGo unlocks ids, and logs errors. It returns letGoTime after the end of ctx
+// at the latest, and the rest is done in the background. All ids are unlocked
+// at once: an answer that does not come must not hold up the others.
+func (k *Keyed) letGo(ctx context.Context, ids []string) {
+	if len(ids) == 0 {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		together(len(ids), len(ids), func(i int) {
+			err := k.UnlockContext(ctx, ids[i])
+			if err != nil && !errors.Is(err, ErrLeaseLost) {
+				k.log(ids[i]).Warn("warlock: LockAll could not unlock", "error", err)
+			}
+		})
+	}()
+	select {
+	case <-done:
+		return
+	case <-ctx.Done():
+	}
+	timer := k.opts.clock.NewTimer(letGoTime)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.Chan():
 	}
 }
 
-// tryAll locks the first of ids, as far as they are free, and returns how many it locked.
-func (k *Keyed) tryAll(ctx context.Context, ids []string) int {
-	ids = ids[:min(len(ids), atOnce)]
-	locked := make([]bool, len(ids))
-	together(len(ids), func(i int) {
-		locked[i], _ = k.TryLockContext(ctx, ids[i]) // an error is met again by who waits for it
-	})
-	n := slices.Index(locked, false)
-	if n < 0 {
-		return len(ids)
-	}
-	var behind []string
-	for i := n + 1; i < len(ids); i++ {
-		if locked[i] {
-			behind = append(behind, ids[i])
-		}
-	}
-	k.unlockAll(behind)
-	return n
-}
-
-// unlockAll unlocks ids. It panics if one is not locked, when the others are unlocked.
-func (k *Keyed) unlockAll(ids []string) {
-	errs := make([]error, len(ids))
-	together(len(ids), func(i int) { errs[i] = k.UnlockContext(context.Background(), ids[i]) })
-	for i, err := range errs {
-		settle("unlock", err, func() *slog.Logger { return k.log(ids[i]) })
-	}
-}
-
-// together calls f for each number below n, several at a time, and returns when all
-// are done.
-func together(n int, f func(i int)) {
+// together calls f for each number below n, at most so many at a time, and
+// returns when all calls have returned.
+func together(n, most int, f func(i int)) {
 	var next atomic.Int64
 	work := func() {
 		for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
@@ -123,7 +290,7 @@ func together(n int, f func(i int)) {
 		}
 	}
 	var workers sync.WaitGroup
-	for range min(n, atOnce) - 1 {
+	for range min(n, most) - 1 {
 		workers.Go(work)
 	}
 	work()

@@ -189,36 +189,267 @@ func TestLockAllThatFails(t *testing.T) {
 	})
 }
 
-// All are held when it returns, though the lease of one ran out while another was waited for.
+// Promise: all are held when LockAll returns, though a lease was lost while another id was
+// waited for.
 func TestPromiseLockAllHoldsAll(t *testing.T) {
-	s := redistest.StartMini(t)
-	tl := newTimeline(s)
 	const ttl = 9 * time.Second
-	holder := newKeyed(s, long, warlock.WithClock(tl))
-	k := newKeyed(s, ttl, warlock.WithClock(tl), warlock.WithoutRenewal())
-	holder.Lock("b")
-	got := make(chan func(), 1)
-	done := result(func() error {
-		unlock, err := k.LockAll(within(t), "a", "b")
-		got <- unlock
-		return err
-	})
-	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 && s.Get("invoice:a") != "" }, "it waits for one and holds the other")
-	first := k.Lease("a")
-	tl.pass(ttl)
-	wait(t, first.Context().Done(), "the lease runs out")
-	holder.Unlock("b")
-	if err := wait(t, done, "LockAll returns"); err != nil {
-		t.Fatal(err)
+	for name, c := range map[string]struct {
+		opts []warlock.Option
+		lose func(s *redistest.Server, tl timeline)
+	}{
+		"ran out": {[]warlock.Option{warlock.WithoutRenewal()}, func(_ *redistest.Server, tl timeline) { tl.pass(ttl) }},
+		"deleted": {nil, func(s *redistest.Server, tl timeline) { s.Do("DEL", "invoice:a"); tl.pass(ttl / 3) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.StartMini(t)
+			tl := newTimeline(s)
+			holder := newKeyed(s, long, warlock.WithClock(tl))
+			k := newKeyed(s, ttl, append(c.opts, warlock.WithClock(tl))...)
+			holder.Lock("b")
+			got := make(chan func(), 1)
+			done := result(func() error {
+				unlock, err := k.LockAll(within(t), "a", "b")
+				got <- unlock
+				return err
+			})
+			redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 && s.Get("invoice:a") != "" }, "it waits for one and holds the other")
+			first := k.Lease("a")
+			c.lose(s, tl)
+			wait(t, first.Context().Done(), "the lease ends")
+			holder.Unlock("b")
+			if err := wait(t, done, "LockAll returns"); err != nil {
+				t.Fatal(err)
+			}
+			for _, id := range []string{"a", "b"} {
+				if l := k.Lease(id); l == nil || l.Context().Err() != nil || s.Get("invoice:"+id) != l.ID() {
+					t.Errorf("%s is not held", id)
+				}
+			}
+			(<-got)()
+			unused(t, k)
+			onlyFence(t, s)
+		})
 	}
-	for _, id := range []string{"a", "b"} {
-		if l := k.Lease(id); l == nil || l.Context().Err() != nil || s.Get("invoice:"+id) != l.ID() {
-			t.Errorf("%s is not held", id)
+}
+
+// limits are the options under which a lease lives for a ttl, or two, and no longer.
+func limits(ttl time.Duration) map[string]warlock.Option {
+	return map[string]warlock.Option{"WithoutRenewal": warlock.WithoutRenewal(), "WithMaxHold": warlock.WithMaxHold(ttl)}
+}
+
+// contend lets n other clients take turns at id, each for a while, until stop is called.
+// Somebody waits for id throughout.
+func contend(t *testing.T, s *redistest.Server, id string, n int, hold time.Duration) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var others sync.WaitGroup
+	var turns atomic.Int64
+	for range n {
+		other := newKeyed(s, long)
+		others.Go(func() {
+			for other.LockContext(ctx, id) == nil {
+				turns.Add(1)
+				<-time.After(hold) // what is done under it
+				other.Unlock(id)
+			}
+		})
+	}
+	redistest.Eventually(t, func() bool { return turns.Load() > int64(n) }, "others take turns at %s", id)
+	return func() {
+		cancel()
+		others.Wait()
+	}
+}
+
+// Promise: LockAll gets there though one id is contended for longer than a lease
+// lives, and though the others are contended, too.
+func TestPromiseLockAllUnderContention(t *testing.T) {
+	const ttl = 600 * time.Millisecond
+	ids := []string{"a", "b", "m", "y", "z"}
+	for name, opt := range limits(ttl) {
+		for _, contended := range []string{"a", "m", "z"} {
+			for _, all := range []bool{false, true} {
+				t.Run(fmt.Sprint(name, " ", contended, " ", all), func(t *testing.T) {
+					t.Parallel() // it mostly waits
+					s := redistest.Start(t)
+					defer contend(t, s, contended, 3, ttl/2)()
+					for _, id := range []string{"a", "y"} {
+						if all && id != contended {
+							defer contend(t, s, id, 2, ttl/200)()
+						}
+					}
+					k := newKeyed(s, ttl, opt)
+					for range 2 {
+						unlock, err := k.LockAll(within(t), ids...)
+						if err != nil {
+							t.Fatal(err)
+						}
+						for _, id := range ids {
+							if l := k.Lease(id); l == nil || l.Context().Err() != nil {
+								t.Errorf("%s is not held", id)
+							}
+						}
+						unlock()
+					}
+					unused(t, k)
+				})
+			}
 		}
 	}
-	(<-got)()
-	unused(t, k)
-	onlyFence(t, s)
+}
+
+// While it waits, it holds what is not renewed for a share of the ttl only, and less if it
+// waits against the order. It keeps its place in the queue of what it waits for.
+func TestLockAllLetsGoOfWhatIsLimited(t *testing.T) {
+	const ttl = 12 * time.Second
+	for name, c := range map[string]struct {
+		limit warlock.Option
+		life  time.Duration
+	}{
+		"WithoutRenewal":      {warlock.WithoutRenewal(), ttl},
+		"WithMaxHold, short":  {warlock.WithMaxHold(ttl / 10), ttl},
+		"WithMaxHold, longer": {warlock.WithMaxHold(10 * ttl), 10 * ttl},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.StartMini(t)
+			tl := newTimeline(s)
+			holder, next := newKeyed(s, long, warlock.WithClock(tl)), newKeyed(s, long, warlock.WithClock(tl))
+			k := newKeyed(s, ttl, c.limit, warlock.WithClock(tl))
+			held := func(k *warlock.Keyed, id string) func() bool {
+				return func() bool { l := k.Lease(id); return l != nil && s.Get("invoice:"+id) == l.ID() }
+			}
+			// letsGo moves the time until cond holds, as k has let go.
+			letsGo := func(what string, cond func() bool, want time.Duration) {
+				t.Helper()
+				start := tl.Now()
+				redistest.Eventually(t, func() bool { tl.pass(ttl / 100); return cond() }, "%s is let go", what)
+				if took := tl.Since(start); took < want*9/10 || took > want+ttl/6 { // as k takes a moment to do so
+					t.Errorf("%s was let go after %v, want %v", what, took, want)
+				}
+			}
+
+			holder.Lock("b")
+			got := make(chan func(), 1)
+			done := result(func() error {
+				unlock, err := k.LockAll(within(t), "a", "b", "c")
+				got <- unlock
+				return err
+			})
+			redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 && held(k, "a")() }, "it waits for one and holds another")
+			queued := result(func() error { return next.LockContext(within(t), "b") })
+			redistest.Eventually(t, func() bool { return mailboxes(t, s) == 2 }, "another waits behind it")
+			letsGo("what is before it", func() bool { return holder.TryLock("a") }, c.life/3)
+			holder.Unlock("b")
+			redistest.Eventually(t, held(k, "b"), "it kept its place in the queue")
+
+			redistest.Eventually(t, func() bool { return mailboxes(t, s) == 2 && s.Do("ZCARD", "warlock:{invoice:a}:queue") == int64(1) }, "it waits against the order")
+			letsGo("what is behind it", held(next, "b"), ttl/12)
+			if err := wait(t, queued, "the other has it"); err != nil {
+				t.Fatal(err)
+			}
+			holder.Unlock("a")
+			redistest.Eventually(t, held(k, "a"), "it waits in order again")
+			next.Unlock("b")
+			if err := wait(t, done, "LockAll returns"); err != nil {
+				t.Fatal(err)
+			}
+			for _, id := range []string{"a", "b", "c"} {
+				if l := k.Lease(id); l == nil || l.Context().Err() != nil || tl.Until(l.Deadline()) < ttl/3 {
+					t.Errorf("%s is not held, or not for long", id)
+				}
+			}
+			(<-got)()
+			unused(t, k)
+			onlyFence(t, s)
+		})
+	}
+}
+
+// It is back soon after the end of its context though the server hangs, and what it held
+// is free when the server goes on.
+func TestPromiseLockAllEndsWithItsContext(t *testing.T) {
+	for name, opts := range map[string][]warlock.Option{
+		"renewed":        nil,
+		"WithoutRenewal": {warlock.WithoutRenewal()},
+		"WithMaxHold":    {warlock.WithMaxHold(time.Hour)},
+	} {
+		for _, timeouts := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " ", timeouts), func(t *testing.T) {
+				t.Parallel() // it mostly waits
+				s := redistest.Start(t)
+				client := s.Client(func(o *redis.Options) { o.ContextTimeoutEnabled = timeouts })
+				holder, k := newKeyed(s, long), warlock.NewKeyed(client, prefix, long, opts...)
+				var ids []string
+				for i := range 200 {
+					ids = append(ids, fmt.Sprintf("%03d", i))
+				}
+				holder.Lock("150")
+				ctx, cancel := context.WithCancel(t.Context())
+				done := result(func() error { _, err := k.LockAll(ctx, ids...); return err })
+				redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 && s.Get("invoice:149") != "" && k.Len() == 151 }, "it waits, and holds")
+				s.Pause()
+				ended := time.Now()
+				cancel()
+				err := wait(t, done, "LockAll returns")
+				if took := time.Since(ended); took > time.Second {
+					t.Errorf("LockAll returned %v after the end of its context", took)
+				}
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("LockAll: %v", err)
+				}
+				for _, id := range ids {
+					if k.Lease(id) != nil {
+						t.Errorf("%s is held", id)
+					}
+				}
+				s.Resume()
+				holder.Unlock("150")
+				unlock, err := holder.LockAll(within(t), ids...)
+				if err != nil {
+					t.Fatalf("what it held is not free: %v", err)
+				}
+				unlock()
+				redistest.Eventually(t, func() bool { return k.Len() == 0 }, "no id is in use")
+				onlyFence(t, s)
+			})
+		}
+	}
+}
+
+// The same where the server hangs while LockAll tries.
+func TestLockAllEndsWithItsContextWhileItTries(t *testing.T) {
+	s := redistest.Start(t)
+	line := new(redistest.Line)
+	k := warlock.NewKeyed(line.Client(s), prefix, long)
+	k.Lock("first") // connects
+	k.Unlock("first")
+	line.Break(func(n int) redistest.Fault {
+		if n == 1 {
+			return redistest.None
+		}
+		return redistest.Lost
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := result(func() error { _, err := k.LockAll(ctx, "a", "b", "c"); return err })
+	redistest.Eventually(t, func() bool {
+		return k.Lease("a") != nil || k.Lease("b") != nil || k.Lease("c") != nil
+	}, "it holds one")
+	ended := time.Now()
+	cancel()
+	err := wait(t, done, "LockAll returns")
+	if took := time.Since(ended); took > time.Second || !errors.Is(err, context.Canceled) {
+		t.Errorf("LockAll returned %v, %v after the end of its context", err, took)
+	}
+	line.Break(nil)
+	for _, id := range []string{"a", "b", "c"} {
+		if k.Lease(id) != nil {
+			t.Errorf("%s is held", id)
+		}
+		if err := newKeyed(s, long).LockContext(within(t), id); err != nil {
+			t.Errorf("%s is not free: %v", id, err)
+		}
+	}
+	redistest.Eventually(t, func() bool { return k.Len() == 0 }, "no id is in use")
 }
 
 func TestLockAllAfterALeaseWasLost(t *testing.T) {
@@ -295,4 +526,71 @@ func TestPromiseLockAllDoesNotDeadlock(t *testing.T) {
 		}
 		onlyFence(t, s)
 	})
+}
+
+// Promise: nor do LockAlls of different options deadlock, on ids that are wanted all the
+// time for longer than a lease lives. Overlap is told by the tokens, as a slow machine
+// may lose such short leases: nobody with a lease that lives meets a later token.
+func TestPromiseLockAllsOfAllKindsGetThere(t *testing.T) {
+	const ttl, ids, workers, visits = 400 * time.Millisecond, 4, 3, 8
+	for name, kinds := range map[string][]warlock.Option{
+		"all":            {nil, warlock.WithoutRenewal(), warlock.WithMaxHold(ttl)},
+		"renewed":        {nil, nil, nil},
+		"WithoutRenewal": {warlock.WithoutRenewal(), warlock.WithoutRenewal(), warlock.WithoutRenewal()},
+		"WithMaxHold":    {warlock.WithMaxHold(ttl), warlock.WithMaxHold(ttl), warlock.WithMaxHold(ttl)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it mostly waits
+			s := redistest.Start(t)
+			var last [ids]atomic.Int64 // the highest token of each id
+			var processes []*warlock.Keyed
+			var group sync.WaitGroup
+			for _, kind := range kinds {
+				var opts []warlock.Option
+				if kind != nil {
+					opts = append(opts, kind)
+				}
+				k := newKeyed(s, ttl, opts...)
+				processes = append(processes, k)
+				visit := func(chosen []int) {
+					leases := make([]*warlock.Lease, len(chosen))
+					for n, i := range chosen {
+						leases[n] = k.Lease(fmt.Sprint(i))
+						if before := last[i].Swap(leases[n].Fence()); before >= leases[n].Fence() && leases[n].Context().Err() == nil {
+							t.Errorf("the token of %d is %d after %d", i, leases[n].Fence(), before)
+						}
+					}
+					<-time.After(ttl / 10) // what is done under them
+					for n, i := range chosen {
+						if now := last[i].Load(); now != leases[n].Fence() && leases[n].Context().Err() == nil {
+							t.Errorf("%d is held under %d and %d", i, leases[n].Fence(), now)
+						}
+					}
+				}
+				for range workers {
+					group.Go(func() {
+						for range visits {
+							chosen := rand.Perm(ids)[:2+rand.N(2)]
+							var names []string
+							for _, i := range chosen {
+								names = append(names, fmt.Sprint(i))
+							}
+							unlock, err := k.LockAll(within(t), names...)
+							if err != nil {
+								t.Error(err)
+								return
+							}
+							visit(chosen)
+							unlock()
+						}
+					})
+				}
+			}
+			group.Wait()
+			for _, k := range processes {
+				unused(t, k)
+			}
+			onlyFence(t, s)
+		})
+	}
 }

@@ -17,9 +17,13 @@ import (
 	"github.com/warlock-go/warlock/internal/wait"
 )
 
-// minTTL is the shortest ttl of a lease: there must be room in it for a round
-// trip, a renewal and lease.Margin.
-const minTTL = 10 * time.Millisecond
+// The bounds of the ttl of a lease. There must be room in the shortest for a round
+// trip, a renewal and lease.Margin. No sum of the longest and a time that is met
+// here overflows, in this process or in Redis.
+const (
+	minTTL = 10 * time.Millisecond
+	maxTTL = 365 * 24 * time.Hour
+)
 
 // A Mutex is a mutual exclusion lock between processes. It implements
 // [sync.Locker].
@@ -64,12 +68,12 @@ func newTerms(client redis.UniversalClient, ttl time.Duration, opts []Option) *t
 // Redis, in whichever process, exclude each other, and whoever sets that key with
 // SET key id NX PX ttl.
 //
-// The ttl, at least 10 ms and counted in whole milliseconds, is how long the lock
-// stays taken after its holder died; 5 to 30 seconds suit most. A held lock is
+// The ttl, from 10 ms to a year and counted in whole milliseconds, is how long the
+// lock stays taken after its holder died; 5 to 30 seconds suit most. A held lock is
 // renewed each third of it.
 //
-// NewMutex panics if client is nil, ttl too short, or key empty or such that
-// its braces give it no usable hash tag.
+// NewMutex panics if client is nil, ttl too short or too long, or key empty or such
+// that its braces give it no usable hash tag.
 func NewMutex(client redis.UniversalClient, key string, ttl time.Duration, opts ...Option) *Mutex {
 	m := new(Mutex)
 	m.init(client, key, ttl, opts)
@@ -88,9 +92,14 @@ func (m *Mutex) init(client redis.UniversalClient, key string, ttl time.Duration
 	m.lock, m.terms = lock, newTerms(client, ttl, opts)
 }
 
+// checkTTL returns an error that says so if a lease of key cannot have that ttl.
 func checkTTL(key string, ttl time.Duration) error {
-	if ttl < minTTL {
+	switch {
+	case ttl < minTTL:
 		return fmt.Errorf("warlock: the ttl of key %s is %v: at least %v is needed", protocol.Quote(key), ttl, minTTL)
+	case ttl > maxTTL:
+		return fmt.Errorf("warlock: the ttl of key %s is %v: at most %v, a year, is possible: "+
+			"a held lock is renewed, so give the time for which it may stay taken after its holder died", protocol.Quote(key), ttl, maxTTL)
 	}
 	return nil
 }

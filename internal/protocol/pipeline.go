@@ -78,10 +78,8 @@ func (p *Pipeline) Process(ctx context.Context, cmd redis.Cmder) bool {
 	if l == nil {
 		return p.single.Process(ctx, cmd)
 	}
-	r := requests.Get().(*request)
-	r.ctx, r.cmd = ctx, cmd
-	if !l.enqueue(r) {
-		r.free()
+	r := l.enqueue(ctx, cmd, nil)
+	if r == nil {
 		defer l.done()
 		return p.single.Process(ctx, cmd)
 	}
@@ -91,7 +89,6 @@ func (p *Pipeline) Process(ctx context.Context, cmd redis.Cmder) bool {
 	}
 	select {
 	case <-r.answered:
-		r.free()
 	case <-ended: // r is the lane's to the end
 		return false
 	}
@@ -110,9 +107,8 @@ func (p *Pipeline) Later(ctx context.Context, cmd redis.Cmder, done func()) {
 		go p.single.Later(ctx, cmd, done)
 		return
 	}
-	r := &request{ctx: ctx, cmd: cmd, later: done}
-	if !l.enqueue(r) {
-		go l.send([]*request{r})
+	if l.enqueue(ctx, cmd, done) == nil {
+		go l.send([]*request{{ctx: ctx, cmd: cmd, later: done}})
 	}
 }
 
@@ -167,20 +163,14 @@ type lane struct {
 	overdue *time.Timer // sends those that have waited for long enough; made by the first
 }
 
-// A request is one that goes with a batch.
+// A request goes with a batch. It is made for one call and never used again: a
+// channel that outlived its call could be met in another testing/synctest bubble,
+// where its use is a fatal error.
 type request struct {
 	ctx      context.Context
 	cmd      redis.Cmder
-	answered chan struct{} // has room for one; for who waits
-	later    func()        // for who does not
-}
-
-var requests = sync.Pool{New: func() any { return &request{answered: make(chan struct{}, 1)} }}
-
-// free lets another have r.
-func (r *request) free() {
-	r.ctx, r.cmd = nil, nil
-	requests.Put(r)
+	later    func()        // called with the answer; nil: the caller waits for it
+	answered chan struct{} // closed with the answer; nil if later is not
 }
 
 func (l *lane) idle() bool {
@@ -189,20 +179,24 @@ func (l *lane) idle() bool {
 	return l.busy == 0
 }
 
-// enqueue lets r wait for the next batch, unless it need not: then it is the caller's to
-// send, and what is under way until the caller says done.
-func (l *lane) enqueue(r *request) (waits bool) {
+// enqueue returns a request that waits for the next batch. It returns nil if cmd need not
+// wait: the caller then sends cmd, which is under way until the caller says done.
+func (l *lane) enqueue(ctx context.Context, cmd redis.Cmder, later func()) *request {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.busy < direct {
 		l.busy++
-		return false
+		return nil
+	}
+	r := &request{ctx: ctx, cmd: cmd, later: later}
+	if later == nil {
+		r.answered = make(chan struct{})
 	}
 	l.waiting = append(l.waiting, r)
 	if len(l.waiting) == 1 {
 		l.gatherLocked()
 	}
-	return true
+	return r
 }
 
 // gatherLocked gives those who wait for the next batch some time to become more.
@@ -267,7 +261,7 @@ func (l *lane) send(batch []*request) {
 	for _, r := range batch {
 		switch {
 		case r.later == nil:
-			r.answered <- struct{}{} // and is the waiter's again
+			close(r.answered) // and cmd is the waiter's again
 		case l.redirected(r):
 			redirected = append(redirected, r)
 		default:

@@ -470,3 +470,37 @@ func TestLanesAreDropped(t *testing.T) {
 		t.Errorf("the lanes are %v", p.lanes)
 	}
 }
+
+// BenchmarkPipeline measures an acquisition and a release of a free lock by a
+// pipeline of a real server: by one goroutine, whose requests go by themselves, and
+// by 64 at a time, whose requests go in batches.
+func BenchmarkPipeline(b *testing.B) {
+	for _, goroutines := range []int{1, 64} {
+		b.Run(fmt.Sprint(goroutines), func(b *testing.B) {
+			p := NewPipeline(redistest.Start(b).Client())
+			b.ReportAllocs()
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			var group sync.WaitGroup
+			for i := range goroutines {
+				l, err := p.Lock(fmt.Sprint("lock", i))
+				if err != nil {
+					b.Fatal(err)
+				}
+				group.Go(func() {
+					for left.Add(-1) >= 0 {
+						if _, err := l.Acquire(context.Background(), Request{ID: "a", TTL: time.Minute}); err != nil {
+							b.Error(err)
+							return
+						}
+						if _, err := l.Release(context.Background(), "a", 0); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			group.Wait()
+		})
+	}
+}

@@ -36,9 +36,13 @@ func (b *Backoff) Pause(remaining time.Duration) time.Duration {
 		*b = between(first, last)
 	}
 	pause := b.next/2 + rand.N(b.next/2+1)
-	b.next = min(2*b.next, b.most)
-	if remaining >= 0 {
-		pause = min(pause, remaining+time.Millisecond)
+	if b.next > b.most/2 { // twice as much may be more than a Duration can be
+		b.next = b.most
+	} else {
+		b.next *= 2
+	}
+	if remaining >= 0 && pause-time.Millisecond > remaining {
+		pause = remaining + time.Millisecond
 	}
 	return pause
 }

@@ -1,6 +1,7 @@
 package wait
 
 import (
+	"math"
 	"testing"
 	"time"
 )
@@ -46,6 +47,28 @@ func TestNoPauseBeyondTheHoldersLease(t *testing.T) {
 		b := Steady(time.Hour)
 		if pause := b.Pause(remaining); pause != remaining+time.Millisecond {
 			t.Errorf("with %v remaining the pause is %v", remaining, pause)
+		}
+	}
+}
+
+func TestNoPauseOverflows(t *testing.T) {
+	const longest = time.Duration(math.MaxInt64)
+	for _, most := range []time.Duration{1, 3, longest/2 - 1, longest / 2, longest/2 + 1, longest - 1, longest} {
+		for _, first := range []time.Duration{1, most} {
+			b := between(first, most)
+			for n := range 100 {
+				if pause := b.Pause(unknown); pause < 0 || pause > most {
+					t.Fatalf("pause %d from %v to %v is %v", n, first, most, pause)
+				}
+			}
+			if shortest := b.Pause(longest); shortest < most/2 {
+				t.Errorf("the pauses from %v do not grow to %v: the last is %v", first, most, shortest)
+			}
+			for _, remaining := range []time.Duration{longest - time.Millisecond, longest - 1, longest} {
+				if pause := b.Pause(remaining); pause < most/2 {
+					t.Errorf("with %v remaining, the pause of %v is %v", remaining, most, pause)
+				}
+			}
 		}
 	}
 }
