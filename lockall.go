@@ -261,6 +261,11 @@ func (k *Keyed) letGo(ctx context.Context, ids []string) {
 	go func() {
 		defer close(done)
 		together(len(ids), len(ids), func(i int) {
+			defer func() { // of a hook: there may be no caller any more
+				if v := recover(); v != nil {
+					k.log(ids[i]).Error("warlock: LockAll could not unlock: a hook panicked", "panic", v)
+				}
+			}()
 			err := k.UnlockContext(ctx, ids[i])
 			if err != nil && !errors.Is(err, ErrLeaseLost) {
 				k.log(ids[i]).Warn("warlock: LockAll could not unlock", "error", err)
@@ -281,12 +286,22 @@ func (k *Keyed) letGo(ctx context.Context, ids []string) {
 }
 
 // together calls f for each number below n, at most so many at a time, and
-// returns when all calls have returned.
+// returns when all calls have returned. If a call panics, together panics with
+// the same value.
 func together(n, most int, f func(i int)) {
 	var next atomic.Int64
+	var panicked atomic.Pointer[any]
+	call := func(i int) {
+		defer func() {
+			if v := recover(); v != nil {
+				panicked.CompareAndSwap(nil, &v)
+			}
+		}()
+		f(i)
+	}
 	work := func() {
 		for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
-			f(int(i))
+			call(int(i))
 		}
 	}
 	var workers sync.WaitGroup
@@ -295,4 +310,7 @@ func together(n, most int, f func(i int)) {
 	}
 	work()
 	workers.Wait()
+	if v := panicked.Load(); v != nil {
+		panic(*v)
+	}
 }

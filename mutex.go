@@ -22,7 +22,7 @@ import (
 // here overflows, in this process or in Redis.
 const (
 	minTTL = 10 * time.Millisecond
-	maxTTL = 365 * 24 * time.Hour
+	maxTTL = protocol.MaxTTL
 )
 
 // A Mutex is a mutual exclusion lock between processes. It implements

@@ -493,7 +493,7 @@ func BenchmarkPipeline(b *testing.B) {
 							b.Error(err)
 							return
 						}
-						if _, err := l.Release(context.Background(), "a", 0); err != nil {
+						if err := l.NewRelease("a", 0).Try(context.Background()); err != nil {
 							b.Error(err)
 							return
 						}
