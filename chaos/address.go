@@ -34,7 +34,7 @@ func newAddress(g *ground, server *redistest.Server) *address {
 // String returns the address as clients dial it.
 func (a *address) String() string { return a.listener.Addr().String() }
 
-// move lets the address lead to server. It leaves the connections alone that there are.
+// move lets the address lead to server. Connections that exist stay where they are.
 func (a *address) move(server *redistest.Server) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -43,7 +43,7 @@ func (a *address) move(server *redistest.Server) {
 
 // stop closes all connections, and returns when all goroutines have ended.
 func (a *address) stop() {
-	_ = a.listener.Close() // it is closed in any case
+	_ = a.listener.Close() // fails only if stop was called before
 	a.mu.Lock()
 	a.stopped = true
 	for c := range a.conns {
@@ -70,7 +70,7 @@ func (a *address) forward(client net.Conn) {
 	a.mu.Unlock()
 	server, err := net.Dial("tcp", to)
 	if err != nil {
-		_ = client.Close() // it learns in this way that nobody listens
+		_ = client.Close() // as near to a refusal as a listener can come
 		return
 	}
 	if !a.keep(client, server) {
@@ -83,13 +83,13 @@ func (a *address) forward(client net.Conn) {
 
 // pass copies what one end says to the other, until one of them is closed. Then it closes both.
 func pass(to, from net.Conn) {
-	_, _ = io.Copy(to, from) // its error is that one of them is closed
+	_, _ = io.Copy(to, from) // an error means that one of them is closed
 	_ = to.Close()
 	_ = from.Close()
 }
 
-// keep notes connections for stop to close. It closes them at once if the address has been stopped, and
-// reports whether it has not.
+// keep notes connections for stop to close, and returns true. If the address has been stopped, keep closes
+// them instead, and returns false.
 func (a *address) keep(conns ...net.Conn) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -51,7 +51,7 @@ func newBackend(g *ground, kind string) *backend {
 
 // startPair starts a master and a replica, and an address that leads to the master.
 func (b *backend) startPair(g *ground) {
-	// A master that pings its replica is ahead of it for a moment, though all writes are paused.
+	// A ping to the replica moves the offset as a write does, and no pause of writes holds it back.
 	quiet := []string{"--repl-ping-replica-period", "3600", "--repl-timeout", "7200", "--repl-diskless-sync-delay", "0"}
 	master := redistest.Start(g, quiet...)
 	replica := redistest.Start(g, append(append([]string{"--replicaof"}, hostPort(master)...), quiet...)...)

@@ -324,7 +324,7 @@ func (s *stage) slotMoved() {
 
 // addressMoved exchanges a pair's master and replica, as for maintenance, and moves the address to the new master.
 // Subscriptions stay with the old master, and hear there what the new one publishes. All other connections are
-// closed. No acknowledged write is lost: the fault may delay requests, and excuses nothing else.
+// closed. No acknowledged write is lost, so the fault excuses delays and nothing else.
 func (s *stage) addressMoved() {
 	s.during(delays, nil, allKeys, func() {
 		old := s.backend.masters()[0]
@@ -335,14 +335,14 @@ func (s *stage) addressMoved() {
 		copies := next.Info("sync_full")
 		s.promote(old, next)
 		redistest.Eventually(s.ground, s.backend.replicated, "the old master is a replica")
-		if next.Info("sync_full") != copies { // it could not go on from where the new master began
-			s.Fatalf("the old master had a write that the new one has not")
+		if next.Info("sync_full") != copies { // the old master could not go on where the new one began
+			s.Fatalf("the old master had a write that the new one does not have")
 		}
 	})
 }
 
-// promote makes next the master and old its replica. Old carries out no write from the moment at which both have
-// the same until it is a replica, which refuses writes.
+// promote makes next the master, old its replica, and the address lead to next. Writes on old are paused until it is a
+// replica; then it refuses them.
 func (s *stage) promote(old, next *redistest.Server) {
 	const most = 20 * time.Second
 	began := now()
