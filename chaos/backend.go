@@ -15,6 +15,7 @@ const (
 	single   = "single"
 	aof      = "single, appendonly"
 	clocked  = "single, clock"
+	pair     = "pair, one address"
 	sentinel = "Sentinel"
 	cluster  = "Cluster"
 )
@@ -26,6 +27,7 @@ type backend struct {
 	kind      string
 	servers   []*redistest.Server
 	sentinels []*redistest.Server
+	address   *address // of a pair: all that its clients know; nil for other kinds
 }
 
 func newBackend(g *ground, kind string) *backend {
@@ -35,6 +37,8 @@ func newBackend(g *ground, kind string) *backend {
 		b.servers = append(b.servers, redistest.Start(g, "--appendonly", "yes", "--appendfsync", "always"))
 	case clocked:
 		b.servers = append(b.servers, redistest.StartWithClock(g))
+	case pair:
+		b.startPair(g)
 	case sentinel:
 		b.startSentinels(g)
 	case cluster:
@@ -43,6 +47,17 @@ func newBackend(g *ground, kind string) *backend {
 		b.servers = append(b.servers, redistest.Start(g))
 	}
 	return b
+}
+
+// startPair starts a master and a replica, and an address that leads to the master.
+func (b *backend) startPair(g *ground) {
+	// A ping to the replica moves the offset as a write does, and no pause of writes holds it back.
+	quiet := []string{"--repl-ping-replica-period", "3600", "--repl-timeout", "7200", "--repl-diskless-sync-delay", "0"}
+	master := redistest.Start(g, quiet...)
+	replica := redistest.Start(g, append(append([]string{"--replicaof"}, hostPort(master)...), quiet...)...)
+	b.servers = []*redistest.Server{master, replica}
+	redistest.Eventually(g, b.replicated, "the replica is in step")
+	b.address = newAddress(g, master)
 }
 
 // startSentinels starts a master, two replicas, and three Sentinels of which two decide.
@@ -159,7 +174,10 @@ func (b *backend) master(g *ground, key string) *redistest.Server {
 // addrs are what a client needs to know.
 func (b *backend) addrs() (addrs []string) {
 	known := b.servers
-	if b.kind == sentinel {
+	switch b.kind {
+	case pair:
+		return []string{b.address.String()}
+	case sentinel:
 		known = b.sentinels
 	}
 	for _, s := range known {
@@ -168,8 +186,11 @@ func (b *backend) addrs() (addrs []string) {
 	return addrs
 }
 
-// all are the addresses of all servers and Sentinels.
+// all are the addresses of all servers and Sentinels that a client may dial.
 func (b *backend) all() (addrs []string) {
+	if b.kind == pair {
+		return b.addrs()
+	}
 	for _, s := range slices.Concat(b.servers, b.sentinels) {
 		addrs = append(addrs, s.Addr)
 	}

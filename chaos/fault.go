@@ -45,6 +45,7 @@ var (
 	masterHung   = fault{"master stopped", (*stage).masterHung}
 	failover     = fault{"failover asked for", (*stage).failover}
 	slotMoved    = fault{"slot migrated", (*stage).slotMoved}
+	addressMoved = fault{"address moved", (*stage).addressMoved}
 )
 
 // during notes an effect that lasts as long as f runs.
@@ -319,4 +320,51 @@ func (s *stage) slotMoved() {
 		redistest.MoveSlot(s.ground, from, to, key, func() { s.wait(s.between(0, 500*time.Millisecond)) })
 		s.whole()
 	})
+}
+
+// addressMoved exchanges a pair's master and replica, as for maintenance, and moves the address to the new master.
+// Subscriptions stay with the old master, and hear there what the new one publishes. All other connections are
+// closed. No acknowledged write is lost, so the fault excuses delays and nothing else.
+func (s *stage) addressMoved() {
+	s.during(delays, nil, allKeys, func() {
+		old := s.backend.masters()[0]
+		next := s.backend.servers[0]
+		if next == old {
+			next = s.backend.servers[1]
+		}
+		copies := next.Info("sync_full")
+		s.promote(old, next)
+		redistest.Eventually(s.ground, s.backend.replicated, "the old master is a replica")
+		if next.Info("sync_full") != copies { // the old master could not go on where the new one began
+			s.Fatalf("the old master had a write that the new one does not have")
+		}
+	})
+}
+
+// promote makes next the master, old its replica, and the address lead to next. Writes on old are paused until it is a
+// replica; then it refuses them.
+func (s *stage) promote(old, next *redistest.Server) {
+	const most = 20 * time.Second
+	began := now()
+	old.Do("CLIENT", "PAUSE", most.Milliseconds(), "WRITE")
+	redistest.Eventually(s.ground, func() bool { return offset(old) == offset(next) }, "the replica has every write")
+	s.wait(s.between(0, 200*time.Millisecond)) // as an operator takes a moment
+	next.Do("REPLICAOF", "NO", "ONE")
+	to := hostPort(next)
+	old.Do("REPLICAOF", to[0], to[1])
+	if took := now().since(began); took > most {
+		s.Fatalf("the failover took %v, but writes were paused for %v", took, most)
+	}
+	s.backend.address.move(next)
+	old.Do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+	old.Do("CLIENT", "UNPAUSE")
+}
+
+// offset returns how much of the stream of writes a server has carried out.
+func offset(server *redistest.Server) any {
+	role := server.Do("ROLE").([]any)
+	if role[0] == "master" {
+		return role[1]
+	}
+	return role[4]
 }

@@ -84,6 +84,11 @@ var tales = map[string]struct {
 		t.holds(1, 5, 51, 70, 20)
 		t.suffers(loses, -1, 0, 40, 41)
 	}, nil},
+	"two at once, as messages were late": {func(t *tale) {
+		t.holds(0, 0, 1, 60, 10)
+		t.holds(1, 5, 51, 70, 20)
+		t.suffers(delays, -1, allKeys, 40, 41)
+	}, []string{"model", "overlap"}},
 	"two at once, as the server forgot another key": {func(t *tale) {
 		t.holds(0, 0, 1, 60, 10)
 		t.holds(1, 5, 51, 70, 20)
@@ -166,6 +171,11 @@ var tales = map[string]struct {
 		o.Lost, o.Taken, o.Released = at(30), true, false
 		t.suffers(loses, -1, allKeys, 20, 21)
 	}, nil},
+	"a lease that was taken away, as messages were late": {func(t *tale) {
+		o := t.holds(0, 0, 1, 50, 10)
+		o.Lost, o.Taken, o.Released = at(30), true, false
+		t.suffers(delays, -1, allKeys, 20, 21)
+	}, []string{"early end"}},
 	"a key that came back": {func(t *tale) {
 		t.asks(t.holds(0, 0, 1, 50, 10), renew, 30, yes)
 		t.suffers(loses|wipes, -1, 0, 20, 21)

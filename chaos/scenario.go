@@ -51,6 +51,7 @@ var scenarios = []scenario{
 	{name: "deleted", backend: single, load: long, faults: []fault{deleteLock, deleteLock, deleteLock, deleteAll}},
 	{name: "clock", backend: clocked, load: usual, faults: []fault{moveClock}},
 	{name: "sentinel", backend: sentinel, load: usual, faults: []fault{masterKilled, masterHung, failover}},
+	{name: "moved", backend: pair, load: usual, faults: []fault{addressMoved}},
 	{name: "cluster", backend: cluster, load: usual, faults: []fault{masterKilled, slotMoved, slotMoved, failover}},
 	{name: "storm", backend: single, load: usual, faults: []fault{
 		killWorkers, stopWorkers, latency, cutLines, halfOpen, dropReplies, slowThenGone, killPubSub, killNormal,
