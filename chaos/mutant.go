@@ -20,7 +20,7 @@ import (
 type mutant struct {
 	name     string
 	scenario string // in which it shows
-	edits    []edit // each of a file of its own
+	edits    []edit
 }
 
 // An edit is of a file of the library. What is old is there once.
@@ -46,34 +46,35 @@ var mutants = []mutant{
 	{"a release hands nothing on", "calm", []edit{{luaHandOn,
 		"local outcome = hand_on(nil, FLOOR, USED > 0 and USED or nil)", "local outcome = {}"}}},
 	{"nobody is told of a grant", "calm", []edit{{luaQueue,
-		"return redis.pcall('PUBLISH', 'warlock:mailbox:' .. mailbox, id .. ' ' .. round .. ' ' .. int(token))", "return 1"}}},
+		"  redis.pcall('PUBLISH', channel(id), id .. ' ' .. round .. ' ' .. int(token) .. ' ' .. LOCK)\n", ""}}},
 	{"the last to come is the first to be served", "calm", []edit{{luaQueue,
-		`'ZPOPMIN'`, `'ZPOPMAX'`}}},
+		"local head = lenient('ZRANGE', QUEUE, 0, 0)\n    local id", "local head = lenient('ZRANGE', QUEUE, -1, -1)\n    local id"}}},
 	{"readers pass writers that wait", "calm", []edit{{luaContend,
 		"(not waiting or redis.call('ZSCORE', READERS, ID))", "true"}}},
 	{"a writer is let in beside readers", "calm", []edit{{luaQueue,
-		"      if waiter and not waiter.reads then\n        return nil\n      end\n", ""}}},
+		"    if shared and waiter and not waiter.reads then\n      return nil\n    end\n", ""}}},
 	{"a local hand-off gives no new token", "calm", []edit{{"turn.go",
 		"fence: l.fence + 1,", "fence: l.fence,"}}},
 	{"a wait that is cancelled passes no grant on", "calm", []edit{{"contend.go",
-		"if a.unsettled || a.place > 0 {", "if false {"}}},
+		"if !a.pending && a.place == 0 {", "if true {"}}},
 	{"the mailbox is never closed", "calm", []edit{{mailbox,
-		"if len(b.waiters) == 0 && b.session != nil {", "if false {"}}},
+		"if b.waiting == 0 && b.session != nil {", "if false {"}}},
 	{"what is known of waiters never expires", "crash", []edit{{luaContend,
 		"    redis.call('PEXPIRE', WAITERS, 2 * TTL)\n", ""}}},
 	{"dead waiters are never skipped", "stop", []edit{{luaQueue,
-		"if seen and now >= tonumber(seen) and now - seen <= ttl * 1000 then", "if seen then"}}},
+		"if now >= tonumber(seen) and now - seen <= ttl * 1000 then", "if seen then"}, {luaQueue,
+		"if stale and #stale > 0 then", "if false then"}}},
 	{"a lease is believed in beyond its deadline", "stop", []edit{{leaseFile,
 		"if k.current.state != held || now.Before(k.deadline) {", "if now.Before(now.Add(1)) {"}}},
 	{"a reader that expires ends the others' shares", "readers", []edit{{luaShare,
-		"return redis.call('ZREMRANGEBYSCORE', READERS, '-inf', int(math.floor(now / 1000)))\n",
-		"local n = redis.call('ZREMRANGEBYSCORE', READERS, '-inf', int(math.floor(now / 1000)))\n" +
+		"return redis.call('ZREM', READERS, '', unpack(past))\n",
+		"local n = redis.call('ZREM', READERS, '', unpack(past))\n" +
 			"  if n > 0 then redis.call('DEL', READERS) end\n  return n\n"}}},
 	{"leases are not renewed in time", "readers", []edit{{leaseFile,
 		"renewShare = 3", "renewShare = 1"}}},
 	{"no try after subscribing", "churn", []edit{{mailbox, // each of these makes up for the other
-		"b.open.Store(true)\n\t\tb.signalAllLocked()\n", "b.open.Store(true)\n"}, {"contend.go",
-		"heard := a.m.box.Open() && answer.HandsOn", "heard := answer.HandsOn"}}},
+		"if !b.open.Swap(true) {", "if b.open.Store(true); false {"}, {"contend.go",
+		"heard := a.m.box.Open() && a.told && answer.HandsOn", "heard := answer.HandsOn"}}},
 	{"who asks again does not find itself the holder", "churn", []edit{{luaContend,
 		"if holder == ID then -- granted before", "if false then --"}}},
 	{"a lease counts from the answer to its request", "slow", []edit{{"contend.go",
@@ -85,7 +86,18 @@ var mutants = []mutant{
 	{"a renewal does not look whose the lock is", "deleted", []edit{{luaRenew,
 		"elseif holder == ID then\n", "elseif holder then\n"}}},
 	{"tokens have no floor", "clock", []edit{{luaLock,
-		"if not last or last < now then", "if true then"}}},
+		"if not last or last < now or", "if true or"}}},
+	{"a grant is revoked after telling", "moved", []edit{{luaQueue,
+		"if waiter and waiter.counted and id ~= asker and subscribers(id) == 0 then", "if false then"}, {luaQueue,
+		"      tell(waiter.id, waiter.round, token)\n", // and believe what PUBLISH says
+		"      local text = waiter.id .. ' ' .. waiter.round .. ' ' .. int(token) .. ' ' .. LOCK\n" +
+			"      if redis.call('PUBLISH', channel(waiter.id), text) == 0 and waiter.counted then\n" +
+			"        revoke(waiter.id, waiter.reads, now)\n        outcome.held = false\n        return outcome\n      end\n"}}},
+	{"a fresh lease is thrown away for one that may be gone", "deleted", []edit{{"share.go",
+		"confirmed = err == nil", "confirmed = err != nil || err == nil"}}},
+	{"a release is tried without pauses", "moved", []edit{{"internal/protocol/release.go",
+		"for pauses := (Pauses{Clock: clock}); ; {", "for tries := 1; ; tries++ {"}, {"internal/protocol/release.go",
+		"if pauses.wait(ctx) != nil {", "if tries == 4 {"}}},
 }
 
 const library = "github.com/warlock-go/warlock"
@@ -170,31 +182,45 @@ func sourceOf(ctx context.Context, pkg string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// broken returns the file of the library as the mutant has it.
-func (e *edit) broken(source string) ([]byte, error) {
-	text, err := os.ReadFile(filepath.Join(source, e.file))
-	if err != nil {
-		return nil, err
-	}
+// apply returns text, which is of the edit's file, as the mutant has it.
+func (e *edit) apply(text []byte) ([]byte, error) {
 	if n := bytes.Count(text, []byte(e.old)); n != 1 {
 		return nil, fmt.Errorf("%q is %d times in %s, and not once", e.old, n, e.file)
 	}
 	return bytes.Replace(text, []byte(e.old), []byte(e.new), 1), nil
 }
 
+// broken returns the files of the library that the mutant changes, by name.
+func (m *mutant) broken(source string) (map[string][]byte, error) {
+	files := make(map[string][]byte)
+	for _, e := range m.edits {
+		text, known := files[e.file]
+		var err error
+		if !known {
+			if text, err = os.ReadFile(filepath.Join(source, e.file)); err != nil {
+				return nil, err
+			}
+		}
+		if files[e.file], err = e.apply(text); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
+}
+
 // build builds this program over the mutant, and returns its path.
 func (m *mutant) build(ctx context.Context, source, dir string) (program string, err error) {
+	files, err := m.broken(source)
+	if err != nil {
+		return "", err
+	}
 	replace := make(map[string]string)
-	for i, e := range m.edits {
-		text, err := e.broken(source)
-		if err != nil {
-			return "", err
-		}
-		file := filepath.Join(dir, strconv.Itoa(i))
+	for name, text := range files {
+		file := filepath.Join(dir, strconv.Itoa(len(replace)))
 		if err := os.WriteFile(file, text, 0o666); err != nil {
 			return "", err
 		}
-		replace[filepath.Join(source, e.file)] = file
+		replace[filepath.Join(source, name)] = file
 	}
 	overlay, program := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "chaos")
 	list, err := json.Marshal(map[string]any{"Replace": replace})

@@ -62,12 +62,12 @@ func (w *wire) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 // The words of a script's command: EVALSHA hash numkeys, the keys, then the arguments, of which
 // each script has its own number. An acquisition's fifth says whether it queues.
 const (
-	scriptKeys = 5
+	scriptKeys = 6
 	firstKey   = 3
 	firstArg   = firstKey + scriptKeys
 )
 
-var scripts = map[int]script{8: acquire, 4: renew, 3: release}
+var scripts = map[int]script{9: acquire, 4: renew, 3: release}
 
 // begin returns what cmd asks, or nil if it runs none of the scripts.
 func (w *wire) begin(cmd redis.Cmder) *request {
@@ -97,11 +97,11 @@ func (w *wire) end(q *request, cmd redis.Cmder, err error) {
 	if q == nil {
 		return
 	}
-	q.Replied, q.Answer = now(), answerOf(q.Script, cmd, err)
+	q.Replied, q.Answer = now(), answerOf(cmd, err)
 	w.tell(q)
 }
 
-func answerOf(s script, cmd redis.Cmder, err error) answer {
+func answerOf(cmd redis.Cmder, err error) answer {
 	reply, ok := cmd.(interface{ Val() any })
 	if !ok || err != nil {
 		return unknown
@@ -113,10 +113,7 @@ func answerOf(s script, cmd redis.Cmder, err error) answer {
 		}
 		return yes
 	case []any:
-		if s == acquire { // a place in the queue
-			return no
-		}
-		return yes // with why the next could not be told
+		return no // a place in the queue, or that the client may not publish
 	}
 	return unknown
 }
