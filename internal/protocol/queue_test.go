@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	queue   = "warlock:{invoice:42}:queue"
-	waiters = "warlock:{invoice:42}:waiters"
+	queue     = "warlock:{invoice:42}:queue"
+	waiters   = "warlock:{invoice:42}:waiters"
+	deadlines = "warlock:{invoice:42}:deadlines"
 )
 
 // id returns the n'th ID of a mailbox, of which there are several.

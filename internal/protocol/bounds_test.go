@@ -1,0 +1,313 @@
+package protocol_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+// A crowd is a lock with many entries of one kind, and what is asked of it. Each ask is one call
+// of a script.
+type crowd struct {
+	fill func(c *crowded)
+	asks map[string]func(c *crowded)
+}
+
+// A crowded is a crowd on a server.
+type crowded struct {
+	testing.TB
+	*redistest.Server
+	lock *protocol.Lock
+	n    int   // entries
+	now  int64 // the server's time when they were made, us
+}
+
+// The marks of entries that are dead, and of those that were counted.
+const (
+	anHour  = 3600_000 // ms
+	uncount = 0
+	counted = 1
+)
+
+var crowds = map[string]crowd{
+	"live waiters": {
+		func(c *crowded) { c.hold(); c.wait(0, uncount, "w") },
+		map[string]func(*crowded){
+			"queue":    func(c *crowded) { c.ask("new", 1, protocol.Write) },
+			"release":  func(c *crowded) { c.free("holder") },
+			"withdraw": func(c *crowded) { c.free(entry(c.n / 2)) },
+		},
+	},
+	"stale waiters": {
+		func(c *crowded) { c.hold(); c.wait(-2*anHour, uncount, "w") },
+		map[string]func(*crowded){
+			"queue":    func(c *crowded) { c.ask("new", 1, protocol.Write) },
+			"try":      func(c *crowded) { c.ask("new", 0, protocol.Write) },
+			"release":  func(c *crowded) { c.free("holder") },
+			"ask":      func(c *crowded) { c.Do("DEL", key); c.ask("new", 1, protocol.Write) },
+			"withdraw": func(c *crowded) { c.free("new") },
+		},
+	},
+	"waiters whose mailbox is gone": {
+		func(c *crowded) { c.hold(); c.wait(0, counted, "w") },
+		map[string]func(*crowded){
+			"release": func(c *crowded) { c.free("holder") },
+			"ask":     func(c *crowded) { c.Do("DEL", key); c.ask("new", 1, protocol.Write) },
+		},
+	},
+	"waiting readers": {
+		func(c *crowded) { c.hold(); c.wait(0, uncount, "r") },
+		map[string]func(*crowded){
+			"release": func(c *crowded) { c.free("holder") },
+			"ask":     func(c *crowded) { c.Do("DEL", key); c.ask("new", 1, protocol.Read) },
+		},
+	},
+	"waiting readers whose mailbox is gone": {
+		func(c *crowded) { c.hold(); c.wait(0, counted, "r") },
+		map[string]func(*crowded){
+			"release": func(c *crowded) { c.free("holder") },
+		},
+	},
+	"readers": {
+		func(c *crowded) { c.read(anHour) },
+		map[string]func(*crowded){
+			"join":    func(c *crowded) { c.ask("new", 1, protocol.Read) },
+			"write":   func(c *crowded) { c.ask("new", 1, protocol.Write) }, // and tell them
+			"renew":   func(c *crowded) { c.renew(entry(c.n / 2)) },
+			"release": func(c *crowded) { c.free(entry(c.n / 2)) },
+		},
+	},
+	"dead readers": {
+		func(c *crowded) { c.read(-anHour); c.Do("ZADD", readers, c.now/1000+anHour, "live") },
+		map[string]func(*crowded){
+			"join":    func(c *crowded) { c.ask("new", 1, protocol.Read) },
+			"write":   func(c *crowded) { c.ask("new", 1, protocol.Write) },
+			"renew":   func(c *crowded) { c.renew("live") },
+			"release": func(c *crowded) { c.free("live") },
+		},
+	},
+	"dead readers alone": {
+		func(c *crowded) { c.read(-anHour) },
+		map[string]func(*crowded){
+			"join":    func(c *crowded) { c.ask("new", 1, protocol.Read) },
+			"write":   func(c *crowded) { c.ask("new", 1, protocol.Write) },
+			"release": func(c *crowded) { c.free(entry(0)) },
+		},
+	},
+}
+
+func entry(i int) string { return fmt.Sprintf("%08x-0000-4000-8000-000000000000:%d", i%1000, i) }
+
+// each runs add for batches of entries, whose words it makes.
+func (c *crowded) each(words func(i int) []any, command ...any) {
+	c.Helper()
+	const batch = 1000
+	_, err := c.Admin.Pipelined(context.Background(), func(p redis.Pipeliner) error {
+		for from := 0; from < c.n; from += batch {
+			all := slices.Clone(command)
+			for i := from; i < min(c.n, from+batch); i++ {
+				all = append(all, words(i)...)
+			}
+			p.Do(context.Background(), all...)
+		}
+		return nil
+	})
+	if err != nil {
+		c.Fatal(err)
+	}
+}
+
+func (c *crowded) hold() { c.Do("SET", key, "holder", "PX", 2*anHour) }
+
+// wait lets the entries wait, which have last asked a while ago, negative, in ms.
+func (c *crowded) wait(ago int64, counted int, mode string) {
+	c.Helper()
+	seen := c.now + ago*1000
+	c.each(func(i int) []any { return []any{c.now + int64(i), entry(i)} }, "ZADD", queue)
+	c.each(func(i int) []any { return []any{entry(i), fmt.Sprint(seen, " ", anHour, " 1 0 ", counted, " ", mode)} }, "HSET", waiters)
+	c.each(func(i int) []any { return []any{seen/1000 + anHour, entry(i)} }, "ZADD", deadlines)
+	for _, k := range []string{queue, waiters, deadlines} {
+		c.Do("PEXPIRE", k, 2*anHour)
+	}
+}
+
+// read lets the entries read, with a deadline that is left ms away.
+func (c *crowded) read(left int64) {
+	c.Helper()
+	c.Do("SET", key, "warlock:readers", "PX", 2*anHour)
+	c.each(func(i int) []any { return []any{c.now/1000 + left + int64(i%1000), entry(i)} }, "ZADD", readers)
+	c.Do("PEXPIRE", readers, 2*anHour)
+}
+
+func (c *crowded) ask(id string, round int64, mode protocol.Mode) {
+	c.Helper()
+	if _, err := c.lock.Acquire(c.Context(), protocol.Request{ID: id, TTL: time.Minute, Round: round, Mode: mode, Counted: true}); err != nil {
+		c.Fatal(err)
+	}
+}
+
+func (c *crowded) free(id string) { _ = c.lock.NewRelease(id, 0).Try(c.Context()) } // held or not
+
+func (c *crowded) renew(id string) { _, _ = c.lock.Renew(c.Context(), id, 0, time.Minute) } // there or not
+
+// cost returns how long the server was kept by ask, as the fastest of some times, or of those until it was
+// fast enough: what else the machine does meanwhile is not the script's.
+func (k crowd) cost(tb testing.TB, s *redistest.Server, n int, enough time.Duration, ask func(*crowded)) time.Duration {
+	tb.Helper()
+	const times = 5
+	least := time.Hour
+	for i := 0; i < times && least > enough; i++ {
+		s.Do("FLUSHALL")
+		t := s.Do("TIME").([]any)
+		now := new(int64)
+		if _, err := fmt.Sscan(fmt.Sprint(t[0])+fmt.Sprintf("%06s", t[1]), now); err != nil {
+			tb.Fatal(err)
+		}
+		lock, err := protocol.New(s.Admin, key)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		c := &crowded{TB: tb, Server: s, lock: lock, n: n, now: *now}
+		k.fill(c)
+		s.Do("SLOWLOG", "RESET")
+		ask(c)
+		took := time.Duration(0)
+		for _, e := range s.Do("SLOWLOG", "GET", 100).([]any) {
+			entry := e.([]any)
+			if words := entry[3].([]any); strings.HasPrefix(fmt.Sprint(words[0]), "eval") {
+				took += time.Duration(entry[2].(int64)) * time.Microsecond
+			}
+		}
+		if took == 0 {
+			tb.Fatal("no script is in the slow log")
+		}
+		least = min(least, took)
+	}
+	return least
+}
+
+// startSlow starts a server that logs how long each command takes.
+func startSlow(tb testing.TB) *redistest.Server {
+	tb.Helper()
+	s := redistest.Start(tb, "--slowlog-log-slower-than", "0", "--slowlog-max-len", "1000")
+	lock, err := protocol.New(s.Admin, key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	c := &crowded{TB: tb, Server: s, lock: lock}
+	c.ask("a", 0, protocol.Write) // loads the scripts
+	c.renew("a")
+	c.free("a")
+	return s
+}
+
+// Promise: bounded work. No call of a script keeps the server for more than 5 ms, with 100 000
+// waiters or readers, dead or alive.
+func TestPromiseBoundedWork(t *testing.T) {
+	s := startSlow(t)
+	const n, most = 100_000, 5 * time.Millisecond
+	for kind, k := range crowds {
+		for name, ask := range k.asks {
+			if took := k.cost(t, s, n, most, ask); took > most {
+				t.Errorf("%s among %d %s took %v", name, n, kind, took)
+			}
+		}
+	}
+}
+
+// Promise: nothing is left. The dead of a queue are never many more than the living: fifty waiters a second,
+// of a ttl of 500 ms, die behind a long holder, beside one that lives.
+func TestPromiseTheDeadAreFew(t *testing.T) {
+	s := redistest.StartMini(t)
+	l := newLock(t, s.Client())
+	clock := time.Now()
+	const life, most = 500 * time.Millisecond, 64
+	pass := func(d time.Duration) {
+		clock = clock.Add(d)
+		s.Mini.FastForward(d)
+		s.Mini.SetTime(clock)
+	}
+	ask := func(id string) {
+		t.Helper()
+		g, err := l.Acquire(t.Context(), protocol.Request{ID: id, TTL: life, Round: 1})
+		if err != nil || g.Granted {
+			t.Fatalf("%+v, %v, want a refusal", g, err)
+		}
+	}
+	pass(0)
+	s.Do("SET", key, id(0, 0), "PX", anHour)
+	longest := 0
+	for n := range 50 * 60 { // a minute
+		if n%8 == 0 {
+			ask(id(1, 1)) // before a third of its ttl is over
+		}
+		ask(id(2, n+1))
+		pass(time.Second / 50)
+		longest = max(longest, len(queued(t, s)))
+	}
+	if longest >= most {
+		t.Errorf("up to %d stood in the queue, want less than %d", longest, most)
+	}
+	if got := queued(t, s); !slices.Contains(got, id(1, 1)) {
+		t.Error("the one that lives is not in the queue")
+	}
+}
+
+// Promise: the dead do not hold up the queue. However many they are, the living get there in calls that are
+// bounded, each of which leaves the rest to whoever asks next, who is told to.
+func TestPromiseTheDeadAreDroppedInShares(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		heard := hear(t, s.Client(), 5000)
+		c := &crowded{TB: t, Server: s, lock: l, n: 1000, now: time.Now().UnixMicro()}
+		c.hold()
+		c.wait(0, counted, "w") // all of them are dead: nobody listens
+		enqueue(t, l, protocol.Request{ID: id(5000, 1), Counted: true})
+		s.Do("ZADD", deadlines, c.now/1000+2*anHour, id(5000, 1)) // it has asked last
+		if err := release(t, l, "holder"); err != nil {
+			t.Fatal(err)
+		}
+		for asks := 1; ; asks++ {
+			if n := heard(); n.ID != id(5000, 1) || n.Round != 0 {
+				t.Fatalf("heard %+v, want to be told to ask again", n)
+			}
+			g, err := l.Acquire(t.Context(), protocol.Request{ID: id(5000, 1), TTL: ttl, Round: int64(asks + 1), Counted: true})
+			if err != nil || asks > c.n {
+				t.Fatal(asks, err)
+			}
+			if g.Granted {
+				return
+			}
+			if g.Remaining != 0 {
+				t.Errorf("it is to ask again in %v", g.Remaining)
+			}
+		}
+	})
+}
+
+// BenchmarkCrowds prints the longest call of a script for each kind of entries.
+func BenchmarkCrowds(b *testing.B) {
+	for kind, k := range crowds {
+		for _, n := range []int{1_000, 10_000, 100_000} {
+			b.Run(fmt.Sprintf("%s/%d", strings.ReplaceAll(kind, " ", "_"), n), func(b *testing.B) {
+				s := startSlow(b)
+				var longest time.Duration
+				for b.Loop() {
+					for _, ask := range k.asks {
+						longest = max(longest, k.cost(b, s, n, 0, ask))
+					}
+				}
+				b.ReportMetric(float64(longest.Microseconds()), "longest-us")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
