@@ -88,7 +88,7 @@ var mutants = []mutant{
 	{"tokens have no floor", "clock", []edit{{luaLock,
 		"if not last or last < now or", "if true or"}}},
 	{"a grant is revoked after telling", "moved", []edit{{luaQueue,
-		"if waiter and waiter.counted and id ~= asker and subscribers(id) == 0 then", "if false then"}, {luaQueue,
+		"if waiter and id ~= asker and gone(waiter) then", "if false then"}, {luaQueue,
 		"      tell(waiter.id, waiter.round, token)\n", // and believe what PUBLISH says
 		"      local text = waiter.id .. ' ' .. waiter.round .. ' ' .. int(token) .. ' ' .. LOCK\n" +
 			"      if redis.call('PUBLISH', channel(waiter.id), text) == 0 and waiter.counted then\n" +

@@ -279,7 +279,7 @@ func TestPromiseTheDeadAreDroppedInShares(t *testing.T) {
 			if n := heard(); n.ID != id(5000, 1) || n.Round != 0 {
 				t.Fatalf("heard %+v, want to be told to ask again", n)
 			}
-			g, err := l.Acquire(t.Context(), protocol.Request{ID: id(5000, 1), TTL: ttl, Round: int64(asks + 1), Counted: true})
+			g, err := l.Acquire(t.Context(), protocol.Request{ID: id(5000, 1), TTL: 2 * time.Hour, Round: int64(asks + 1), Counted: true})
 			if err != nil || asks > c.n {
 				t.Fatal(asks, err)
 			}

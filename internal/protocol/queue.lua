@@ -74,6 +74,19 @@ local function tell(id, round, token)
   redis.pcall('PUBLISH', channel(id), id .. ' ' .. round .. ' ' .. int(token) .. ' ' .. LOCK)
 end
 
+-- Reports whether a waiter is known to be dead: it was heard of, and is not any more.
+local function gone(waiter) return waiter.counted and subscribers(waiter.id) == 0 end
+
+-- Tells a waiter that is alive to ask again: one of those that have asked last.
+local function hint(now)
+  for _, id in ipairs(lenient('ZRANGE', DEADLINES, -FEW, -1) or {}) do
+    local waiter = live(id, now)
+    if waiter and not gone(waiter) then
+      return tell(id, 0, 0)
+    end
+  end
+end
+
 -- Takes the first live waiter out of the queue, and drops the dead before it, as many as work is left for. A
 -- writer stays there while readers hold. The asker is alive, whatever is counted.
 local function next_waiter(now, shared, asker, work)
@@ -85,7 +98,7 @@ local function next_waiter(now, shared, asker, work)
     end
     work.left = work.left - 1
     local waiter = live(id, now)
-    if waiter and waiter.counted and id ~= asker and subscribers(id) == 0 then
+    if waiter and id ~= asker and gone(waiter) then
       waiter = nil
     end
     if shared and waiter and not waiter.reads then
@@ -169,10 +182,7 @@ local function hand_on(now, floor, used, asker, shared)
   end
   outcome.more = work.left <= 0 and lenient('ZCARD', QUEUE) ~= 0
   if outcome.more then
-    local latest = lenient('ZRANGE', DEADLINES, -1, -1)
-    if latest and latest[1] then
-      tell(latest[1], 0, 0)
-    end
+    hint(now)
   end
   return outcome
 end
