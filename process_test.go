@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -162,11 +161,23 @@ func (c *child) held() (fence int64, id string) {
 	return fence, id
 }
 
-func (c *child) signal(sig syscall.Signal) {
+// kill ends the child as a crash does, and returns when it is dead.
+func (c *child) kill() {
 	c.t.Helper()
-	if err := c.cmd.Process.Signal(sig); err != nil {
+	if err := c.cmd.Process.Kill(); err != nil {
 		c.t.Fatal(err)
 	}
+	wait(c.t, c.exited, "the child is dead")
+}
+
+func (c *child) stop() {
+	c.t.Helper()
+	redistest.Stop(c.t, c.cmd.Process)
+}
+
+func (c *child) goOn() {
+	c.t.Helper()
+	redistest.GoOn(c.t, c.cmd.Process)
 }
 
 // The lock of a process that was killed is free after at most one ttl.
@@ -183,7 +194,7 @@ func TestHolderIsKilled(t *testing.T) {
 		}
 	}
 	killed := time.Now()
-	c.signal(syscall.SIGKILL)
+	c.kill()
 	if err := wait(t, done, "the lock is taken over"); err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +224,7 @@ func TestHolderOfManyIsKilled(t *testing.T) {
 		}
 	}
 	killed := time.Now()
-	c.signal(syscall.SIGKILL)
+	c.kill()
 	if err := wait(t, done, "the locks are taken over"); err != nil {
 		t.Fatal(err)
 	}
@@ -240,9 +251,9 @@ func TestPromiseTheHolderKnowsAfterItWasStopped(t *testing.T) {
 			s := redistest.Start(t)
 			c := startChild(t, s, role, ttl)
 			fence, _ := c.held()
-			c.signal(syscall.SIGSTOP)
+			c.stop()
 			l := lock(t, newMutex(s, long))
-			c.signal(syscall.SIGCONT)
+			c.goOn()
 			if _, err := fmt.Fprintln(c.in); err != nil {
 				t.Fatal(err)
 			}
@@ -269,7 +280,7 @@ func TestWaiterIsStopped(t *testing.T) {
 	c := startChild(t, s, "hold", ttl)
 	queues(t, s, 1)
 	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the child listens")
-	c.signal(syscall.SIGSTOP)
+	c.stop()
 	done := result(func() error { return next.LockContext(within(t)) })
 	queues(t, s, 2)
 	released := time.Now()
@@ -281,7 +292,7 @@ func TestWaiterIsStopped(t *testing.T) {
 		t.Errorf("the next got the lock after %v, want within the ttl and 200 ms", after)
 	}
 	fence := next.Lease().Fence()
-	c.signal(syscall.SIGCONT)
+	c.goOn()
 	queues(t, s, 1)
 	unlock(t, next)
 	if got, _ := c.held(); got <= fence {
@@ -307,7 +318,7 @@ func TestPromiseTheDeadDoNotHoldUpTheQueue(t *testing.T) {
 			done := result(func() error { return next.LockContext(within(t)) })
 			queues(t, s, n+1)
 			for _, c := range children {
-				c.signal(syscall.SIGKILL)
+				c.kill()
 			}
 			released := time.Now()
 			unlock(t, holder)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"syscall"
 	"testing"
 	"time"
 
@@ -118,8 +117,7 @@ func TestPromiseReadersHaveDeadlinesOfTheirOwn(t *testing.T) {
 		}
 	}
 	killed := time.Now()
-	c.signal(syscall.SIGKILL)
-	wait(t, c.exited, "the child is dead")
+	c.kill()
 	runlock(t, other) // the writer may be asleep until this one's deadline
 	if err := wait(t, done, "the writer has the lock"); err != nil {
 		t.Fatal(err)
@@ -142,8 +140,7 @@ func TestReaderIsKilledWhileOthersRenew(t *testing.T) {
 	l := rlock(t, other)
 	c := startChild(t, s, "read", 2*ttl)
 	_, id := c.held()
-	c.signal(syscall.SIGKILL)
-	wait(t, c.exited, "the child is dead")
+	c.kill()
 	killed := time.Now()
 	redistest.Eventually(t, func() bool { return s.Do("ZSCORE", readers, id) == nil }, "its share has ended")
 	if after := time.Since(killed); after > 2*ttl+ttl/2 { // the other renews each third of its ttl
@@ -169,7 +166,7 @@ func TestWriterIsKilledBeforeReaders(t *testing.T) {
 	}
 	queues(t, s, len(mutexes))
 	killed := time.Now()
-	c.signal(syscall.SIGKILL)
+	c.kill()
 	for i, rw := range mutexes {
 		if err := wait(t, done[i], "the reader has the lock"); err != nil {
 			t.Fatal(err)
@@ -198,7 +195,7 @@ func TestWaitingWriterIsKilledBeforeReaders(t *testing.T) {
 	done := result(func() error { return reader.RLockContext(within(t)) })
 	queues(t, s, 2)
 	killed := time.Now()
-	c.signal(syscall.SIGKILL)
+	c.kill()
 	if err := wait(t, done, "the reader has the lock"); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9/logging"
 )
 
 // TestMain runs the tests, or the holder that one of them kills.
@@ -18,6 +20,7 @@ func TestMain(m *testing.M) {
 	if name := os.Getenv(holdVar); name != "" {
 		exit(hold(name))
 	}
+	logging.Disable() // go-redis's: clients lose their server
 	os.Exit(m.Run())
 }
 
