@@ -17,10 +17,10 @@ import (
 
 // TestMain runs the tests, or the holder that one of them kills.
 func TestMain(m *testing.M) {
+	logging.Disable() // go-redis's: clients lose their server
 	if name := os.Getenv(holdVar); name != "" {
 		exit(hold(name))
 	}
-	logging.Disable() // go-redis's: clients lose their server
 	os.Exit(m.Run())
 }
 
