@@ -151,12 +151,12 @@ func TestPromiseWakeUpsAreHints(t *testing.T) {
 		lock(t, holder)
 		done := result(func() error { return m.LockContext(within(t)) })
 		queues(t, s, 1)
-		freed := time.Now()
 		free(holder)
+		freed := stopwatch(t)
 		if err := wait(t, done, "the waiter gets the lock"); err != nil {
 			t.Fatal(err)
 		}
-		if after := time.Since(freed); after > ttl/3+200*time.Millisecond {
+		if after := freed(); after > ttl/3+200*time.Millisecond {
 			t.Errorf("%s: it took %v, want at most a third of %v and 200 ms", name, after, ttl)
 		}
 		unlock(t, m)
@@ -452,7 +452,8 @@ func TestTenThousandWaits(t *testing.T) {
 func TestWaitingWithASmallPool(t *testing.T) {
 	s := redistest.Start(t)
 	client := s.Client(func(o *redis.Options) { o.PoolSize = 1 })
-	held := warlock.NewMutex(client, "another", 300*time.Millisecond)
+	clock := clockwork.NewFakeClock()
+	held := warlock.NewMutex(client, "another", long, warlock.WithClock(clock))
 	l := lock(t, held)
 	holder := newMutex(s, long)
 	lock(t, holder)
@@ -460,6 +461,7 @@ func TestWaitingWithASmallPool(t *testing.T) {
 	done := result(func() error { return m.LockContext(within(t)) })
 	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the waiter listens")
 	first := l.Deadline()
+	clock.Advance(long / 3)
 	redistest.Eventually(t, func() bool { return l.Deadline().After(first) }, "the other lease is renewed")
 	unlock(t, holder)
 	if err := wait(t, done, "the waiter gets the lock"); err != nil {

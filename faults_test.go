@@ -67,11 +67,12 @@ func TestPromiseNothingIsLeftOfWhatWasGivenUp(t *testing.T) {
 				lockOnce(t, newMutex(s, long))
 				line := new(redistest.Line)
 				m := warlock.NewMutex(line.Client(s, impatient), key, long)
-				line.BreakFirst(1, redistest.Unanswered)
+				line.Break(func(int) redistest.Fault { return redistest.Unanswered })
 				ctx, cancel := context.WithCancel(t.Context())
 				done := result(func() error { return try(m, ctx) })
 				redistest.Eventually(t, func() bool { return s.Get(key) != "" }, "the request is carried out")
 				cancel()
+				line.Break(nil)
 				if err := wait(t, done, name+" returns"); !errors.Is(err, context.Canceled) && name == "LockContext" {
 					t.Errorf("%s: %v", name, err)
 				} else if err == nil {
@@ -188,17 +189,19 @@ func TestEndOfAWaitNamesTheTrouble(t *testing.T) {
 		m := warlock.NewMutex(line.Client(s, noRetries, func(o *redis.Options) { o.ReadTimeout = 300 * time.Millisecond }), key, long)
 		second := make(chan struct{})
 		line.Break(func(n int) redistest.Fault {
-			if n == 1 {
+			switch n {
+			case 1:
 				return redistest.Cut
+			case 2:
+				close(second)
 			}
-			line.Break(nil)
-			close(second)
 			return redistest.Lost
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := result(func() error { return m.LockContext(ctx) })
 		wait(t, second, "the second try is sent")
 		cancel()
+		line.Break(nil)
 		err := wait(t, done, "LockContext returns")
 		if !errors.Is(err, context.Canceled) {
 			t.Fatalf("LockContext: %v", err)
@@ -226,7 +229,6 @@ func (h *idHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 // A request that was not answered, and is carried out late, takes the lock for nobody: it is
 // released once more.
 func TestStraysAreSwept(t *testing.T) {
-	t.Parallel() // it mostly waits
 	for name, ask := range map[string]func(t *testing.T, m *warlock.Mutex, line *redistest.Line){
 		"held": func(t *testing.T, m *warlock.Mutex, line *redistest.Line) {
 			line.BreakFirst(1, redistest.Cut)
@@ -265,13 +267,14 @@ func TestStraysAreSwept(t *testing.T) {
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 				line, hook := new(redistest.Line), new(idHook)
 				client := line.Client(s, noRetries)
-				m := warlock.NewMutex(client, key, long)
+				clock := clockwork.NewFakeClock()
+				m := warlock.NewMutex(client, key, long, warlock.WithClock(clock))
 				lockOnce(t, m)
 				client.AddHook(hook)
 				ask(t, m, line)
 				redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "the lock is released")
 				s.Do("SET", key, hook.id.Load(), "PX", long.Milliseconds()) // as the request would, if it came now
-				redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "it is released again")
+				redistest.Eventually(t, func() bool { clock.Advance(time.Second); return s.Get(key) == "" }, "it is released again")
 			})
 		})
 	}
@@ -416,8 +419,10 @@ func TestUnlockDoesNotOutlastTheLeaseInRealTime(t *testing.T) {
 				m := warlock.NewMutex(client, key, ttl, warlock.WithoutRenewal())
 				l := lock(t, m)
 				breaks(t, s, client, &stuck)
+				left := max(time.Until(l.Deadline()), 0)
+				took := stopwatch(t)
 				err := wait(t, result(func() error { return m.UnlockContext(context.Background()) }), "Unlock returns")
-				if late := time.Since(l.Deadline()); err == nil || late > 2*time.Second {
+				if late := took() - left; err == nil || late > 2*time.Second {
 					t.Errorf("Unlock returned %v after the deadline: %v", late, err)
 				}
 				s.Resume()
@@ -508,8 +513,9 @@ func TestUnlockWithEndedContextDoesNotWaitLong(t *testing.T) {
 }
 
 func TestMutexIsUsableAfterAFailedRelease(t *testing.T) {
+	t.Parallel() // it mostly waits
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		m := warlock.NewMutex(s.Client(), key, 200*time.Millisecond)
+		m := warlock.NewMutex(s.Client(), key, 600*time.Millisecond)
 		for _, unlock := range []func(){
 			m.Unlock,
 			func() {
@@ -528,12 +534,13 @@ func TestMutexIsUsableAfterAFailedRelease(t *testing.T) {
 }
 
 func TestFailedRenewalIsRetried(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, fault := range map[string]redistest.Fault{
 		"lost": redistest.Lost, "not answered": redistest.Unanswered, "cut": redistest.Cut,
 	} {
 		t.Run(name, func(t *testing.T) {
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-				const ttl = 600 * time.Millisecond
+				const ttl = 2 * time.Second
 				line := new(redistest.Line)
 				m := warlock.NewMutex(line.Client(s, impatient), key, ttl)
 				l := lock(t, m)
@@ -558,9 +565,10 @@ func TestFailedRenewalIsRetried(t *testing.T) {
 // With one connection, a holder's renewals queue with everything else, and get
 // through; with none, the lease ends, and nothing blocks for ever.
 func TestSmallPool(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
-	const ttl = 300 * time.Millisecond
-	client := s.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout, o.MaxRetries = 1, 50*time.Millisecond, -1 })
+	const ttl = time.Second
+	client := s.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout, o.MaxRetries = 1, ttl/2, -1 })
 	m := warlock.NewMutex(client, key, ttl)
 	l := lock(t, m)
 	for first := l.Deadline(); l.Deadline().Sub(first) < 2*ttl; {
@@ -595,7 +603,7 @@ func TestSmallPoolOfReaders(t *testing.T) {
 	var mutexes []rwLock
 	for range 2 {
 		client := s.Client(func(o *redis.Options) { o.PoolSize = 1 })
-		mutexes = append(mutexes, warlock.NewRWMutex(client, key, 300*time.Millisecond))
+		mutexes = append(mutexes, warlock.NewRWMutex(client, key, 3*time.Second))
 	}
 	done := result(func() error { hammerRW(&area{t: t}, mutexes, 8, 2, 20); return nil })
 	wait(t, done, "all have read and written")
@@ -800,10 +808,11 @@ func TestServerThatForgetsScripts(t *testing.T) {
 
 func TestFullServer(t *testing.T) {
 	s := redistest.Start(t)
-	m := newMutex(s, 300*time.Millisecond)
+	m, clock, _ := counted(s)
 	l := lock(t, m)
 	s.Do("CONFIG", "SET", "maxmemory", 1)
 	first := l.Deadline()
+	clock.Advance(long / 3)
 	redistest.Eventually(t, func() bool { return l.Deadline().After(first) }, "a full server renews")
 	unlock(t, m)
 	onlyFence(t, s)
@@ -882,11 +891,13 @@ func TestLeastPrivileges(t *testing.T) {
 		"+zadd", "+zcard", "+zrange", "+zrangebyscore", "+zrem", "+zscore", "+unlink", "+publish", "+subscribe", "+pubsub|numsub", "&warlock:mailbox:*")
 	login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
 	client := s.Client(login)
-	m := warlock.NewMutex(client, key, 100*time.Millisecond)
+	clock := clockwork.NewFakeClock()
+	m := warlock.NewMutex(client, key, long, warlock.WithClock(clock))
 	l := lock(t, m)
 	first := l.Deadline()
+	clock.Advance(long / 3)
 	redistest.Eventually(t, func() bool { return l.Deadline().After(first) }, "the lease is renewed")
-	if err := warlock.Extend(t.Context(), client, key, l.ID(), time.Minute); err != nil {
+	if err := warlock.Extend(t.Context(), client, key, l.ID(), 2*long); err != nil {
 		t.Error(err)
 	}
 	unlock(t, m)

@@ -25,12 +25,12 @@ import (
 // TestMain runs the tests, or what a test wants a process of its own for, and
 // fails if goroutines of the library outlive the tests.
 func TestMain(m *testing.M) {
+	logging.Disable() // go-redis's: clients are broken on purpose
 	if name := os.Getenv(roleVar); name != "" {
 		roles[name]()
 		os.Exit(0)
 	}
-	logging.Disable()                              // go-redis's: clients are broken on purpose
-	slog.SetDefault(slog.New(slog.DiscardHandler)) // and so are locks
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // clients are broken on purpose
 	_ = flag.Set("test.parallel", "8")             // those that run in parallel only wait; the command line may say otherwise
 	code := m.Run()
 	if left := goroutinesLeft(); code == 0 && left != "" {
@@ -115,6 +115,28 @@ func wait[T any](t testing.TB, c <-chan T, what string) (v T) {
 		t.Fatalf("not within %v: %s", redistest.Patience, what)
 	}
 	return v
+}
+
+// stopwatch starts to count time, and returns how much it has counted. It is for bounds from above: of time in which a
+// busy machine did not get round to this process it counts little, and on one that is idle all of it.
+func stopwatch(t testing.TB) (counted func() time.Duration) {
+	const most = 2 * time.Millisecond // of what a millisecond took
+	var sum atomic.Int64
+	stop := make(chan struct{})
+	t.Cleanup(func() { close(stop) })
+	go func() {
+		for last := time.Now(); ; {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+				now := time.Now()
+				sum.Add(int64(min(now.Sub(last), most)))
+				last = now
+			}
+		}
+	}()
+	return func() time.Duration { return time.Duration(sum.Load()) }
 }
 
 // result runs f in a goroutine and returns a channel of its error.

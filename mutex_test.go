@@ -156,7 +156,7 @@ func TestCond(t *testing.T) {
 
 func TestVetReportsCopies(t *testing.T) {
 	redistest.Require(t, "go")
-	out, err := exec.CommandContext(within(t), "go", "vet", "./testdata/copies").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "go", "vet", "./testdata/copies").CombinedOutput()
 	if err == nil {
 		t.Fatal("go vet accepts a copy of a Mutex")
 	}

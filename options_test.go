@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock"
@@ -230,10 +231,12 @@ func TestNoPauseBeyondTheHoldersLease(t *testing.T) {
 func TestLogger(t *testing.T) {
 	s := redistest.StartMini(t)
 	log := new(logged)
-	m := newMutex(s, 30*time.Millisecond, warlock.WithLogger(log.logger()))
+	clock := clockwork.NewFakeClock()
+	m := newMutex(s, long, warlock.WithLogger(log.logger()), warlock.WithClock(clock))
 
 	l := lock(t, m)
 	s.Do("SET", key, "a thief")
+	clock.Advance(long / 3)
 	wait(t, l.Context().Done(), "the lease is lost")
 	m.Unlock()
 	s.Do("DEL", key)
@@ -248,6 +251,7 @@ func TestLogger(t *testing.T) {
 	done := result(func() error { return m.LockContext(within(t)) })
 	redistest.Eventually(t, func() bool { return strings.Contains(log.String(), "trying again") }, "the reason for the wait is logged")
 	s.Mini.SetError("")
+	redistest.Eventually(t, func() bool { clock.Advance(time.Second); return m.Lease() != nil }, "it tries again")
 	if err := wait(t, done, "LockContext returns"); err != nil {
 		t.Error(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -162,32 +161,56 @@ func (c *child) held() (fence int64, id string) {
 	return fence, id
 }
 
-func (c *child) signal(sig syscall.Signal) {
+// kill ends the child as a crash does, and returns when it is dead.
+func (c *child) kill() {
 	c.t.Helper()
-	if err := c.cmd.Process.Signal(sig); err != nil {
+	if err := c.cmd.Process.Kill(); err != nil {
 		c.t.Fatal(err)
 	}
+	wait(c.t, c.exited, "the child is dead")
+}
+
+func (c *child) stop() {
+	c.t.Helper()
+	redistest.Stop(c.t, c.cmd.Process)
+}
+
+func (c *child) goOn() {
+	c.t.Helper()
+	redistest.GoOn(c.t, c.cmd.Process)
+}
+
+// renewedFor waits until the lease on key has been renewed for d, by the server's account, and runs check meanwhile.
+func renewedFor(t *testing.T, s *redistest.Server, key string, d time.Duration, check func()) {
+	t.Helper()
+	expires := func() int64 { return s.Do("PEXPIRETIME", key).(int64) }
+	first := expires()
+	redistest.Eventually(t, func() bool {
+		check()
+		return expires() >= first+d.Milliseconds()
+	}, "the lease on %s is renewed for %v", key, d)
 }
 
 // The lock of a process that was killed is free after at most one ttl.
 func TestHolderIsKilled(t *testing.T) {
-	const ttl = 500 * time.Millisecond
+	t.Parallel() // it mostly waits
+	const ttl = time.Second
 	s := redistest.Start(t)
 	c := startChild(t, s, "hold", ttl)
 	fence, _ := c.held()
 	m := newMutex(s, ttl)
 	done := result(func() error { return m.LockContext(within(t)) })
-	for start := time.Now(); time.Since(start) < 2*ttl; <-time.After(time.Millisecond) {
+	renewedFor(t, s, key, 2*ttl, func() {
 		if m.Lease() != nil {
 			t.Fatal("the lock of a living process was taken")
 		}
-	}
-	killed := time.Now()
-	c.signal(syscall.SIGKILL)
+	})
+	c.kill()
+	dead := stopwatch(t)
 	if err := wait(t, done, "the lock is taken over"); err != nil {
 		t.Fatal(err)
 	}
-	if after := time.Since(killed); after > ttl+200*time.Millisecond {
+	if after := dead(); after > ttl+200*time.Millisecond {
 		t.Errorf("taken over %v after the kill, want within the ttl and 200 ms", after)
 	}
 	if got := m.Lease().Fence(); got <= fence {
@@ -197,7 +220,8 @@ func TestHolderIsKilled(t *testing.T) {
 
 // So are all that it held.
 func TestHolderOfManyIsKilled(t *testing.T) {
-	const ttl = 800 * time.Millisecond
+	t.Parallel() // it mostly waits
+	const ttl = time.Second
 	s := redistest.Start(t)
 	c := startChild(t, s, "hold many", ttl)
 	fence, _ := c.held()
@@ -207,17 +231,17 @@ func TestHolderOfManyIsKilled(t *testing.T) {
 		return k.LockContext(within(t), id)
 	})
 	redistest.Eventually(t, func() bool { return k.Len() == many && mailboxes(t, s) == 1 }, "all are waited for")
-	for start := time.Now(); time.Since(start) < 2*ttl; <-time.After(time.Millisecond) {
+	renewedFor(t, s, prefix+"many 0", 2*ttl, func() {
 		if k.Lease("many 0") != nil {
 			t.Fatal("the lock of a living process was taken")
 		}
-	}
-	killed := time.Now()
-	c.signal(syscall.SIGKILL)
+	})
+	c.kill()
+	dead := stopwatch(t)
 	if err := wait(t, done, "the locks are taken over"); err != nil {
 		t.Fatal(err)
 	}
-	if after := time.Since(killed); after > ttl+200*time.Millisecond {
+	if after := dead(); after > ttl+200*time.Millisecond {
 		t.Errorf("taken over %v after the kill, want within the ttl and 200 ms", after)
 	}
 	if got := k.Lease(id).Fence(); got <= fence {
@@ -240,9 +264,9 @@ func TestPromiseTheHolderKnowsAfterItWasStopped(t *testing.T) {
 			s := redistest.Start(t)
 			c := startChild(t, s, role, ttl)
 			fence, _ := c.held()
-			c.signal(syscall.SIGSTOP)
+			c.stop()
 			l := lock(t, newMutex(s, long))
-			c.signal(syscall.SIGCONT)
+			c.goOn()
 			if _, err := fmt.Fprintln(c.in); err != nil {
 				t.Fatal(err)
 			}
@@ -269,19 +293,19 @@ func TestWaiterIsStopped(t *testing.T) {
 	c := startChild(t, s, "hold", ttl)
 	queues(t, s, 1)
 	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the child listens")
-	c.signal(syscall.SIGSTOP)
+	c.stop()
 	done := result(func() error { return next.LockContext(within(t)) })
 	queues(t, s, 2)
-	released := time.Now()
 	unlock(t, holder)
+	released := stopwatch(t)
 	if err := wait(t, done, "the next gets the lock"); err != nil {
 		t.Fatal(err)
 	}
-	if after := time.Since(released); after > ttl+200*time.Millisecond {
+	if after := released(); after > ttl+200*time.Millisecond {
 		t.Errorf("the next got the lock after %v, want within the ttl and 200 ms", after)
 	}
 	fence := next.Lease().Fence()
-	c.signal(syscall.SIGCONT)
+	c.goOn()
 	queues(t, s, 1)
 	unlock(t, next)
 	if got, _ := c.held(); got <= fence {
@@ -307,14 +331,14 @@ func TestPromiseTheDeadDoNotHoldUpTheQueue(t *testing.T) {
 			done := result(func() error { return next.LockContext(within(t)) })
 			queues(t, s, n+1)
 			for _, c := range children {
-				c.signal(syscall.SIGKILL)
+				c.kill()
 			}
-			released := time.Now()
 			unlock(t, holder)
+			released := stopwatch(t)
 			if err := wait(t, done, "the next gets the lock"); err != nil {
 				t.Fatal(err)
 			}
-			if after := time.Since(released); after > ttl+200*time.Millisecond {
+			if after := released(); after > ttl+200*time.Millisecond {
 				t.Errorf("the next got the lock after %v, want within the ttl and 200 ms", after)
 			}
 			unlock(t, next)

@@ -523,8 +523,9 @@ func TestRLockThatNoWaitingMends(t *testing.T) {
 
 // A reader whose server is gone waits until it is back; a try says so.
 func TestRLockOverAnOutage(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
-	rw := newRW(s, 500*time.Millisecond)
+	rw := newRW(s, time.Second)
 	lease := rlock(t, rw)
 	s.Kill()
 	select {
@@ -765,18 +766,21 @@ func step(t *testing.T, s *redistest.Server, tl timeline, d time.Duration) {
 // A process's readers are renewed, and its share ends with it, whatever the others do.
 func TestReadersAreRenewedEachByItself(t *testing.T) {
 	s := redistest.Start(t)
-	short, lasting := newRW(s, 100*time.Millisecond), newRW(s, time.Minute)
+	const ttl = long / 10
+	clock := clockwork.NewFakeClock()
+	short, lasting := newRW(s, ttl, warlock.WithClock(clock)), newRW(s, long)
 	a, b := rlock(t, short), rlock(t, lasting)
-	if got := s.TTL(key); got < 50*time.Second {
+	if got := s.TTL(key); got <= long-redistest.Patience {
 		t.Errorf("a short ttl shortened the lock to %v", got)
 	}
 	first := a.Deadline()
+	clock.Advance(ttl / 3)
 	redistest.Eventually(t, func() bool { return a.Deadline().After(first) }, "the short one is renewed")
-	if b.Context().Err() != nil || s.TTL(key) < 40*time.Second {
+	if b.Context().Err() != nil || s.TTL(key) <= long-redistest.Patience {
 		t.Errorf("the other's renewal shortened the lock to %v", s.TTL(key))
 	}
 	runlock(t, lasting)
-	if got := s.TTL(key); got > 100*time.Millisecond {
+	if got := s.TTL(key); got > ttl {
 		t.Errorf("when the lasting one has left, the lock lives for %v", got)
 	}
 	runlock(t, short)

@@ -11,10 +11,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9/logging"
 )
 
 // TestMain runs the tests, or the holder that one of them kills.
 func TestMain(m *testing.M) {
+	logging.Disable() // go-redis's: clients lose their server
 	if name := os.Getenv(holdVar); name != "" {
 		exit(hold(name))
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9/logging"
 	"go.uber.org/goleak"
 )
 
@@ -18,6 +19,7 @@ func TestMain(m *testing.M) {
 	if text := os.Getenv(jobVar); text != "" {
 		exit(work(text, os.Stdin, os.Stdout))
 	}
+	logging.Disable() // go-redis's: clients are broken on purpose
 	goleak.VerifyTestMain(m)
 }
 

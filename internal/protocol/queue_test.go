@@ -341,7 +341,7 @@ func TestSpareTokens(t *testing.T) {
 			t.Errorf("the fence lives for %v", got)
 		}
 		enqueue(t, l, protocol.Request{ID: id(1, 1), Spare: spare})
-		used := grant.Token + 7_000_000
+		used := grant.Token + time.Minute.Microseconds()
 		if err := l.NewRelease(id(0, 0), used).Try(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -352,7 +352,7 @@ func TestSpareTokens(t *testing.T) {
 		if err := l.NewRelease(id(1, 1), used).Try(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if got := s.Get(fence); got != fmt.Sprint(used) || !about(s.TTL(fence), protocol.FloorLifetime+7*time.Second) {
+		if got := s.Get(fence); got != fmt.Sprint(used) || !about(s.TTL(fence), protocol.FloorLifetime+time.Minute) {
 			t.Errorf("released, the fence is %s for %v, want %d", got, s.TTL(fence), used)
 		}
 		if next := acquire(t, l, id(0, 1)); next != used+1 {

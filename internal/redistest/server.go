@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -214,17 +213,17 @@ func (s *Server) Restart() {
 	}
 }
 
-// Pause stops a real server's process; connections stay, and are not answered.
-func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
+// Pause stops a real server's process; connections stay, and are not answered. The test is skipped
+// on systems that cannot stop one.
+func (s *Server) Pause() {
+	s.tb.Helper()
+	Stop(s.tb, s.proc.Process)
+}
 
 // Resume lets a paused server go on.
-func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
-
-func (s *Server) signal(sig syscall.Signal) {
+func (s *Server) Resume() {
 	s.tb.Helper()
-	if err := s.proc.Process.Signal(sig); err != nil {
-		s.tb.Fatal(err)
-	}
+	GoOn(s.tb, s.proc.Process)
 }
 
 // Client returns a new client of the server, which is closed with the test.

@@ -194,7 +194,7 @@ func TestSilentConnection(t *testing.T) {
 	t.Run("dead", func(t *testing.T) {
 		s := redistest.Start(t)
 		b := newMailbox(s.Client())
-		b.times.silence, b.times.patience = time.Millisecond, 50*time.Millisecond
+		b.times.silence, b.times.patience = time.Millisecond, time.Second
 		w, _ := join(t, b)
 		s.Pause()
 		redistest.Eventually(t, func() bool { return !b.Open() }, "the connection is given up")
