@@ -295,6 +295,7 @@ func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, erro
 	a.pending = a.pending || answer.Stray || protocol.Lost(err)
 	if answer.Mute != nil {
 		m.box.Mute(answer.Mute)
+		m.reportMailbox()
 		a.rename()
 		return a.request(ctx)
 	}

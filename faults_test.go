@@ -888,7 +888,7 @@ func TestLeastPrivileges(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~"+key, "~warlock:{"+key+"}:*", "-@all",
 		"+evalsha", "+eval", "+set", "+get", "+del", "+time", "+pttl", "+pexpire", "+hset", "+hget", "+hdel",
-		"+zadd", "+zcard", "+zrange", "+zrangebyscore", "+zrem", "+zscore", "+unlink", "+publish", "+subscribe", "+pubsub|numsub", "&warlock:mailbox:*")
+		"+zadd", "+zcard", "+zrange", "+zrangebyscore", "+zrank", "+zrem", "+zscore", "+unlink", "+publish", "+subscribe", "+pubsub|numsub", "&warlock:mailbox:*")
 	login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
 	client := s.Client(login)
 	clock := clockwork.NewFakeClock()

@@ -6,17 +6,13 @@
 local function enqueue(now)
   drop_stale(now, FEW)
   local count = ARGV[7] == '1' and subscribers(ID) or nil
-  local deadline = int(math.floor(now / 1000) + TTL)
   local stale = redis.call('PTTL', QUEUE) < tonumber(TTL) -- or there is none yet
   local counted = count and count > 0 and 1 or 0
   redis.call('HSET', WAITERS, ID, table.concat({int(now), TTL, ROUND, SPARE, counted, ARGV[8]}, ' '))
-  if mute(ID) then
-    redis.call('HSET', WAITERS, MUTE, deadline)
-  end
   if stale then
     redis.call('PEXPIRE', WAITERS, 2 * TTL)
   end
-  redis.call('ZADD', DEADLINES, deadline, ID)
+  redis.call('ZADD', DEADLINES, int(math.floor(now / 1000) + TTL), ID)
   local place = tonumber(ARGV[6])
   if place == 0 then
     local last = tonumber(redis.call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')[2] or 0)
@@ -46,6 +42,17 @@ local function stop_readers(now)
   return able
 end
 
+-- Reports whether those right before ID in the queue can tell it when they leave.
+local function follows_able()
+  local rank = redis.call('ZRANK', QUEUE, ID) or 0
+  for _, id in ipairs(rank > 0 and redis.call('ZRANGE', QUEUE, math.max(0, rank - FEW), rank - 1) or {}) do
+    if mute(id) then
+      return false
+    end
+  end
+  return true
+end
+
 -- Returns a refusal. For shared, waiter and holder see below.
 local function refuse(now, holder, shared, place, heard, more)
   local able = shared or string.find(holder, '^%x+%-%x+%-%x+%-%x+%-%x+:%d+$')
@@ -55,10 +62,7 @@ local function refuse(now, holder, shared, place, heard, more)
     end
     holder = redis.call('ZRANGE', READERS, -1, -1)[1] or holder
   end
-  local muted = place > 0 and redis.call('HGET', WAITERS, MUTE)
-  if muted and (tonumber(muted) or 0) * 1000 > now and not mute(ID) then
-    able = false
-  end
+  able = able and (place == 0 or follows_able())
   return {more and 0 or redis.call('PTTL', LOCK), able and 1 or 0, place, heard and 1 or 0, string.sub(holder, 1, 256)}
 end
 

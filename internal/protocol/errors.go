@@ -64,7 +64,7 @@ const movedAdvice = "the server is a cluster's: use a redis.ClusterClient, or mo
 const (
 	prefix    = "warlock: "
 	wrongType = "WRONGTYPE"
-	commands  = "EVALSHA, EVAL, SET, GET, DEL, UNLINK, TIME, PTTL, PEXPIRE, HSET, HGET, HDEL, ZADD, ZCARD, ZRANGE, ZRANGEBYSCORE, ZREM and ZSCORE"
+	commands  = "EVALSHA, EVAL, SET, GET, DEL, UNLINK, TIME, PTTL, PEXPIRE, HSET, HGET, HDEL, ZADD, ZCARD, ZRANGE, ZRANGEBYSCORE, ZRANK, ZREM and ZSCORE"
 	noperm    = "allow the user " + commands + " on KEYS"
 )
 

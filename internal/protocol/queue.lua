@@ -23,10 +23,6 @@
 --
 -- A request noted in the future, after a step back of the clock, counts as dead.
 
--- The field of the waiters that says until when (ms, the server's time) there may be
--- a waiter whose client cannot tell the next of its grant.
-local MUTE = 'mute'
-
 -- Reports whether the client of id may not publish. Its IDs end with an m.
 local function mute(id) return string.sub(id, -1) == 'm' end
 
