@@ -40,7 +40,7 @@ const (
 	// grace is how long UnlockContext waits on for an answer when its context has ended.
 	grace = 500 * time.Millisecond
 
-	// patience is how long an unlock that meets trouble keeps its caller.
+	// patience is how long, in real time, an unlock that meets trouble keeps its caller.
 	patience = time.Second
 
 	// farewell is how long a caller that gave up waits for its withdrawal from the queue, so that a process that
@@ -601,15 +601,9 @@ func (m *Mutex) releaseUntil(ctx context.Context, r *protocol.Release, deadline 
 	done, troubles := make(chan error, 1), make(chan error, 1)
 	go func() { done <- m.persist(ctx, r, clock.Until(deadline), troubles) }()
 
-	limit := deadline
-	timer := clock.NewTimer(clock.Until(limit))
+	timer := clock.NewTimer(clock.Until(deadline))
 	defer timer.Stop()
-	hurry := func(d time.Duration) {
-		if sooner := clock.Now().Add(d); sooner.Before(limit) {
-			limit = sooner
-			timer.Reset(d)
-		}
-	}
+	var patient <-chan time.Time // from the first trouble
 	var trouble error
 	for ended := ctx.Done(); ; {
 		select {
@@ -617,21 +611,24 @@ func (m *Mutex) releaseUntil(ctx context.Context, r *protocol.Release, deadline 
 			return err
 		case err := <-troubles:
 			if trouble == nil {
-				hurry(patience)
+				patient = time.After(patience)
 			}
 			trouble = err
+			continue
 		case <-ended:
 			ended = nil
-			hurry(grace)
+			timer.Reset(min(grace, clock.Until(deadline)))
+			continue
+		case <-patient:
 		case <-timer.Chan():
-			if trouble == nil {
-				trouble = errNoAnswer
-			}
-			if err := ctx.Err(); err != nil {
-				trouble = fmt.Errorf("%w: %w", trouble, err)
-			}
-			return trouble
 		}
+		if trouble == nil {
+			trouble = errNoAnswer
+		}
+		if err := ctx.Err(); err != nil {
+			trouble = fmt.Errorf("%w: %w", trouble, err)
+		}
+		return trouble
 	}
 }
 
@@ -641,7 +638,7 @@ func (m *Mutex) persist(ctx context.Context, r *protocol.Release, d time.Duratio
 	defer cancel()
 	timer := m.opts.clock.AfterFunc(d, cancel)
 	defer timer.Stop()
-	return r.Run(ctx, m.opts.clock, func(err error) {
+	return r.Run(ctx, func(err error) {
 		select {
 		case <-troubles:
 		default:

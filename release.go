@@ -22,7 +22,7 @@ func Release(ctx context.Context, client redis.UniversalClient, key, id string) 
 	return explained(ctx, lock, "release", func() error {
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
-		return lock.NewRelease(id, 0).Run(ctx, realClock, func(error) {})
+		return lock.NewRelease(id, 0).Run(ctx, func(error) {})
 	})
 }
 

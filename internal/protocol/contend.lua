@@ -15,11 +15,11 @@ local function enqueue(now)
   redis.call('ZADD', DEADLINES, int(math.floor(now / 1000) + TTL), ID)
   local place = tonumber(ARGV[6])
   if place == 0 then
-    local last = tonumber(redis.call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')[2] or 0)
+    local last = tonumber(redis.call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')[2] or 0) or EXACT
     place = last < EXACT and math.max(now, last + 1) or now
   end
   if redis.call('ZADD', QUEUE, 'NX', int(place), ID) == 0 then
-    place = math.min(tonumber(redis.call('ZSCORE', QUEUE, ID)), EXACT)
+    place = math.min(tonumber(redis.call('ZSCORE', QUEUE, ID)) or EXACT, EXACT)
   end
   if stale then
     redis.call('PEXPIRE', QUEUE, 2 * TTL)

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jonboulle/clockwork"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock/internal/redistest"
@@ -108,7 +107,7 @@ func grant(t *testing.T, l *Lock) {
 }
 
 func giveBack(l *Lock) error {
-	return l.NewRelease(holder, 0).Run(context.Background(), clockwork.NewRealClock(), func(error) {})
+	return l.NewRelease(holder, 0).Run(context.Background(), func(error) {})
 }
 
 // acquireAll acquires a lock for each number from..to-1, all at a time.

@@ -197,7 +197,7 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	if r.Counted {
 		counted = 1
 	}
-	var pauses Pauses
+	var pauses pauses
 	for repeats, stray := l.repeats(), false; ; repeats-- {
 		cmd := l.run(undated{ctx}, once, acquireScript,
 			r.ID, r.TTL.Milliseconds(), (r.TTL + FloorLifetime).Milliseconds(), r.Spare, r.Round, r.Place, counted, modes[r.Mode], r.Channel)

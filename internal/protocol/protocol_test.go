@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jonboulle/clockwork"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock/internal/protocol"
@@ -44,7 +43,7 @@ func about(got, want time.Duration) bool { return got > want-redistest.Patience 
 // release releases id.
 func release(t testing.TB, l *protocol.Lock, id string) error {
 	t.Helper()
-	return l.NewRelease(id, 0).Run(t.Context(), clockwork.NewRealClock(), func(error) {})
+	return l.NewRelease(id, 0).Run(t.Context(), func(error) {})
 }
 
 // renew renews the lease of id, which nobody shares.

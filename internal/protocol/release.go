@@ -5,8 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"time"
-
-	"github.com/jonboulle/clockwork"
 )
 
 // A Release frees a lock that an ID holds, or takes the ID out of the queue. It may take
@@ -36,11 +34,11 @@ func (r *Release) Try(ctx context.Context) error {
 	return err
 }
 
-// Run tries until it is known whether the ID held the lock, with pauses by clock, which grow
+// Run tries until it is known whether the ID held the lock, with pauses, which grow
 // to an eighth of a second. It gives up when ctx ends, and where no waiting can help. Each error after which it
 // tries again is given to trouble.
-func (r *Release) Run(ctx context.Context, clock clockwork.Clock, trouble func(error)) error {
-	for pauses := (Pauses{Clock: clock}); ; {
+func (r *Release) Run(ctx context.Context, trouble func(error)) error {
+	for pauses := new(pauses); ; {
 		err := r.Try(ctx)
 		if err == nil || errors.Is(err, ErrNotHeld) || KindOf(err) == Final || ctx.Err() != nil {
 			return err
@@ -53,11 +51,8 @@ func (r *Release) Run(ctx context.Context, clock clockwork.Clock, trouble func(e
 }
 
 // Pauses are those between requests that fail. They double, from a ms to an eighth of a
-// second. The zero value has the real clock.
-type Pauses struct {
-	Clock clockwork.Clock
-	next  time.Duration
-}
+// second. They are real, whatever clock a lock has: they concern a server.
+type pauses struct{ next time.Duration }
 
 const (
 	firstPause = time.Millisecond
@@ -65,15 +60,12 @@ const (
 )
 
 // wait waits for the next pause, or for the end of ctx, whose error it then returns.
-func (p *Pauses) wait(ctx context.Context) error {
-	if p.Clock == nil {
-		p.Clock = clockwork.NewRealClock()
-	}
+func (p *pauses) wait(ctx context.Context) error {
 	p.next = min(max(2*p.next, firstPause), lastPause)
-	timer := p.Clock.NewTimer(p.next/2 + rand.N(p.next/2+1))
+	timer := time.NewTimer(p.next/2 + rand.N(p.next/2+1))
 	defer timer.Stop()
 	select {
-	case <-timer.Chan():
+	case <-timer.C:
 		return ctx.Err()
 	case <-ctx.Done():
 		return ctx.Err()

@@ -14,7 +14,6 @@ import (
 	"weak"
 
 	"github.com/google/uuid"
-	"github.com/jonboulle/clockwork"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock/internal/protocol"
@@ -489,5 +488,5 @@ func (b *Mailbox) disown(n protocol.Notice) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), b.times.orphan)
 	defer cancel()
-	_ = lock.NewRelease(n.ID, 0).Run(ctx, clockwork.NewRealClock(), func(error) {}) // expires, if it comes to the worst
+	_ = lock.NewRelease(n.ID, 0).Run(ctx, func(error) {}) // expires, if it comes to the worst
 }
