@@ -62,7 +62,7 @@ var mutants = []mutant{
 	{"what is known of waiters never expires", "crash", []edit{{luaContend,
 		"    redis.call('PEXPIRE', WAITERS, 2 * TTL)\n", ""}}},
 	{"dead waiters are never skipped", "stop", []edit{{luaQueue,
-		"if now >= tonumber(seen) and now - seen <= ttl * 1000 then", "if seen then"}, {luaQueue,
+		"if now >= seen and now - seen <= ttl * 1000 then", "if seen then"}, {luaQueue,
 		"if stale and #stale > 0 then", "if false then"}}},
 	{"a lease is believed in beyond its deadline", "stop", []edit{{leaseFile,
 		"if k.current.state != held || now.Before(k.deadline) {", "if now.Before(now.Add(1)) {"}}},

@@ -1,6 +1,7 @@
 package protocol_test
 
 import (
+	"context"
 	"errors"
 	"strconv"
 	"strings"
@@ -43,7 +44,9 @@ func about(got, want time.Duration) bool { return got > want-redistest.Patience 
 // release releases id.
 func release(t testing.TB, l *protocol.Lock, id string) error {
 	t.Helper()
-	return l.NewRelease(id, 0).Run(t.Context(), func(error) {})
+	ctx, cancel := context.WithTimeout(t.Context(), redistest.Patience)
+	defer cancel()
+	return l.NewRelease(id, 0).Run(ctx, func(error) {})
 }
 
 // renew renews the lease of id, which nobody shares.

@@ -42,10 +42,11 @@ local function live(id, now)
     return nil
   end
   local seen, ttl, round, spare, counted, mode = string.match(noted, '^(%d+) (%d+) (%d+) (%d+) (%d) ([rw])$')
-  if not seen or tonumber(ttl) > YEAR or tonumber(spare) > YEAR * 1000 then
+  seen = tonumber(seen)
+  if not seen or (tonumber(ttl) or EXACT) > YEAR or (tonumber(spare) or EXACT) > YEAR * 1000 then
     return nil
   end
-  if now >= tonumber(seen) and now - seen <= ttl * 1000 then
+  if now >= seen and now - seen <= ttl * 1000 then
     return {id = id, ttl = ttl, round = round, spare = spare, counted = counted == '1', reads = mode == 'r'}
   end
 end
