@@ -7,9 +7,10 @@
 //	defer mu.Unlock()
 //
 // A [Mutex] is used as a [sync.Mutex] is. Behind it stands a lease: the key in
-// Redis expires after the ttl given, and is renewed until Unlock. A goroutine, a
+// Redis expires after the ttl given, and is renewed until Unlock. A
 // process or a machine that dies stops renewing, and the lock is free again
-// after at most one ttl.
+// after at most one ttl. A goroutine that dies, or gets stuck, does not: its process goes on
+// renewing. Use [Mutex.Do], or defer Unlock, and [WithMaxHold].
 //
 // An [RWMutex] is used as a [sync.RWMutex] is: any number of readers in any number of
 // processes, or one writer. It and a Mutex may be used on one key.
@@ -50,7 +51,10 @@
 // # What is not promised
 //
 // A process paused past its ttl may believe for a moment, until it next looks at
-// its lease, that it still holds the lock. A failover to a replica that
+// its lease, that it still holds the lock; and a machine that was suspended with its monotonic clock,
+// until its next renewal. Who may write to this Redis can take any lock, and who may publish to its
+// channels, warlock:mailbox:*, can tell a waiter of a grant that is none. An eviction policy other than
+// noeviction may take a lock's key. A failover to a replica that
 // had not received the lock's key loses the lock: two holders may
 // then run at once, the later with the higher token. Tokens may fall only if a
 // server's clock steps back by more than two minutes after the lock was last used,

@@ -124,7 +124,8 @@ func (m *Mutex) LockContext(ctx context.Context) error {
 }
 
 // TryLock tries once to lock m and reports whether it did. It is one round trip
-// to Redis, or none if m is known to be locked, and false on any error.
+// to Redis, or none if m is known to be locked, and false on any error. It waits for an answer for the ttl at
+// the most.
 func (m *Mutex) TryLock() bool {
 	return m.tryOrLog("TryLock", protocol.Write) != nil
 }
@@ -172,14 +173,16 @@ func settle(unlock string, err error, log func() *slog.Logger) {
 //
 // The lock is released even if ctx has ended already. UnlockContext waits for
 // the answer until the lease's deadline, and no longer than a second after the end
-// of ctx.
+// of ctx, or after Redis has said that it is in trouble. The release goes on in the background then, until
+// the lease has run out. A hook of the client that blocks may hold it up.
 func (m *Mutex) UnlockContext(ctx context.Context) error {
 	return m.unlock(ctx)
 }
 
 // Do locks m, runs fn, and unlocks m, also when fn panics. The context of fn
 // ends with ctx and with the lease. Do returns the error of LockContext, or that of
-// fn, joined with [ErrLeaseLost] if the lease was gone before fn was done.
+// fn, joined with [ErrLeaseLost] if the lease was gone before fn was done. If fn returned only that its context
+// was cancelled, and the loss is why, Do returns ErrLeaseLost alone.
 func (m *Mutex) Do(ctx context.Context, fn func(context.Context) error) error {
 	l, err := m.acquire(ctx, protocol.Write)
 	if err != nil {

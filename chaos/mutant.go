@@ -96,7 +96,7 @@ var mutants = []mutant{
 	{"a fresh lease is thrown away for one that may be gone", "deleted", []edit{{"share.go",
 		"confirmed = err == nil", "confirmed = err != nil || err == nil"}}},
 	{"a release is tried without pauses", "moved", []edit{{"internal/protocol/release.go",
-		"for pauses := (Pauses{Clock: clock}); ; {", "for tries := 1; ; tries++ {"}, {"internal/protocol/release.go",
+		"for pauses := new(pauses); ; {", "for tries := 1; ; tries++ {"}, {"internal/protocol/release.go",
 		"if pauses.wait(ctx) != nil {", "if tries == 4 {"}}},
 }
 
