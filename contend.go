@@ -272,32 +272,12 @@ func (a *acquisition) join() {
 // request asks for the lock once. It returns a lease, or a refusal, or an error
 // after which neither is known. Its caller owns the turn.
 func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, error) {
-	m := a.m
-	a.spare = m.spare(a.mode)
-	a.sent = m.opts.clock.Now()
-	a.heard = a.waiter != nil && m.box.Open()
-	if a.round > 0 {
-		defer time.AfterFunc(silentFor, m.reportSilence).Stop()
-	}
-	r := protocol.Request{
-		ID: a.id, Mode: a.mode, TTL: m.ttl, Spare: a.spare,
-		Round: a.round, Place: a.place, Counted: a.heard && m.box.Counts(), Channel: a.channel,
-	}
-	var answer protocol.Grant
-	late, err := within(ctx, func() (err error) {
-		answer, err = m.lock.Acquire(ctx, r)
-		return err
-	})
-	a.late = late
-	if late != nil { // answer is not to be read
-		answer = protocol.Grant{}
-	}
-	a.pending = a.pending || answer.Stray || protocol.Lost(err)
+	answer, err := a.send(ctx)
 	if answer.Mute != nil {
-		m.box.Mute(answer.Mute)
-		m.reportMailbox()
+		a.m.box.Mute(answer.Mute)
+		a.m.reportMailbox()
 		a.rename()
-		return a.request(ctx)
+		answer, err = a.send(ctx)
 	}
 	if err == nil && !a.pending {
 		a.channel = ""
@@ -309,13 +289,38 @@ func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, erro
 		a.pending = a.pending || err != nil // it has run out here, and not yet there
 	}
 	if l == nil && a.mode == protocol.Read {
-		m.answered()
+		a.m.answered()
 	}
 	a.note(ctx, answer, err)
 	if err != nil {
 		return nil, protocol.Grant{Remaining: -1}, err
 	}
 	return l, answer, nil
+}
+
+// send sends a request, and returns its answer.
+func (a *acquisition) send(ctx context.Context) (answer protocol.Grant, err error) {
+	m := a.m
+	a.spare = m.spare(a.mode)
+	a.sent = m.opts.clock.Now()
+	a.heard = a.waiter != nil && m.box.Open()
+	if a.round > 0 {
+		defer time.AfterFunc(silentFor, m.reportSilence).Stop()
+	}
+	r := protocol.Request{
+		ID: a.id, Mode: a.mode, TTL: m.ttl, Spare: a.spare,
+		Round: a.round, Place: a.place, Counted: a.heard && m.box.Counts(), Channel: a.channel,
+	}
+	var came protocol.Grant // is the request's for as long as that is under way
+	a.late, err = within(ctx, func() (err error) {
+		came, err = m.lock.Acquire(ctx, r)
+		return err
+	})
+	if a.late == nil {
+		answer = came
+	}
+	a.pending = a.pending || answer.Stray || protocol.Lost(err)
+	return answer, err
 }
 
 // note takes in what came of a request: an answer, or an error.

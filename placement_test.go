@@ -198,7 +198,7 @@ func TestPromiseAFreshReadLeaseIsKept(t *testing.T) {
 				queues(t, s, 1)
 				clock.Advance(20 * time.Millisecond) // what Redis said of writers is not good any more
 				read := result(func() error { return rw.RLockContext(within(t)) })
-				redistest.Eventually(t, func() bool { return s.Do("ZCARD", queue) == int64(2) }, "the reader queues")
+				redistest.Eventually(t, func() bool { return asleep(s) == 2 }, "the reader queues, and both sleep")
 				end(t, s, old.ID())
 				writer2 := wakeUp(t, s, writer, written)
 				unlock(t, writer2)
@@ -225,6 +225,16 @@ func TestPromiseAFreshReadLeaseIsKept(t *testing.T) {
 			})
 		})
 	}
+}
+
+// asleep returns how many waiters have asked since their mailboxes were open, and so sleep until they are told.
+func asleep(s *redistest.Server) (n int) {
+	for _, note := range s.Admin.HVals(context.Background(), waiterNotes).Val() {
+		if strings.HasSuffix(note, " 1 r") || strings.HasSuffix(note, " 1 w") {
+			n++
+		}
+	}
+	return n
 }
 
 // wakeUp waits until m, which waits, holds.
