@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock"
@@ -193,22 +194,17 @@ func TestPromiseAFreshReadLeaseIsKept(t *testing.T) {
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 				rw, clock, _ := countedRW(t, s)
 				old := rlock(t, rw)
-				writer := newMutex(s, long)
+				writers := clockwork.NewFakeClock() // whose time goes by first: a flush takes their order away
+				writer := newMutex(s, long, warlock.WithClock(writers))
 				written := result(func() error { return writer.LockContext(within(t)) })
 				queues(t, s, 1)
 				clock.Advance(20 * time.Millisecond) // what Redis said of writers is not good any more
 				read := result(func() error { return rw.RLockContext(within(t)) })
 				redistest.Eventually(t, func() bool { return asleep(s) == 2 }, "the reader queues, and both sleep")
 				end(t, s, old.ID())
-				writer2 := wakeUp(t, s, writer, written)
-				unlock(t, writer2)
-				for len(read) == 0 { // it may sleep behind what was flushed
-					clock.Advance(time.Second)
-					<-time.After(time.Millisecond)
-				}
-				if err := wait(t, read, "the reader has the lock"); err != nil {
-					t.Fatal(err)
-				}
+				wakeUp(t, writers, written)
+				unlock(t, writer)
+				wakeUp(t, clock, read)
 				redistest.Eventually(t, func() bool { return s.Do("EXISTS", key) == int64(1) }, "the lock is held")
 				if ok, err := writer.TryLockContext(t.Context()); ok || err != nil {
 					t.Errorf("a writer beside the reader: %v, %v", ok, err)
@@ -237,13 +233,13 @@ func asleep(s *redistest.Server) (n int) {
 	return n
 }
 
-// wakeUp waits until m, which waits, holds.
-func wakeUp(t *testing.T, s *redistest.Server, m *warlock.Mutex, done <-chan error) *warlock.Mutex {
+// wakeUp lets time go by until a wait is over: it may sleep behind what was flushed.
+func wakeUp(t *testing.T, clock *clockwork.FakeClock, done <-chan error) {
 	t.Helper()
-	if err := wait(t, done, "the writer has the lock"); err != nil {
+	redistest.Eventually(t, func() bool { clock.Advance(time.Second); return len(done) > 0 }, "the wait is over")
+	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	return m
 }
 
 // Promise: order. A writer that waits behind readers of its own process stops later readers in others.
