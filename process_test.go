@@ -38,6 +38,7 @@ var roles = map[string]func(){
 	"read":           readRole,
 	"hold many":      holdManyRole,
 	"visit":          visitRole,
+	"give up":        giveUpRole,
 	"read-unlock":    func() { roleRW(roleClient()).RUnlock() },
 }
 

@@ -1,0 +1,204 @@
+package warlock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+// These tests are of what no waiting can mend, of clients that are closed, and of processes that end.
+
+// keyOn returns a key whose slot s serves.
+func keyOn(s *redistest.Server, ok bool) string {
+	for n := 0; ; n++ {
+		key := fmt.Sprint("invoice:", n)
+		_, moved := redis.IsMovedError(s.Admin.Get(context.Background(), key).Err())
+		if moved != ok {
+			return key
+		}
+	}
+}
+
+// What is known to be final is returned at once, with what to do about it.
+func TestFinalAnswers(t *testing.T) {
+	for name, c := range map[string]struct {
+		make   func(t *testing.T) (client redis.UniversalClient, key string)
+		advice string
+	}{
+		"MOVED at a client of one server": {func(t *testing.T) (redis.UniversalClient, string) {
+			a, b := redistest.StartNode(t), redistest.StartNode(t)
+			redistest.Cluster(t, a, b)
+			return redis.NewUniversalClient(&redis.UniversalOptions{Addrs: []string{a.Addr}}), keyOn(a, false)
+		}, "ClusterClient"},
+		"a DB of a cluster": {func(t *testing.T) (redis.UniversalClient, string) {
+			a, b := redistest.StartNode(t), redistest.StartNode(t)
+			redistest.Cluster(t, a, b)
+			return redis.NewClient(&redis.Options{Addr: a.Addr, DB: 1}), keyOn(a, true)
+		}, "no DB"},
+		"a DB out of range": {func(t *testing.T) (redis.UniversalClient, string) {
+			return redis.NewClient(&redis.Options{Addr: redistest.Start(t).Addr, DB: 99}), key
+		}, "a DB that the server has"},
+		"a proxy without scripts": {func(t *testing.T) (redis.UniversalClient, string) {
+			s := redistest.StartMini(t)
+			client := s.Client()
+			lockOnce(t, warlock.NewMutex(client, key, long))
+			s.Mini.SetError("ERR bad lua script for redis cluster, all the keys that the script uses should be passed using the KEYS array")
+			return client, key
+		}, "proxy"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, key := c.make(t)
+			defer client.Close()
+			for face, locks := range map[string]func(ctx context.Context) error{
+				"Mutex":   warlock.NewMutex(client, key, long).LockContext,
+				"RWMutex": warlock.NewRWMutex(client, key, long).RLockContext,
+				"Keyed": func(ctx context.Context) error {
+					return warlock.NewKeyed(client, "invoice:", long).LockContext(ctx, strings.TrimPrefix(key, "invoice:"))
+				},
+			} {
+				err := locks(within(t))
+				if err == nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, warlock.ErrUnavailable) {
+					t.Errorf("%s: %v, want what is wrong", face, err)
+				} else {
+					contains(t, err.Error(), c.advice, key)
+				}
+			}
+			if said := panicOf(warlock.NewMutex(client, key, long).Lock); !strings.Contains(said, c.advice) {
+				t.Errorf("Lock panicked with %q", said)
+			}
+			if ok, err := warlock.NewMutex(client, key, long).TryLockContext(t.Context()); ok || err == nil {
+				t.Errorf("TryLockContext: %v, %v", ok, err)
+			}
+		})
+	}
+}
+
+// An answer that nobody knows is waited out for some seconds, logged at once, and final when it has been the
+// only answer for that long.
+func TestStrangeAnswers(t *testing.T) {
+	const text = "ERR upstream failure"
+	start := func(t *testing.T) (*redistest.Server, *clockwork.FakeClock, *logged, <-chan error) {
+		s, clock, log := redistest.StartMini(t), clockwork.NewFakeClock(), new(logged)
+		client := s.Client(noRetries)
+		m := warlock.NewMutex(client, key, long, warlock.WithClock(clock), warlock.WithLogger(log.logger()))
+		lockOnce(t, m)
+		s.Mini.SetError(text)
+		done := result(func() error {
+			err := m.LockContext(within(t))
+			if err == nil {
+				m.Unlock()
+			}
+			return err
+		})
+		redistest.Eventually(t, func() bool { return strings.Contains(log.String(), text) }, "it is logged")
+		return s, clock, log, done
+	}
+	t.Run("passes", func(t *testing.T) {
+		s, clock, _, done := start(t)
+		clock.Advance(time.Second)
+		s.Mini.SetError("")
+		redistest.Eventually(t, func() bool { clock.Advance(100 * time.Millisecond); return len(done) > 0 }, "the wait is over")
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("lasts", func(t *testing.T) {
+		_, clock, _, done := start(t)
+		began := clock.Now()
+		redistest.Eventually(t, func() bool { clock.Advance(100 * time.Millisecond); return len(done) > 0 }, "the wait is over")
+		if err := <-done; err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("LockContext: %v", err)
+		}
+		if after := clock.Since(began); after < 2*time.Second {
+			t.Errorf("it was final after %v", after)
+		}
+	})
+}
+
+// A client is closed: nothing of the library is left soon after, whether somebody waits or has waited.
+func TestNothingRunsWhenTheClientIsClosed(t *testing.T) {
+	const most, tries = 100 * time.Millisecond, 5
+	for name, prepare := range map[string]func(t *testing.T, s *redistest.Server, m *warlock.Mutex) <-chan error{
+		"after a contended lock": func(t *testing.T, s *redistest.Server, m *warlock.Mutex) <-chan error {
+			other := newMutex(s, long)
+			lock(t, other)
+			done := result(func() error { return m.LockContext(within(t)) })
+			redistest.Eventually(t, func() bool { return asleep(s) == 1 }, "it sleeps until it is told")
+			unlock(t, other)
+			if err := wait(t, done, "it has the lock"); err != nil {
+				t.Fatal(err)
+			}
+			unlock(t, m)
+			return nil
+		},
+		"while it is waited for": func(t *testing.T, s *redistest.Server, m *warlock.Mutex) <-chan error {
+			s.Do("SET", key, "somebody", "PX", long.Milliseconds())
+			return result(func() error { return m.LockContext(within(t)) })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for n := 1; ; n++ { // a busy machine may be late
+				s := redistest.Start(t)
+				client := s.Client()
+				done := prepare(t, s, warlock.NewMutex(client, key, long))
+				redistest.Eventually(t, func() bool { return mailboxes(t, s) >= 1 }, "it listens")
+				took := stopwatch(t)
+				if err := client.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if done != nil {
+					if err := wait(t, done, "the wait ends"); !errors.Is(err, redis.ErrClosed) {
+						t.Errorf("LockContext: %v", err)
+					}
+				}
+				redistest.Eventually(t, func() bool { return libraryGoroutine() == "" }, "nothing of the library runs")
+				d := took()
+				if d <= most {
+					return
+				}
+				if n == tries {
+					t.Fatalf("the last goroutine ended after %v", d)
+				}
+			}
+		})
+	}
+}
+
+// giveUpRole waits for a moment in vain, and ends.
+func giveUpRole() {
+	m := roleMutex()
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		_, _ = fmt.Scanln() // until it is told to give up
+		cancel()
+	}()
+	if err := m.LockContext(ctx); !errors.Is(err, context.Canceled) {
+		fmt.Println(err)
+	}
+	os.Exit(0)
+}
+
+// A process that ends right after its LockContext failed leaves nothing in the queue.
+func TestProcessThatGivesUpAndEnds(t *testing.T) {
+	s := redistest.Start(t)
+	lock(t, newMutex(s, long))
+	c := startChild(t, s, "give up", long)
+	queues(t, s, 1)
+	fmt.Fprintln(c.in)
+	if err := wait(t, c.exited, "the process ends"); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.Do("ZCARD", queue); n != int64(0) {
+		t.Errorf("%v are left in the queue", n)
+	}
+}
