@@ -65,7 +65,6 @@ const (
 var (
 	errNoAnswer = errors.New("no answer from Redis in time: the lock is free when the lease has run out")
 	errNotYet   = errors.New("no answer from Redis yet")
-	errExited   = errors.New("a hook of the client ended its goroutine")
 	errUnlocked = fmt.Errorf("%w: unlock of an unlocked mutex", ErrNotHeld)
 )
 
@@ -310,6 +309,8 @@ func (a *acquisition) send(ctx context.Context) (answer protocol.Grant, err erro
 		Round: a.round, Place: a.place, Counted: a.heard && m.box.Counts(), Channel: a.channel,
 	}
 	var came protocol.Grant // is the request's for as long as that is under way
+	pending := a.pending
+	a.pending = true // if a hook ends this goroutine, end releases the ID
 	a.late, err = within(ctx, func() (err error) {
 		came, err = m.lock.Acquire(ctx, r)
 		return err
@@ -317,7 +318,7 @@ func (a *acquisition) send(ctx context.Context) (answer protocol.Grant, err erro
 	if a.late == nil {
 		answer = came
 	}
-	a.pending = a.pending || answer.Stray || protocol.Lost(err)
+	a.pending = pending || answer.Stray || protocol.Lost(err)
 	return answer, err
 }
 
@@ -553,11 +554,7 @@ func (m *Mutex) end(ctx context.Context, l *Lease) error {
 	case err != nil: // lost; what is left of it in Redis need not wait for its expiry
 		go m.abandon(ctx, l)
 	default:
-		err = m.release(ctx, l)
-		l.leaveMailbox() // not before: a late message of its grant would release it meanwhile
-		if l.pending {
-			m.sweep(l.id)
-		}
+		err = m.free(ctx, l)
 	}
 	if errors.Is(err, protocol.ErrNotHeld) {
 		err = lease.ErrTaken
@@ -567,6 +564,19 @@ func (m *Mutex) end(ctx context.Context, l *Lease) error {
 		return m.lock.Explain("unlock", err)
 	}
 	return nil
+}
+
+// free releases l. If a hook of the client panics, or ends this goroutine, l is released later.
+func (m *Mutex) free(ctx context.Context, l *Lease) (err error) {
+	err = protocol.ErrExited // unless release returns
+	defer func() {
+		l.leaveMailbox() // not before: a late message of its grant would release it meanwhile
+		if l.pending || protocol.Broke(err) {
+			m.sweep(l.id)
+		}
+	}()
+	err = m.release(ctx, l)
+	return err
 }
 
 // release frees the lock in Redis. It does not wait for that beyond the lease's
@@ -596,8 +606,11 @@ func (m *Mutex) release(ctx context.Context, l *Lease) error {
 // wrong, when its caller has waited for long enough.
 func (m *Mutex) releaseUntil(ctx context.Context, r *protocol.Release, deadline time.Time) error {
 	clock := m.opts.clock
-	done, troubles := make(chan error, 1), make(chan error, 1)
-	go func() { done <- m.persist(ctx, r, clock.Until(deadline), troubles) }()
+	done, troubles := make(chan error, 2), make(chan error, 1)
+	go func() {
+		defer func() { done <- protocol.ErrExited }() // is not read after what persist returned
+		done <- m.persist(ctx, r, clock.Until(deadline), troubles)
+	}()
 
 	timer := clock.NewTimer(clock.Until(deadline))
 	defer timer.Stop()
@@ -687,7 +700,7 @@ func within(ctx context.Context, op func() error) (late <-chan error, err error)
 	}
 	done := make(chan error, 2)
 	go func() {
-		defer func() { done <- errExited }() // is not read after what op returned
+		defer func() { done <- protocol.ErrExited }() // is not read after what op returned
 		done <- op()
 	}()
 	select {

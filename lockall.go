@@ -81,9 +81,16 @@ func (k *Keyed) LockAll(ctx context.Context, ids ...string) (unlock func(), err 
 		}
 	}
 	g := &group{k: k, ids: ids, held: make([]bool, len(ids))}
+	all := false
+	defer func() {
+		if !all { // also if a hook of the client panics
+			g.letGo(ctx)
+		}
+	}()
 	if err := g.lock(ctx); err != nil {
 		return nil, err
 	}
+	all = true
 	var called atomic.Bool
 	return func() {
 		if called.Swap(true) {
@@ -111,14 +118,13 @@ type group struct {
 	since time.Time // when the first of them was locked; set if any is held
 }
 
-// lock locks all ids, or none of them if it returns an error.
+// lock locks all ids. If it returns an error, some may be held.
 func (g *group) lock(ctx context.Context) error {
 	for {
 		next := g.tryRest(ctx)
 		switch {
 		case next < len(g.ids):
 			if err := g.waitFor(ctx, next); err != nil {
-				g.letGo(ctx)
 				return err
 			}
 		case slices.ContainsFunc(g.ids, g.k.lost):
@@ -143,29 +149,38 @@ func (g *group) tryRest(ctx context.Context) int {
 		if len(rest) == 0 {
 			return len(g.ids)
 		}
-		sent := g.k.opts.clock.Now()
-		locked := make([]bool, len(rest))
-		together(len(rest), atOnce, func(n int) {
-			locked[n], _ = g.k.TryLockContext(ctx, g.ids[rest[n]]) // waitFor meets an error again
-		})
-		taken := slices.Index(locked, false)
+		g.try(ctx, rest)
+		taken := slices.IndexFunc(rest, func(i int) bool { return !g.held[i] })
 		if taken < 0 {
-			taken = len(rest)
-		}
-		for _, i := range rest[:taken] {
-			g.hold(i, sent)
+			continue
 		}
 		var behind []string
-		for n := taken; n < len(rest); n++ {
-			if locked[n] {
-				behind = append(behind, g.ids[rest[n]])
+		for _, i := range rest[taken:] {
+			if g.held[i] {
+				behind = append(behind, g.ids[i])
+				g.held[i] = false
 			}
 		}
 		g.k.letGo(ctx, behind)
-		if taken < len(rest) {
-			return rest[taken]
-		}
+		return rest[taken]
 	}
+}
+
+// try tries once to lock each of the ids of these indices, and holds those that
+// it locks, also if it panics.
+func (g *group) try(ctx context.Context, indices []int) {
+	sent := g.k.opts.clock.Now()
+	locked := make([]bool, len(indices))
+	defer func() {
+		for n, i := range indices {
+			if locked[n] {
+				g.hold(i, sent)
+			}
+		}
+	}()
+	together(len(indices), atOnce, func(n int) {
+		locked[n], _ = g.k.TryLockContext(ctx, g.ids[indices[n]]) // waitFor meets an error again
+	})
 }
 
 // hold notes that the id of index i is locked since then.
@@ -192,15 +207,17 @@ func (g *group) waitFor(ctx context.Context, next int) error {
 		defer close(gone)
 		g.k.letGo(ctx, others)
 	})
-	err := g.k.LockContext(ctx, g.ids[next])
-	if !timer.Stop() {
-		<-gone
-		clear(g.held)
-	}
-	if err == nil {
-		g.hold(next, g.k.opts.clock.Now())
-	}
-	return err
+	defer func() { // also if it panics: what was let go is not held
+		if !timer.Stop() {
+			<-gone
+			locked := g.held[next]
+			clear(g.held)
+			if locked {
+				g.hold(next, g.k.opts.clock.Now())
+			}
+		}
+	}()
+	return g.lockNext(ctx, next)
 }
 
 // lockNext locks the id of index next, and keeps the others.
@@ -308,9 +325,11 @@ func together(n, most int, f func(i int)) {
 	for range min(n, most) - 1 {
 		workers.Go(work)
 	}
+	defer func() { // also if a call ends this goroutine
+		workers.Wait()
+		if v := panicked.Load(); v != nil {
+			panic(*v)
+		}
+	}()
 	work()
-	workers.Wait()
-	if v := panicked.Load(); v != nil {
-		panic(*v)
-	}
 }

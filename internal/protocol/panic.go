@@ -8,6 +8,11 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// ErrExited says that a hook of the client ended the goroutine of a request, as
+// runtime.Goexit and testing's FailNow do. Whether the request was carried out
+// is not known.
+var ErrExited = errors.New("a hook of the client ended its goroutine")
+
 // A Panic is what a hook of the client, or what else a user gave it to call, panicked with while a
 // request was made. Whether the request was carried out is not known.
 type Panic struct {
@@ -25,6 +30,10 @@ func catch(cmd redis.Cmder) {
 		cmd.SetErr(newPanic(v))
 	}
 }
+
+// Broke reports whether err says that a hook of the client panicked, or ended its
+// goroutine.
+func Broke(err error) bool { return isPanic(err) || errors.Is(err, ErrExited) }
 
 func isPanic(err error) bool { return errors.As(err, new(*Panic)) }
 

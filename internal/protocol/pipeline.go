@@ -24,10 +24,11 @@ type sender interface {
 // single sends each request by itself.
 type single struct{ client redis.UniversalClient }
 
-func (s single) Process(ctx context.Context, cmd redis.Cmder) bool {
+func (s single) Process(ctx context.Context, cmd redis.Cmder) (answered bool) {
+	answered = true // also after a panic, which cmd carries as its error
 	defer catch(cmd)
 	_ = s.client.Process(ctx, cmd) // cmd carries the error
-	return true
+	return answered
 }
 
 func (s single) Later(ctx context.Context, cmd redis.Cmder, done func()) {
@@ -255,7 +256,12 @@ func (l *lane) send(batch []*request) {
 		}
 		_ = pipe.Process(r.ctx, unrepeated(r.cmd)) // is only noted
 	}
+	defer l.sent(batch) // also if a hook ends this goroutine
 	exec(context.WithoutCancel(batch[0].ctx), pipe, batch)
+}
+
+// sent ends a batch, of which each command carries its error.
+func (l *lane) sent(batch []*request) {
 	l.done()
 	var redirected []*request
 	for _, r := range batch {
@@ -275,14 +281,19 @@ func (l *lane) send(batch []*request) {
 
 // exec sends what pipe has noted of batch. Each command carries its error.
 func exec(ctx context.Context, pipe redis.Pipeliner, batch []*request) {
+	var broken error = ErrExited // unless Exec returns, or panics
 	defer func() {
 		if v := recover(); v != nil {
+			broken = newPanic(v)
+		}
+		if broken != nil {
 			for _, r := range batch {
-				r.cmd.SetErr(newPanic(v))
+				r.cmd.SetErr(broken)
 			}
 		}
 	}()
 	_, _ = pipe.Exec(ctx)
+	broken = nil
 }
 
 // unrepeated returns cmd for a batch: it is for who waits for it to repeat it. Hooks of the client
