@@ -54,9 +54,6 @@ const (
 	// strangeFor is how long an answer that nobody knows is waited out.
 	strangeFor = 3 * time.Second
 
-	// silentFor is how long, in real time, a request is under way before that is logged.
-	silentFor = time.Second
-
 	// logEvery is the time between two lines of the log about one trouble.
 	logEvery = 10 * time.Second
 
@@ -304,7 +301,8 @@ func (a *acquisition) send(ctx context.Context) (answer protocol.Grant, err erro
 	a.sent = m.opts.clock.Now()
 	a.heard = a.waiter != nil && m.box.Open()
 	if a.round > 0 {
-		defer time.AfterFunc(silentFor, m.reportSilence).Stop()
+		m.watch.begin()
+		defer m.watch.end()
 	}
 	r := protocol.Request{
 		ID: a.id, Mode: a.mode, TTL: m.ttl, Spare: a.spare,
@@ -452,11 +450,6 @@ func (a *acquisition) report(ctx context.Context) {
 			"or be this goroutine's own", "holder", a.holder, "waited", now.Sub(a.since))
 	}
 	m.reportMailbox()
-}
-
-// reportSilence logs that a request is not answered.
-func (m *Mutex) reportSilence() {
-	m.log().Warn("warlock: Redis has not answered for a while; waiting on", "while", silentFor)
 }
 
 // reportMailbox logs, once for each client, why waiters are not woken.

@@ -81,7 +81,7 @@ func NewKeyed(client redis.UniversalClient, prefix string, ttl time.Duration, op
 		panic(err)
 	}
 	k := &Keyed{
-		terms:    newTerms(client, ttl, opts),
+		terms:    newTerms(client, prefix, ttl, opts),
 		prefix:   prefix,
 		pipeline: protocol.NewPipeline(client),
 		entries:  make(map[string]*entry),

@@ -57,11 +57,15 @@ type terms struct {
 	opts   options
 	timers lease.Timers  // of the leases
 	spread time.Duration // by how much a renewal may be ahead of its time
+	name   string        // of the lock, or of the locks, in the log
+	watch  watch         // of their requests
 }
 
-func newTerms(client redis.UniversalClient, ttl time.Duration, opts []Option) *terms {
+func newTerms(client redis.UniversalClient, name string, ttl time.Duration, opts []Option) *terms {
 	o := newOptions(opts)
-	return &terms{box: wait.Of(client), ttl: ttl.Truncate(time.Millisecond), opts: o, timers: o.clock}
+	t := &terms{box: wait.Of(client), name: name, ttl: ttl.Truncate(time.Millisecond), opts: o, timers: o.clock}
+	t.watch.report = t.reportSilence
+	return t
 }
 
 // NewMutex returns an unlocked Mutex. Mutexes with the same key on the same
@@ -89,7 +93,7 @@ func (m *Mutex) init(client redis.UniversalClient, key string, ttl time.Duration
 	if err != nil {
 		panic(err)
 	}
-	m.lock, m.terms = lock, newTerms(client, ttl, opts)
+	m.lock, m.terms = lock, newTerms(client, key, ttl, opts)
 }
 
 // checkTTL returns an error that says so if a lease of key cannot have that ttl.

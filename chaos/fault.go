@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"syscall"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/warlock-go/warlock"
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
@@ -37,6 +39,10 @@ var (
 	deleteLock  = fault{"DEL", (*stage).deleteLock}
 	deleteAll   = fault{"FLUSHALL", (*stage).deleteAll}
 	moveClock   = fault{"clock moved", (*stage).moveClock}
+
+	endShares  = fault{"readers released", (*stage).endShares}
+	loneMaster = fault{"NOREPLICAS", (*stage).loneMaster}
+	readOnly   = fault{"READONLY", (*stage).readOnly}
 
 	restartKept  = fault{"restart, kept", (*stage).restartKept}
 	restartEmpty = fault{"restart, empty", (*stage).restartEmpty}
@@ -200,6 +206,42 @@ func (s *stage) deleteLock() {
 
 func (s *stage) deleteAll() {
 	s.during(delays|loses|wipes, nil, allKeys, func() { s.servers("FLUSHALL") })
+}
+
+// endShares releases all who read, by their IDs, as an administrator may. Each waiter is then told at once that it
+// has the lock. The readers learn of it at their next renewal.
+func (s *stage) endShares() {
+	ctx, admin := context.Background(), s.backend.servers[0].Admin
+	for key, name := range s.keys {
+		s.during(delays|loses, nil, key, func() {
+			ids, err := admin.ZRange(ctx, "warlock:{"+name+"}:readers", 0, -1).Result()
+			s.must(err)
+			for _, id := range ids {
+				if err := warlock.Release(ctx, admin, name, id); !errors.Is(err, warlock.ErrNotHeld) {
+					s.must(err)
+				}
+			}
+		})
+	}
+}
+
+// loneMaster lets the server refuse to write, as one that has lost its replicas.
+func (s *stage) loneMaster() {
+	s.refuse([]any{"CONFIG", "SET", "min-replicas-to-write", 1}, []any{"CONFIG", "SET", "min-replicas-to-write", 0})
+}
+
+// readOnly lets the server refuse to write, as a replica.
+func (s *stage) readOnly() {
+	s.refuse([]any{"REPLICAOF", "127.0.0.1", 1}, []any{"REPLICAOF", "NO", "ONE"}) // nobody listens there
+}
+
+// refuse lets servers refuse to write for a moment.
+func (s *stage) refuse(begin, end []any) {
+	s.during(refuses, nil, allKeys, func() {
+		s.servers(begin...)
+		s.wait(s.between(100*time.Millisecond, 400*time.Millisecond))
+		s.servers(end...)
+	})
 }
 
 // moveClock sets the clock by up to the lifetime of the floor of tokens.

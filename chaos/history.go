@@ -54,6 +54,7 @@ type request struct {
 	Sent, Replied instant
 	Answer        answer
 	Queues        bool // an acquisition that does
+	Op            int  // the number of the op that sent it; 0: it is not known, or none did
 }
 
 type script string
@@ -87,11 +88,15 @@ const allKeys = -1
 type does int
 
 const (
-	halts  does = 1 << iota // processes do nothing for a while
-	ends                    // or never again
-	delays                  // requests, replies and messages are late, or get lost
-	loses                   // servers may forget what they have acknowledged, or find it expired
-	wipes                   // and they do for certain
+	halts   does = 1 << iota // processes do nothing for a while
+	ends                     // or never again
+	delays                   // requests, replies and messages are late, or get lost
+	refuses                  // servers refuse to write, and say so
+	loses                    // servers may forget what they have acknowledged, or find it expired
+	wipes                    // and they do for certain
+
+	slows    = delays | refuses
+	troubles = halts | slows | loses
 )
 
 func (e *effect) touches(slot int) bool { return e.Slots == nil || slices.Contains(e.Slots, slot) }
@@ -119,6 +124,7 @@ type history struct {
 	stamps map[*op][]stamp
 	last   map[string]instant // by ID: when the last request was sent by which the lease is known to live
 	asked  map[string]instant // by ID: when the first of those who held under it called
+	owns   map[*op]instant    // by op that holds under another's lease, see findOwns
 }
 
 // A recorder takes a history down, from several goroutines.
@@ -219,6 +225,40 @@ func (h *history) finish() {
 			h.last[q.ID] = max(h.last[q.ID], q.Sent)
 		}
 	}
+	h.findOwns()
+}
+
+// findOwns notes in h.owns each reader that was granted a lease of its own and then held under the lease of another
+// reader of its process, though no server said meanwhile that the other lease was there. The time in h.owns
+// is the last at which the reader's own lease is known to have been there, or not to have been granted yet.
+func (h *history) findOwns() {
+	h.owns = make(map[*op]instant)
+	asks := make(map[[2]int][]*request) // by process and op
+	others := make(map[string][]*request)
+	for _, q := range h.Requests {
+		switch {
+		case q.Script == acquire && q.Op != 0 && q.Answer != unknown:
+			id := [2]int{q.Process, q.Op}
+			asks[id] = append(asks[id], q)
+		case q.Answer == yes:
+			others[q.ID] = append(others[q.ID], q)
+		}
+	}
+	for _, o := range h.Ops {
+		own := asks[[2]int{o.Process, o.N}]
+		if !o.granted() || !o.Read || len(own) == 0 || slices.ContainsFunc(own, func(q *request) bool { return q.ID == o.ID }) {
+			continue
+		}
+		last := own[len(own)-1]
+		confirms := func(q *request) bool { return q.Script == renew && q.Sent >= last.Sent && q.Sent <= o.Granted }
+		if slices.ContainsFunc(others[o.ID], confirms) {
+			continue
+		}
+		h.owns[o] = last.Sent
+		for _, q := range others[last.ID] { // a release that found it there
+			h.owns[o] = max(h.owns[o], min(q.Sent, o.Granted))
+		}
+	}
 }
 
 // of returns the ops of a key that were granted, in the order of their returns.
@@ -237,17 +277,25 @@ func (h *history) of(key int) (ops []*op) {
 func (h *history) runsOut(o *op) instant { return h.last[o.ID].add(h.TTL) }
 
 // joined reports whether o is a reader that was let in under a lease that another of its process had.
-func (h *history) joined(o *op) bool { return o.Read && h.asked[o.ID] < o.Called }
+// A reader that was granted a lease of its own did not join, unless a server then said that the other
+// lease was there.
+func (h *history) joined(o *op) bool {
+	return o.Read && h.asked[o.ID] < o.Called && h.owns[o] == 0
+}
+
+// called returns when o called, or a later time by which its own lease had not ended.
+func (h *history) called(o *op) instant { return max(o.Called, h.owns[o]) }
 
 const never = instant(1<<63 - 1)
 
 // forgotten returns from when on servers may have forgotten the lease of o; never if they did not.
-// One that was renewed after that was not forgotten.
+// One that was renewed after that was not forgotten. If o held under another's lease instead of its own, its own
+// counts, see findOwns.
 func (h *history) forgotten(o *op) instant {
 	first := never
 	for _, e := range h.Effects {
 		hits := e.Does&loses != 0 && (e.Key == allKeys || e.Key == o.Key)
-		if hits && e.End >= h.last[o.ID] {
+		if hits && e.End >= max(h.last[o.ID], h.owns[o]) {
 			first = min(first, max(e.Start, o.Called))
 		}
 	}

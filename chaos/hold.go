@@ -115,7 +115,7 @@ func (y *way) ofKeyed(k *warlock.Keyed, id string, read bool) {
 
 // enter asks for the lock.
 func (y *way) enter(d draw) (bool, error) {
-	ctx := context.Background()
+	ctx := context.WithValue(context.Background(), asker{}, y.N)
 	if d.try {
 		return y.try(ctx)
 	}

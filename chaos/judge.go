@@ -112,13 +112,13 @@ func judgeBelief(h *history) []violation {
 }
 
 // judgeTokens finds acquisitions whose token is not above that of each that had returned before they were
-// asked for. A reader that is let in under another's lease acquires nothing.
+// asked for. A reader that joins the lease of another of its process acquires nothing.
 func judgeTokens(h *history) []violation {
 	f := &finding{judge: "tokens"}
 	for key := range h.Keys {
 		ops := h.of(key)
 		calls := slices.Clone(ops)
-		slices.SortFunc(calls, func(a, b *op) int { return cmp.Compare(a.Called, b.Called) })
+		slices.SortFunc(calls, func(a, b *op) int { return cmp.Compare(h.called(a), h.called(b)) })
 		of := make(map[int64]*op) // writers, by token
 		var top, topWriter *op    // of those that had returned
 		for _, b := range calls {
@@ -130,7 +130,7 @@ func judgeTokens(h *history) []violation {
 			} else if !b.Read {
 				of[b.Token] = b
 			}
-			for len(ops) > 0 && ops[0].Granted < b.Called {
+			for len(ops) > 0 && ops[0].Granted < h.called(b) {
 				a := ops[0]
 				if top == nil || a.Token > top.Token {
 					top = a
@@ -192,7 +192,7 @@ func judgeRevived(h *history) []violation {
 func judgeLost(h *history) []violation {
 	f := &finding{judge: "lost"}
 	for _, o := range h.Ops {
-		if o.Lost != 0 && !o.Taken && !h.excused(o.Slot, halts|delays|loses, h.last[o.ID]-h.settle(), o.Lost) {
+		if o.Lost != 0 && !o.Taken && !h.excused(o.Slot, troubles, h.last[o.ID]-h.settle(), o.Lost) {
 			f.add(o.Key, "%s was lost, though nothing was wrong", o)
 		}
 	}

@@ -57,6 +57,21 @@ func (t *tale) believes(o *op, times ...int) {
 	}
 }
 
+// chooses lets o, a reader that was granted a lease of its own, hold under the lease of other, a reader of its process.
+// Its own is released at released.
+func (t *tale) chooses(o, other *op, released int) {
+	for _, q := range t.Requests {
+		switch {
+		case q.ID != o.ID:
+		case q.Script == acquire:
+			q.Op = o.N
+		case q.Script == release:
+			q.Sent, q.Replied = at(released), at(released+1)
+		}
+	}
+	o.ID = other.ID
+}
+
 func (t *tale) suffers(what does, slot, key, start, end int) {
 	e := &effect{Fault: "fault", Start: at(start), End: at(end), Key: key, Does: what}
 	if slot >= 0 {
@@ -158,6 +173,67 @@ var tales = map[string]struct {
 		t.Requests = slices.DeleteFunc(t.Requests, func(q *request) bool { return q.ID == b.ID })
 		b.ID = a.ID
 	}, nil},
+	"a reader let in under a lease that the server forgot": {func(t *tale) {
+		a := t.holds(0, 0, 1, 70, 10)
+		t.suffers(loses, -1, 0, 20, 21)
+		t.holds(1, 5, 22, 30, 20)
+		b := t.holds(0, 15, 31, 60, 10)
+		a.Read, b.Read = true, true
+		t.Requests = slices.DeleteFunc(t.Requests, func(q *request) bool { return q.ID == b.ID })
+		b.ID = a.ID
+		t.holds(2, 16, 32, 40, 40)
+	}, nil},
+	"a reader let in beside a writer, under a lease that the server forgot": {func(t *tale) {
+		a := t.holds(0, 0, 1, 70, 10)
+		t.suffers(loses, -1, 0, 20, 21)
+		t.holds(1, 5, 22, 60, 20)
+		b := t.holds(0, 30, 31, 50, 10)
+		a.Read, b.Read = true, true
+		t.Requests = slices.DeleteFunc(t.Requests, func(q *request) bool { return q.ID == b.ID })
+		b.ID = a.ID
+	}, nil},
+	"a reader let in beside a writer": {func(t *tale) {
+		a := t.holds(0, 0, 1, 10, 10)
+		t.holds(1, 5, 22, 60, 20)
+		b := t.holds(0, 30, 31, 50, 10)
+		a.Read, b.Read = true, true
+		t.Requests = slices.DeleteFunc(t.Requests, func(q *request) bool { return q.ID == b.ID })
+		b.ID = a.ID
+	}, []string{"model", "overlap"}},
+	"a reader that gives up its own lease for one that the server forgot": {func(t *tale) {
+		a := t.holds(0, 0, 1, 70, 10)
+		t.suffers(loses, -1, 0, 20, 21)
+		t.holds(1, 5, 22, 30, 20)
+		b := t.holds(0, 15, 31, 60, 10)
+		a.Read, b.Read = true, true
+		t.chooses(b, a, 31)
+		t.holds(2, 25, 32, 40, 40)
+	}, []string{"model", "overlap", "tokens"}},
+	"a reader that gives up its own lease, and then finds the other taken": {func(t *tale) {
+		a := t.holds(0, 0, 1, 18, 10)
+		t.suffers(loses, -1, 0, 20, 21)
+		b := t.holds(0, 15, 31, 60, 10)
+		a.Read, b.Read = true, true
+		t.chooses(b, a, 31)
+		b.Lost, b.Taken, b.Released = at(40), true, false
+	}, []string{"early end"}},
+	"a reader that gives up its own lease for one that the server forgets after it said that it was there": {func(t *tale) {
+		a := t.holds(0, 0, 1, 70, 10)
+		b := t.holds(0, 40, 47, 58, 10)
+		a.Read, b.Read = true, true
+		t.chooses(b, a, 46)
+		t.asks(a, renew, 42, yes)
+		t.suffers(loses, -1, 0, 44, 45)
+		t.holds(1, 5, 48, 60, 30)
+	}, nil},
+	"a reader that gives up its own lease for one that the server forgets, and did not say that it was there": {func(t *tale) {
+		a := t.holds(0, 0, 1, 70, 10)
+		b := t.holds(0, 40, 47, 58, 10)
+		a.Read, b.Read = true, true
+		t.chooses(b, a, 46)
+		t.suffers(loses, -1, 0, 44, 45)
+		t.holds(1, 46, 48, 60, 30)
+	}, []string{"model", "overlap"}},
 	"a reader with the token of a writer": {func(t *tale) {
 		t.holds(0, 0, 1, 50, 10)
 		t.holds(1, 55, 56, 60, 10).Read = true
@@ -209,6 +285,27 @@ var tales = map[string]struct {
 		t.holds(0, 0, 1, 50, 10)
 		t.holds(1, 5, 600, 610, 20)
 	}, []string{"idle"}},
+	"a lock that nobody holds, as the server refused to write": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10)
+		t.suffers(refuses, -1, allKeys, 40, 400)
+		t.holds(1, 5, 890, 910, 20)
+	}, nil},
+	"a lock that nobody holds, long after the server refused to write": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10)
+		t.suffers(refuses, -1, allKeys, 40, 400)
+		t.holds(1, 5, 910, 920, 20)
+	}, []string{"idle"}},
+	"a lock that nobody holds, after the server refused to write": {func(t *tale) {
+		t.suffers(refuses, -1, allKeys, 0, 40)
+		t.holds(0, 41, 42, 50, 10)
+		t.holds(1, 45, 600, 610, 20)
+	}, []string{"idle"}},
+	"one that passes another while the server refuses to write": {func(t *tale) {
+		t.holds(0, 0, 1, 50, 10)
+		t.holds(1, 5, 60, 65, 20)
+		t.holds(2, 20, 51, 59, 15)
+		t.suffers(refuses, -1, allKeys, 7, 8)
+	}, nil},
 	"a lock that nobody wants": {func(t *tale) {
 		t.holds(0, 0, 1, 50, 10)
 		t.holds(1, 600, 601, 610, 20)

@@ -42,7 +42,9 @@ type state struct {
 type step struct {
 	*op
 	unlocks bool
+	called  instant // of a call that locks: see history.called
 	joined  bool    // it acquires nothing, see judgeTokens
+	late    bool    // it joined a lease that servers had forgotten: others may hold
 	ends    instant // of a call that locks: from when on its lease may end by itself
 	lossy   bool    // of one that unlocks: the lease may have been forgotten before, unseen
 }
@@ -66,9 +68,9 @@ func (s *state) step(c *step) (bool, any) {
 	if c.unlocks {
 		return s.unlock(c)
 	}
-	next := &state{now: max(s.now, c.Called), token: max(s.token, c.Token), writer: s.writer}
+	next := &state{now: max(s.now, c.called), token: max(s.token, c.Token), writer: s.writer}
 	for _, h := range s.holds {
-		if c.Read && h.op.Read {
+		if c.late || c.Read && h.op.Read {
 			next.holds = append(next.holds, h)
 			continue
 		}
@@ -135,11 +137,12 @@ func (h *history) calls(key, goroutines int) (calls []porcupine.Operation) {
 	for _, o := range h.of(key) {
 		client := o.Slot*goroutines + o.Goroutine
 		forgotten := h.forgotten(o)
-		lock := &step{op: o, joined: h.joined(o), ends: min(h.runsOut(o), forgotten)}
+		lock := &step{op: o, called: h.called(o), joined: h.joined(o), ends: min(h.runsOut(o), forgotten)}
+		lock.late = lock.joined && forgotten <= o.Granted
 		if o.Unlock != 0 && !o.Released { // from then on it may have been carried out
 			lock.ends = min(lock.ends, o.Unlock)
 		}
-		calls = append(calls, porcupine.Operation{ClientId: client, Input: lock, Call: int64(o.Called), Return: int64(o.Granted)})
+		calls = append(calls, porcupine.Operation{ClientId: client, Input: lock, Call: int64(h.called(o)), Return: int64(o.Granted)})
 		if o.Released {
 			unlock := &step{op: o, unlocks: true, lossy: forgotten != never}
 			calls = append(calls, porcupine.Operation{ClientId: client, Input: unlock, Call: int64(o.Unlock), Return: int64(o.Unlocked)})

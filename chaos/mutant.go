@@ -93,9 +93,10 @@ var mutants = []mutant{
 		"      local text = waiter.id .. ' ' .. waiter.round .. ' ' .. int(token) .. ' ' .. LOCK\n" +
 			"      if redis.call('PUBLISH', channel(waiter.id), text) == 0 and waiter.counted then\n" +
 			"        revoke(waiter.id, waiter.reads, now)\n        outcome.held = false\n        return outcome\n      end\n"}}},
-	{"a fresh lease is thrown away for one that may be gone", "deleted", []edit{{"share.go",
-		"confirmed = err == nil", "confirmed = err != nil || err == nil"}}},
-	{"a release is tried without pauses", "moved", []edit{{"internal/protocol/release.go",
+	{"a fresh lease is thrown away for one that may be gone", "shares", []edit{{"share.go",
+		"		_, err := within(ctx, func() error { return s.lease.lease.Extend(ctx, m.ttl) })\n		confirmed = err == nil\n",
+		"		confirmed = true\n"}}},
+	{"a release is tried without pauses", "refused", []edit{{"internal/protocol/release.go",
 		"for pauses := new(pauses); ; {", "for tries := 1; ; tries++ {"}, {"internal/protocol/release.go",
 		"if pauses.wait(ctx) != nil {", "if tries == 4 {"}}},
 }

@@ -71,7 +71,7 @@ func judgeOrder(h *history) (found []violation, pairs int) {
 					pairs++ // in order
 				}
 				late := b.refused != 0 && b.refused < a.sent && b.live
-				if late && !h.excused(b.op.Slot, halts|delays|loses, b.sent-h.settle(), b.op.Granted) {
+				if late && !h.excused(b.op.Slot, troubles, b.sent-h.settle(), b.op.Granted) {
 					pairs++
 					f.add(key, "%s had queued %v before %s asked, and was granted the lock after it",
 						b.op, a.sent.since(b.refused), a.op)
@@ -103,7 +103,7 @@ func judgeTurns(h *history) (found []violation, pairs int) {
 				}
 				pairs++
 				passed := b.Granted < a.Granted && !(a.Read && b.Read)
-				if passed && !h.excused(a.Slot, halts|delays|loses, a.Called-h.settle(), a.Granted) {
+				if passed && !h.excused(a.Slot, troubles, a.Called-h.settle(), a.Granted) {
 					f.add(a.Key, "%s called %v before %s, and was granted the lock after it", a, b.Called.since(a.Called), b)
 				}
 			}
@@ -169,12 +169,14 @@ const little = 200 * time.Millisecond
 
 // judgeIdle finds locks that nobody held for too long while somebody waited. When holders
 // or waiters were stopped, one ttl may pass for a holder and another for the first of the waiters: the others are
-// known to be dead by then. When nothing was wrong, a waiter that was not told asks after a third of its ttl.
+// known to be dead by then. When nothing was wrong, a waiter that was not told asks after a third of its ttl. While servers
+// refuse to write, no release can succeed. So that time is not counted, and all later time is.
 func judgeIdle(h *history) []violation {
 	f := &finding{judge: "idle"}
 	for key := range h.Keys {
 		for _, g := range h.gaps(key) {
 			begin, end := g.from-h.settle(), g.op.Granted
+			idle := end.since(h.writable(g.from, end))
 			limit := h.TTL / 2
 			if h.hit(halts, begin, end) {
 				limit = h.TTL + little
@@ -182,12 +184,22 @@ func judgeIdle(h *history) []violation {
 					limit += h.TTL
 				}
 			}
-			if g.long() > limit && !h.hit(delays|loses, begin, end) && !h.excused(g.op.Slot, halts, g.from, end) {
-				f.add(key, "nobody held the lock for %v, more than %v, before %s", g.long(), limit, g.op)
+			if idle > limit && !h.hit(delays|loses, begin, end) && !h.excused(g.op.Slot, halts, g.from, end) {
+				f.add(key, "nobody held the lock for %v, more than %v, before %s", idle, limit, g.op)
 			}
 		}
 	}
 	return f.violations
+}
+
+// writable returns the end of the last time, between a and b, for which servers refused to write; a if they never did.
+func (h *history) writable(a, b instant) instant {
+	for _, e := range h.Effects {
+		if e.Does&refuses != 0 && e.Start <= b {
+			a = max(a, min(e.End, b))
+		}
+	}
+	return a
 }
 
 // judgeCrashes finds holders after whose death the next was granted the lock later than a ttl and a little, where
@@ -199,7 +211,7 @@ func judgeCrashes(h *history) (found []violation, took []time.Duration) {
 			if g.last == nil || h.Processes[g.last.Process].Ended != g.from {
 				continue
 			}
-			if h.hit(delays|loses, g.from-h.settle(), g.op.Granted) || h.excused(g.op.Slot, halts, g.from, g.op.Granted) {
+			if h.hit(slows|loses, g.from-h.settle(), g.op.Granted) || h.excused(g.op.Slot, halts, g.from, g.op.Granted) {
 				continue
 			}
 			took = append(took, g.long())
@@ -231,7 +243,7 @@ func (h *history) handOffs() (took []time.Duration, slow int) {
 				continue
 			}
 			q := released[as[i-1].op.ID]
-			if q == nil || q.Sent < b.refused || q.Replied > b.op.Granted || h.hit(halts|delays|loses, q.Sent-h.settle(), b.op.Granted) {
+			if q == nil || q.Sent < b.refused || q.Replied > b.op.Granted || h.hit(troubles, q.Sent-h.settle(), b.op.Granted) {
 				continue
 			}
 			d := b.op.Granted.since(q.Replied)

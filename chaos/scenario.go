@@ -49,13 +49,15 @@ var scenarios = []scenario{
 	{name: "restart, empty", backend: single, load: usual, faults: []fault{restartEmpty}},
 	{name: "memory", backend: single, load: usual, faults: []fault{fillMemory}},
 	{name: "deleted", backend: single, load: long, faults: []fault{deleteLock, deleteLock, deleteLock, deleteAll}},
+	{name: "shares", backend: single, load: load{Reads: 0.8, Hold: 400 * time.Millisecond}, faults: []fault{endShares}},
+	{name: "refused", backend: single, load: usual, faults: []fault{loneMaster, readOnly}},
 	{name: "clock", backend: clocked, load: usual, faults: []fault{moveClock}},
 	{name: "sentinel", backend: sentinel, load: usual, faults: []fault{masterKilled, masterHung, failover}},
 	{name: "moved", backend: pair, load: usual, faults: []fault{addressMoved}},
 	{name: "cluster", backend: cluster, load: usual, faults: []fault{masterKilled, slotMoved, slotMoved, failover}},
 	{name: "storm", backend: single, load: usual, faults: []fault{
 		killWorkers, stopWorkers, latency, cutLines, halfOpen, dropReplies, slowThenGone, killPubSub, killNormal,
-		pauseServer, flushScript, fillMemory, deleteLock, deleteAll, restartEmpty,
+		pauseServer, flushScript, fillMemory, deleteLock, deleteAll, endShares, loneMaster, readOnly, restartEmpty,
 	}},
 }
 

@@ -19,6 +19,10 @@ type wire struct {
 	asks map[int]string // by key: the ID of the last acquisition
 }
 
+// An asker is the key under which the context of a call has the number of its op. Requests that are sent
+// together have one context, so it is not known which op sent each of them.
+type asker struct{}
+
 func newWire(j *job, tell func(*request)) *wire {
 	w := &wire{process: j.Process, slot: j.Slot, keys: make(map[string]int), tell: tell, asks: make(map[int]string)}
 	for i, key := range j.Keys {
@@ -39,6 +43,9 @@ func (w *wire) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (w *wire) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		q := w.begin(cmd)
+		if q != nil {
+			q.Op, _ = ctx.Value(asker{}).(int)
+		}
 		err := next(ctx, cmd)
 		w.end(q, cmd, err) // a command may still have the error of a server that it was sent to before
 		return err
