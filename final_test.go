@@ -127,62 +127,97 @@ func TestStrangeAnswers(t *testing.T) {
 
 // A client is closed: nothing of the library is left soon after, whether somebody waits or has waited.
 func TestNothingRunsWhenTheClientIsClosed(t *testing.T) {
-	const most, tries = 100 * time.Millisecond, 5
-	for name, prepare := range map[string]func(t *testing.T, s *redistest.Server, m *warlock.Mutex) <-chan error{
-		"after a contended lock": func(t *testing.T, s *redistest.Server, m *warlock.Mutex) <-chan error {
+	for name, prepare := range map[string]func(t *testing.T, s *redistest.Server, f face) <-chan error{
+		"after a contended lock": func(t *testing.T, s *redistest.Server, f face) <-chan error {
 			other := newMutex(s, long)
 			lock(t, other)
-			done := result(func() error { return m.LockContext(within(t)) })
+			done := result(func() error { return f.LockContext(within(t)) })
 			redistest.Eventually(t, func() bool { return asleep(s) == 1 }, "it sleeps until it is told")
 			unlock(t, other)
 			if err := wait(t, done, "it has the lock"); err != nil {
 				t.Fatal(err)
 			}
-			unlock(t, m)
+			unlockFace(t, f)
 			return nil
 		},
-		"while it is waited for": func(t *testing.T, s *redistest.Server, m *warlock.Mutex) <-chan error {
+		"while it is waited for": func(t *testing.T, s *redistest.Server, f face) <-chan error {
 			s.Do("SET", key, "somebody", "PX", long.Milliseconds())
-			return result(func() error { return m.LockContext(within(t)) })
+			return result(func() error { return f.LockContext(within(t)) })
+		},
+		"while several wait": func(t *testing.T, s *redistest.Server, f face) <-chan error {
+			s.Do("SET", key, "somebody", "PX", long.Milliseconds())
+			const n = 5
+			all, done := make(chan error, n), make(chan error, 1)
+			for range n {
+				go func() { all <- f.LockContext(within(t)) }()
+			}
+			go func() {
+				var err error
+				for range n {
+					err = <-all
+				}
+				done <- err
+			}()
+			return done
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			for n := 1; ; n++ { // a busy machine may be late
-				s := redistest.Start(t)
-				client := s.Client()
-				done := prepare(t, s, warlock.NewMutex(client, key, long))
-				redistest.Eventually(t, func() bool { return mailboxes(t, s) >= 1 }, "it listens")
-				took := stopwatch(t)
-				if err := client.Close(); err != nil {
-					t.Fatal(err)
-				}
-				if done != nil {
-					if err := wait(t, done, "the wait ends"); !errors.Is(err, redis.ErrClosed) {
-						t.Errorf("LockContext: %v", err)
-					}
-				}
-				redistest.Eventually(t, func() bool { return libraryGoroutine() == "" }, "nothing of the library runs")
-				d := took()
-				if d <= most {
-					return
-				}
-				if n == tries {
-					t.Fatalf("the last goroutine ended after %v", d)
-				}
-			}
-		})
+		for face, newFace := range faces {
+			testNothingRuns(t, name+"/"+face, func(t *testing.T, s *redistest.Server, client *redis.Client) <-chan error {
+				return prepare(t, s, newFace(client, long))
+			})
+		}
 	}
 }
 
-// giveUpRole waits for a moment in vain, and ends.
-func giveUpRole() {
-	m := roleMutex()
+// testNothingRuns closes a client with which prepare has locked, or waits: then done yields its error. It fails if
+// goroutines of the library run for longer after that.
+func testNothingRuns(t *testing.T, name string, prepare func(*testing.T, *redistest.Server, *redis.Client) (done <-chan error)) {
+	const most, tries = 100 * time.Millisecond, 5
+	t.Run(name, func(t *testing.T) {
+		for n := 1; ; n++ { // a busy machine may be late
+			s := redistest.Start(t)
+			client := s.Client()
+			done := prepare(t, s, client)
+			redistest.Eventually(t, func() bool { return mailboxes(t, s) >= 1 }, "it listens")
+			took := stopwatch(t)
+			if err := client.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if done != nil {
+				if err := wait(t, done, "the wait ends"); !errors.Is(err, redis.ErrClosed) {
+					t.Errorf("LockContext: %v", err)
+				}
+			}
+			redistest.Eventually(t, func() bool { return libraryGoroutine() == "" }, "nothing of the library runs")
+			d := took()
+			if d <= most {
+				return
+			}
+			if n == tries {
+				t.Fatalf("the last goroutine ended after %v", d)
+			}
+		}
+	})
+}
+
+const giveUpName = "give up: " // and the name of a face
+
+func init() {
+	for name, newFace := range faces {
+		roles[giveUpName+name] = giveUpRole(newFace)
+	}
+}
+
+// giveUpRole returns a role that waits in vain for a lock until it is told to give up, and ends at once.
+func giveUpRole(newFace newFace) func() { return func() { giveUp(newFace(roleClient(), roleTTL())) } }
+
+func giveUp(f face) {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		_, _ = fmt.Scanln() // until it is told to give up
 		cancel()
 	}()
-	if err := m.LockContext(ctx); !errors.Is(err, context.Canceled) {
+	if err := f.LockContext(ctx); !errors.Is(err, context.Canceled) {
 		fmt.Println(err)
 	}
 	os.Exit(0)
@@ -190,15 +225,26 @@ func giveUpRole() {
 
 // A process that ends right after its LockContext failed leaves nothing in the queue.
 func TestProcessThatGivesUpAndEnds(t *testing.T) {
-	s := redistest.Start(t)
-	lock(t, newMutex(s, long))
-	c := startChild(t, s, "give up", long)
-	queues(t, s, 1)
-	fmt.Fprintln(c.in)
-	if err := wait(t, c.exited, "the process ends"); err != nil {
-		t.Fatal(err)
-	}
-	if n := s.Do("ZCARD", queue); n != int64(0) {
-		t.Errorf("%v are left in the queue", n)
+	for name := range faces {
+		t.Run(name, func(t *testing.T) {
+			const tries = 5
+			for n := 1; ; n++ { // a busy machine may be late
+				s := redistest.Start(t)
+				lock(t, newMutex(s, long))
+				c := startChild(t, s, giveUpName+name, long)
+				queues(t, s, 1)
+				fmt.Fprintln(c.in)
+				if err := wait(t, c.exited, "the process ends"); err != nil {
+					t.Fatal(err)
+				}
+				left := s.Do("ZCARD", queue)
+				if left == int64(0) {
+					return
+				}
+				if n == tries {
+					t.Fatalf("%v are left in the queue", left)
+				}
+			}
+		})
 	}
 }

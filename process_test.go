@@ -38,7 +38,6 @@ var roles = map[string]func(){
 	"read":           readRole,
 	"hold many":      holdManyRole,
 	"visit":          visitRole,
-	"give up":        giveUpRole,
 	"read-unlock":    func() { roleRW(roleClient()).RUnlock() },
 }
 

@@ -269,19 +269,46 @@ func TestLongWaitIsLogged(t *testing.T) {
 
 // The key of a held lock is deleted by hand: a waiter has it within 5 s, however long the ttl is.
 func TestKeyDeletedByHandIsFound(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		clock := clockwork.NewFakeClock()
-		lock(t, newMutex(s, time.Minute))
-		m := newMutex(s, time.Minute, warlock.WithClock(clock))
-		done := result(func() error { return m.LockContext(within(t)) })
-		redistest.Eventually(t, func() bool { return asleep(s) == 1 }, "it sleeps until it is told")
-		s.Do("DEL", key)
-		clock.Advance(5*time.Second - time.Millisecond)
-		if err := wait(t, done, "the waiter has the lock"); err != nil {
-			t.Fatal(err)
-		}
-		unlock(t, m)
-	})
+	for name, newFace := range faces {
+		t.Run(name, func(t *testing.T) {
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+				clock := clockwork.NewFakeClock()
+				lock(t, newMutex(s, time.Minute))
+				f := newFace(s.Client(), time.Minute, warlock.WithClock(clock))
+				done := result(func() error { return f.LockContext(within(t)) })
+				redistest.Eventually(t, func() bool { return asleep(s) == 1 }, "it sleeps until it is told")
+				s.Do("DEL", key)
+				clock.Advance(5*time.Second - time.Millisecond)
+				if err := wait(t, done, "the waiter has the lock"); err != nil {
+					t.Fatal(err)
+				}
+				unlockFace(t, f)
+			})
+		})
+	}
+}
+
+// The same in real time.
+func TestKeyDeletedByHandIsFoundInRealTime(t *testing.T) {
+	for name, newFace := range faces {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it mostly waits
+			s := redistest.Start(t)
+			lock(t, newMutex(s, time.Minute))
+			f := newFace(s.Client(), time.Minute)
+			done := result(func() error { return f.LockContext(within(t)) })
+			redistest.Eventually(t, func() bool { return asleep(s) == 1 }, "it sleeps until it is told")
+			s.Do("DEL", key)
+			took := stopwatch(t)
+			if err := wait(t, done, "the waiter has the lock"); err != nil {
+				t.Fatal(err)
+			}
+			if d := took(); d > 5*time.Second {
+				t.Errorf("the waiter has the lock after %v", d)
+			}
+			unlockFace(t, f)
+		})
+	}
 }
 
 // A Ring is refused, and it is said why.
@@ -302,36 +329,52 @@ func TestRingIsRefused(t *testing.T) {
 // A try on a server that hangs is over within the ttl, and leaves nothing when it goes on.
 func TestTryOnAServerThatHangs(t *testing.T) {
 	const ttl = time.Second
-	for name, try := range map[string]func(client *redis.Client) (bool, error){
-		"TryLock": func(c *redis.Client) (bool, error) {
-			return warlock.NewMutex(c, key, ttl).TryLock(), warlock.ErrUnavailable
-		},
-		"TryLockContext": func(c *redis.Client) (bool, error) {
-			return warlock.NewMutex(c, key, ttl).TryLockContext(context.Background())
-		},
-		"TryRLockContext": func(c *redis.Client) (bool, error) {
-			return warlock.NewRWMutex(c, key, ttl).TryRLockContext(context.Background())
-		},
-		"Keyed": func(c *redis.Client) (bool, error) {
-			return warlock.NewKeyed(c, "invoice:", ttl).TryLockContext(context.Background(), "42")
-		},
-	} {
+	ends := func(t *testing.T, try func() (bool, error)) {
+		took := stopwatch(t)
+		ok, err := try()
+		if d := took(); d > ttl+200*time.Millisecond {
+			t.Errorf("it took %v", d)
+		}
+		if ok || !errors.Is(err, warlock.ErrUnavailable) {
+			t.Errorf("%v, %v, want ErrUnavailable", ok, err)
+		}
+	}
+	for name, newFace := range faces {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // it mostly waits
 			s := redistest.Start(t)
-			client := s.Client()
-			lockOnce(t, warlock.NewMutex(client, key, ttl))
+			f := newFace(s.Client(), ttl)
+			lockFace(t, f) // connects
+			unlockFace(t, f)
 			s.Pause()
-			took := stopwatch(t)
-			ok, err := try(client)
-			if d := took(); d > ttl+200*time.Millisecond {
-				t.Errorf("it took %v", d)
-			}
-			if ok || !errors.Is(err, warlock.ErrUnavailable) {
-				t.Errorf("%v, %v", ok, err)
-			}
+			ends(t, func() (bool, error) { return f.TryLockContext(context.Background()) })
+			ends(t, func() (bool, error) { return f.TryLock(), warlock.ErrUnavailable })
 			s.Resume()
 			onlyFence(t, s)
+			lockFace(t, f)
+			unlockFace(t, f)
 		})
 	}
+	t.Run("a reader beside one that asks", func(t *testing.T) {
+		t.Parallel() // it mostly waits
+		s := redistest.Start(t)
+		client, sent := s.Client(), make(chan struct{})
+		rw := warlock.NewRWMutex(client, key, ttl)
+		rlock(t, rw) // connects
+		runlock(t, rw)
+		hook := new(brokenHook)
+		once := func() { hook.mend(); close(sent) }
+		hook.before.Store(&once)
+		client.AddHook(hook)
+		s.Pause()
+		asks := result(func() error { return rw.RLockContext(within(t)) })
+		wait(t, sent, "a reader asks")
+		ends(t, func() (bool, error) { return rw.TryRLockContext(context.Background()) })
+		s.Resume()
+		if err := wait(t, asks, "the reader that asks has the lock"); err != nil {
+			t.Fatal(err)
+		}
+		runlock(t, rw)
+		onlyFence(t, s)
+	})
 }

@@ -12,10 +12,10 @@ import (
 const silentFor = time.Second
 
 // A watch sees to it that a Redis that does not answer is told of while calls
-// still wait for it: a client may dial for half a minute before it returns an
-// error. One timer, which is left to run out, looks after all requests. A timer
-// for each request would make an uncontended lock 5 % slower
-// (BenchmarkUncontended). Its methods may be called concurrently.
+// still wait for it, and again each logEvery: a client may dial for half a
+// minute before it returns an error. One timer, which is left to run out, looks
+// after all requests. A timer for each request would make an uncontended lock
+// 5 % slower (BenchmarkUncontended). Its methods may be called concurrently.
 type watch struct {
 	report  func()        // is called when no request has returned for a while
 	asking  atomic.Int32  // requests under way
@@ -27,8 +27,13 @@ type watch struct {
 // has returned.
 func (w *watch) begin() {
 	w.asking.Add(1)
+	w.start()
+}
+
+// start arms the timer unless it runs.
+func (w *watch) start() {
 	if !w.armed.Load() && w.armed.CompareAndSwap(false, true) {
-		w.arm()
+		w.arm(silentFor)
 	}
 }
 
@@ -37,18 +42,22 @@ func (w *watch) end() {
 	w.asking.Add(-1)
 }
 
-// arm lets the timer run once more, from now.
-func (w *watch) arm() {
+// arm lets the timer run once more, for d from now.
+func (w *watch) arm(d time.Duration) {
 	before := w.answers.Load()
-	time.AfterFunc(silentFor, func() {
-		if w.asking.Load() == 0 {
+	time.AfterFunc(d, func() {
+		switch {
+		case w.asking.Load() == 0:
 			w.armed.Store(false)
-			return
-		}
-		if w.answers.Load() == before {
+			if w.asking.Load() > 0 { // a request began meanwhile, and found the timer armed
+				w.start()
+			}
+		case w.answers.Load() == before:
 			w.report()
+			w.arm(logEvery)
+		default:
+			w.arm(silentFor)
 		}
-		w.arm()
 	})
 }
 
