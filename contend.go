@@ -37,7 +37,7 @@ import (
 //     pauses, for as long as the lease or the place could last; in the background, where its caller has gone.
 
 const (
-	// grace is how long UnlockContext waits on for an answer when its context has ended.
+	// grace is how long, in real time, UnlockContext waits on for an answer when its context has ended.
 	grace = 500 * time.Millisecond
 
 	// patience is how long, in real time, an unlock that meets trouble keeps its caller.
@@ -86,13 +86,14 @@ type acquisition struct {
 	late     <-chan error // the request that was under way when the context ended
 
 	// Of one that waits.
-	round   int64        // of the last request; 0: it does not wait
-	place   int64        // in the queue in Redis; 0: none
-	waiter  *wait.Waiter // in the mailbox; nil: not yet
-	heard   bool         // grants were heard of when the last request was sent
-	told    bool         // and are, where the lock is
-	alone   bool         // it was granted at once: nobody waits
-	backoff wait.Backoff
+	round        int64        // of the last request; 0: it does not wait
+	place        int64        // in the queue in Redis; 0: none
+	waiter       *wait.Waiter // in the mailbox; nil: not yet
+	heard        bool         // grants were heard of when the last request was sent
+	told         bool         // and are, where the lock is
+	subscription int64        // of the mailbox, that the last request asked about
+	alone        bool         // it was granted at once: nobody waits
+	backoff      wait.Backoff
 
 	// Of the log.
 	loggedAt time.Time // the last time that a problem was; zero: none was
@@ -273,14 +274,14 @@ func (a *acquisition) join() {
 // after which neither is known. Its caller owns the turn.
 func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, error) {
 	answer, err := a.send(ctx)
-	if answer.Mute != nil {
-		a.m.box.Mute(answer.Mute)
-		a.m.reportMailbox()
-		a.rename()
-		answer, err = a.send(ctx)
-	}
-	if err == nil && !a.pending {
+	if err == nil && a.channel != "" {
 		a.channel = ""
+		a.m.box.Checked(answer.Mute)
+	}
+	if answer.Mute != nil {
+		a.m.reportMailbox()
+		a.rename(ctx)
+		answer, err = a.send(ctx)
 	}
 	var l *Lease
 	if err == nil && answer.Granted {
@@ -304,13 +305,15 @@ func (a *acquisition) send(ctx context.Context) (answer protocol.Grant, err erro
 	a.spare = m.spare(a.mode)
 	a.sent = m.opts.clock.Now()
 	a.heard = a.waiter != nil && m.box.Open()
+	subscription, counts := m.box.Counts()
+	a.subscription = subscription
 	if a.round > 0 {
 		m.watch.begin()
 		defer m.watch.end()
 	}
 	r := protocol.Request{
 		ID: a.id, Mode: a.mode, TTL: m.ttl, Spare: a.spare,
-		Round: a.round, Place: a.place, Counted: a.heard && m.box.Counts(), Channel: a.channel,
+		Round: a.round, Place: a.place, Counted: a.heard && counts, Channel: a.channel,
 	}
 	var came protocol.Grant // is the request's for as long as that is under way
 	pending := a.pending
@@ -352,20 +355,24 @@ func (a *acquisition) note(ctx context.Context, answer protocol.Grant, err error
 		return
 	}
 	a.place = answer.Place
-	a.told = a.heard && (a.waiter == nil || a.waiter.Heard(answer.Heard))
+	a.told = a.heard && a.waiter.Heard(answer.Heard, a.subscription)
 	if a.holder != answer.Holder {
 		a.holder, a.since, a.noted = answer.Holder, now, false
 	}
 }
 
-// rename gives the acquisition, of which nothing is under way, another ID.
-func (a *acquisition) rename() {
+// rename gives the acquisition another ID, which says that its client may not publish.
+func (a *acquisition) rename(ctx context.Context) {
+	if a.pending {
+		go a.m.giveBack(ctx, a.id, true)
+		a.pending = false
+	}
 	if a.waiter != nil {
 		a.waiter.Leave()
 		a.waiter = nil
 	}
 	old := a.id
-	a.id, a.channel = a.m.box.NewID()
+	a.id, _ = a.m.box.NewID()
 	if a.round > 0 {
 		a.m.box.Expect(a.id)
 		a.m.box.Forget(old)
@@ -490,7 +497,7 @@ func (a *acquisition) refused() error {
 }
 
 // withdraw leaves the queue, in the background, and releases what the acquisition
-// may have come to hold. Where Redis answers, it waits for that for a moment.
+// may have come to hold. It waits for that for a moment, unless Redis is in trouble.
 func (a *acquisition) withdraw(ctx context.Context) {
 	if !a.pending && a.place == 0 {
 		return
@@ -503,7 +510,7 @@ func (a *acquisition) withdraw(ctx context.Context) {
 		}
 		a.m.giveBack(ctx, a.id, a.pending)
 	}()
-	if a.late != nil || a.problem != nil {
+	if a.problem != nil && !errors.Is(a.problem, errNotYet) { // it was in trouble before
 		return
 	}
 	timer := time.NewTimer(farewell)
@@ -627,21 +634,21 @@ func (m *Mutex) releaseUntil(ctx context.Context, r *protocol.Release, deadline 
 
 	timer := clock.NewTimer(clock.Until(deadline))
 	defer timer.Stop()
-	var patient <-chan time.Time // from the first trouble
+	var patient <-chan time.Time // from the first trouble, or from the end of ctx
 	var trouble error
 	for ended := ctx.Done(); ; {
 		select {
 		case err := <-done:
 			return err
 		case err := <-troubles:
-			if trouble == nil {
+			if trouble == nil && ended == ctx.Done() { // the context has not ended
 				patient = time.After(patience)
 			}
 			trouble = err
 			continue
 		case <-ended:
 			ended = nil
-			timer.Reset(min(grace, clock.Until(deadline)))
+			patient = time.After(grace)
 			continue
 		case <-patient:
 		case <-timer.Chan():

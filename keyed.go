@@ -237,6 +237,7 @@ func (k *Keyed) leave(id string, e *entry) {
 	if e.uses > 0 {
 		return
 	}
+	e.rw.w.unwatch()
 	delete(k.entries, id)
 	if k.peak > smallPeak && len(k.entries) < k.peak/peakShare {
 		k.shrinkLocked()

@@ -53,7 +53,7 @@ const (
 	inOrder    = 3
 	outOfOrder = 12
 
-	// letGoTime is how long LockAll waits for answers to its releases after the
+	// letGoTime is how long, in real time, LockAll waits for answers to its releases after the
 	// end of its context. The releases go on in the background.
 	letGoTime = 200 * time.Millisecond
 )
@@ -294,11 +294,11 @@ func (k *Keyed) letGo(ctx context.Context, ids []string) {
 		return
 	case <-ctx.Done():
 	}
-	timer := k.opts.clock.NewTimer(letGoTime)
+	timer := time.NewTimer(letGoTime)
 	defer timer.Stop()
 	select {
 	case <-done:
-	case <-timer.Chan():
+	case <-timer.C:
 	}
 }
 

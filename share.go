@@ -164,7 +164,7 @@ func (a *acquisition) beginShare(ctx context.Context, l *Lease) *Lease {
 		_ = l.lease.Release()
 		go m.abandon(ctx, l)
 	} else {
-		if s != nil && m.opts.once { // each lives to its own deadline, and the new one is there for longer
+		if s != nil && m.opts.once && !l.Deadline().Before(s.lease.Deadline()) { // and not extended
 			s.covered = true
 			go m.abandon(ctx, s.lease)
 		}

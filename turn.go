@@ -3,6 +3,7 @@ package warlock
 import (
 	"container/list"
 	"context"
+	"errors"
 	"time"
 
 	"github.com/warlock-go/warlock/internal/protocol"
@@ -43,10 +44,10 @@ type turn struct {
 	asking chan struct{} // a reader asks Redis, or frees the lock; closed when the answer is known
 
 	// A goroutine that waits here for long behind one holder may be waiting for itself.
-	watching bool      // a timer runs, in real time, that looks after it
-	watched  *Lease    // under which was held when that began
-	since    time.Time // when that was
-	warned   *Lease    // of which the log has been told
+	watching *time.Timer // looks after it, in real time; nil: does not run
+	watched  *Lease      // under which was held when that began
+	since    time.Time   // when that was
+	warned   *Lease      // of which the log has been told
 }
 
 // A claim is one goroutine's to the turn.
@@ -71,7 +72,20 @@ func (m *Mutex) enterAlive(ctx context.Context, mode protocol.Mode) (*Lease, err
 			go m.abandon(ctx, l)
 			return nil, nil // the turn is this goroutine's
 		}
-		go func() { _ = m.runlock(context.WithoutCancel(ctx)) }()
+		go m.dispose(ctx, m.runlock)
+	}
+}
+
+// dispose unlocks what came to a call that had ended, or what it found lost. There is no caller to return an error
+// to, nor to panic in.
+func (m *Mutex) dispose(ctx context.Context, unlock func(context.Context) error) {
+	defer func() {
+		if v := recover(); v != nil { // of a hook of the client
+			m.log().Error("warlock: an unlock in the background panicked", "panic", v)
+		}
+	}()
+	if err := unlock(context.WithoutCancel(ctx)); err != nil && !errors.Is(err, ErrLeaseLost) {
+		m.log().Warn("warlock: an unlock in the background failed", "error", err)
 	}
 }
 
@@ -106,9 +120,9 @@ func (m *Mutex) enter(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 		case l == nil:
 			m.leave()
 		case mode == protocol.Read:
-			go m.readUnlock()
+			go m.dispose(ctx, m.runlock)
 		default:
-			go m.Unlock()
+			go m.dispose(ctx, m.unlock)
 		}
 	default:
 		m.turn.waiting.Remove(place)
@@ -184,9 +198,19 @@ func (m *Mutex) leave() {
 // watchLocked sees to it that a goroutine that waits for longer than the ttl behind one holder of this
 // process is told of in the log. One timer looks after all that wait; it is left to run out.
 func (m *Mutex) watchLocked() {
-	if !m.turn.watching {
-		m.turn.watching, m.turn.watched, m.turn.since = true, m.holderLocked(), m.opts.clock.Now()
-		time.AfterFunc(m.ttl, m.look)
+	if m.turn.watching == nil {
+		m.turn.watched, m.turn.since = m.holderLocked(), m.opts.clock.Now()
+		m.turn.watching = time.AfterFunc(m.ttl, m.look)
+	}
+}
+
+// unwatch ends the watch, which would keep m in memory: nobody uses it any more.
+func (m *Mutex) unwatch() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.turn.watching != nil {
+		m.turn.watching.Stop()
+		m.turn.watching = nil
 	}
 }
 
@@ -198,7 +222,7 @@ func (m *Mutex) look() {
 	if long {
 		t.warned = holder
 	}
-	if t.watching = false; t.waiting.Len() > 0 {
+	if t.watching = nil; t.waiting.Len() > 0 {
 		m.watchLocked()
 	}
 	m.mu.Unlock()

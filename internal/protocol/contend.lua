@@ -1,17 +1,21 @@
 -- contend: acquire, continued where others wait for the lock, or hold it, or it was free
 -- for a reader.
 
+-- Lets a key live for as long as ID may stand in it.
+local function keep(key)
+  if redis.call('PTTL', key) < tonumber(TTL) then
+    redis.call('PEXPIRE', key, 2 * TTL)
+  end
+end
+
 -- Puts ID into the queue, or notes that it has asked again. Returns its place, and whether its
 -- mailbox is heard of here.
 local function enqueue(now)
   drop_stale(now, FEW)
   local count = ARGV[7] == '1' and subscribers(ID) or nil
-  local stale = redis.call('PTTL', QUEUE) < tonumber(TTL) -- or there is none yet
   local counted = count and count > 0 and 1 or 0
   redis.call('HSET', WAITERS, ID, table.concat({int(now), TTL, ROUND, SPARE, counted, ARGV[8]}, ' '))
-  if stale then
-    redis.call('PEXPIRE', WAITERS, 2 * TTL)
-  end
+  keep(WAITERS)
   redis.call('ZADD', DEADLINES, int(math.floor(now / 1000) + TTL), ID)
   local place = tonumber(ARGV[6])
   if place == 0 then
@@ -21,10 +25,8 @@ local function enqueue(now)
   if redis.call('ZADD', QUEUE, 'NX', int(place), ID) == 0 then
     place = math.min(tonumber(redis.call('ZSCORE', QUEUE, ID)) or EXACT, EXACT)
   end
-  if stale then
-    redis.call('PEXPIRE', QUEUE, 2 * TTL)
-    redis.call('PEXPIRE', DEADLINES, 2 * TTL)
-  end
+  keep(QUEUE)
+  keep(DEADLINES)
   return place, count ~= 0
 end
 

@@ -306,8 +306,16 @@ func held(cmd *redis.Cmd) error {
 	return nil
 }
 
+// A surprise is an answer that no script gives. There may be a proxy.
+type surprise string
+
+func (s surprise) Error() string { return string(s) }
+
+// RedisError makes it a redis.Error: it is an answer.
+func (surprise) RedisError() {}
+
 func unexpected(what string, reply any) error {
-	return fmt.Errorf("warlock: unexpected reply to the script for %s: %v", what, reply)
+	return surprise(fmt.Sprintf("unexpected reply to the script for %s: %v", what, reply))
 }
 
 // A script is known to a server by its hash, once it has run there.

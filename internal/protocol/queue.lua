@@ -58,10 +58,13 @@ local function remove(...)
 end
 
 -- Drops some of the waiters that have not asked again in time.
-local function drop_stale(now, most)
+local function drop_stale(now, most, work)
   local stale = lenient('ZRANGEBYSCORE', DEADLINES, '-inf', '(' .. int(math.floor(now / 1000)), 'LIMIT', 0, most)
   if stale and #stale > 0 then
     remove(unpack(stale))
+    if work then
+      work.dropped = stale[#stale]
+    end
   end
 end
 
@@ -103,9 +106,10 @@ local function next_waiter(now, shared, asker, work)
     end
     remove(id)
     if waiter then
-      work.left = work.left - MOST_DROPPED / MOST_TOLD
+      work.left = work.left - MOST_DROPPED / MOST_GRANTED
       return waiter
     end
+    work.dropped = id
   end
 end
 
@@ -154,8 +158,8 @@ local function hand_on(now, floor, used, asker, shared)
     return outcome
   end
   now = now or tonumber(now_us())
-  drop_stale(now, MOST_DROPPED)
-  local work = {left = MOST_DROPPED}
+  local work = {left = MOST_DROPPED} -- and the last that was dropped
+  drop_stale(now, MOST_DROPPED, work)
   while true do
     local waiter = next_waiter(now, shared, asker, work)
     if not waiter then
@@ -180,6 +184,8 @@ local function hand_on(now, floor, used, asker, shared)
   outcome.more = work.left <= 0 and lenient('ZCARD', QUEUE) ~= 0
   if outcome.more then
     hint(now)
+  elseif not outcome.held and work.dropped then
+    tell(work.dropped, 0, 0) -- it may live, if the clock has leapt
   end
   return outcome
 end

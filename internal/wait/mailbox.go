@@ -69,6 +69,8 @@ type Mailbox struct {
 	mute    atomic.Bool  // the client may not publish
 	checked atomic.Int64 // when that was last seen to, in ns of Unix time; 0: never
 
+	subscriptions atomic.Int64 // that there have been
+
 	expected expected // IDs of calls that are under way
 
 	mu       sync.Mutex // guards the following
@@ -94,8 +96,9 @@ type Waiter struct {
 	mailbox *Mailbox
 	id      string
 	signals chan Signal
-	stays   bool // guarded by the mailbox's mu: it does not wait, and holds
-	unheard bool // so was, guarded by it: the server of its lock has no subscriber of the mailbox
+	prober  Prober // guarded by the mailbox's mu, as are the following
+	stays   bool   // it does not wait, and holds
+	unheard bool   // the server of its lock has no subscriber of the mailbox
 }
 
 // A Signal tells a waiter that it was granted the lock, for its request of that
@@ -111,8 +114,8 @@ type Prober interface {
 // mailbox's mu.
 type session struct {
 	cancel  context.CancelFunc
-	prober  Prober // the last that joined with
 	sub     *redis.PubSub
+	fresh   bool      // no probe has come by sub yet
 	failure error     // of a probe, for which the subscription was closed
 	astray  int       // how often a subscription was, of late
 	last    time.Time // when it was
@@ -175,9 +178,7 @@ func newMailbox(client redis.UniversalClient) *Mailbox {
 func (b *Mailbox) NewID() (id, channel string) {
 	text := append(make([]byte, 0, 64), b.name...)
 	text = strconv.AppendUint(append(text, ':'), b.sequence.Add(1), 10)
-	now, last := time.Now().UnixNano(), b.checked.Load()
-	if now-last >= int64(b.times.muteness) && b.checked.CompareAndSwap(last, now) {
-		b.mute.Store(false)
+	if time.Now().UnixNano()-b.checked.Load() >= int64(b.times.muteness) {
 		channel = protocol.Channel(b.name)
 	}
 	if b.mute.Load() {
@@ -186,20 +187,26 @@ func (b *Mailbox) NewID() (id, channel string) {
 	return string(text), channel
 }
 
-// Mute notes why the client may not publish.
-func (b *Mailbox) Mute(err error) {
-	b.mute.Store(true)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.trouble = err
+// Checked notes that a request which had a channel was answered: why the client may not
+// publish, or nil. From then on its IDs say so, until a later request is answered.
+func (b *Mailbox) Checked(err error) {
+	b.mute.Store(err != nil)
+	b.checked.Store(time.Now().UnixNano())
+	if err != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.trouble = err
+	}
 }
 
 // Open reports whether grants are heard of.
 func (b *Mailbox) Open() bool { return b.open.Load() }
 
-// Counts reports whether a server is to be asked whether it has a subscriber of the mailbox.
-func (b *Mailbox) Counts() bool {
-	return b.open.Load() && (b.kind == other || b.kind == plain && b.counted.Load())
+// Counts reports whether a server is to be asked whether it has a subscriber of the mailbox, and which
+// subscription, counted from 1, that is about.
+func (b *Mailbox) Counts() (subscription int64, ok bool) {
+	subscription = b.subscriptions.Load()
+	return subscription, b.open.Load() && (b.kind == other || b.kind == plain && b.counted.Load())
 }
 
 // Expect lets an ID, whose first request is about to be sent, stand until Forget.
@@ -248,20 +255,21 @@ func (w *Waiter) Resume(lock Prober) {
 		b.session = &session{cancel: cancel}
 		go b.serve(ctx, b.session)
 	}
-	b.session.prober = lock
+	w.prober = lock
 }
 
 // Signals yields what the waiter is told.
 func (w *Waiter) Signals() <-chan Signal { return w.signals }
 
-// Heard takes in whether the server of the lock had a subscriber of the mailbox when it was asked,
-// and reports whether the waiter is told of its grant nevertheless. If not, the mailbox subscribes anew.
-func (w *Waiter) Heard(heard bool) bool {
+// Heard takes in whether the server of the lock had a subscriber of the mailbox when it was asked about
+// a subscription, and reports whether the waiter is told of its grant nevertheless. If not, the mailbox subscribes
+// anew, unless it has since.
+func (w *Waiter) Heard(heard bool, subscription int64) bool {
 	b := w.mailbox
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	w.unheard = !heard
-	if !heard && b.kind == plain && b.counted.Load() && b.session != nil {
+	if !heard && b.kind == plain && b.counted.Load() && b.session != nil && b.subscriptions.Load() == subscription {
 		b.strayLocked(b.session)
 		if b.session.sub != nil && !b.session.relayed {
 			b.open.Store(false)
@@ -422,6 +430,8 @@ func (b *Mailbox) listen(ctx context.Context, s *session) (err error) {
 	defer stop()
 	b.mu.Lock()
 	s.sub = sub
+	s.fresh = true
+	b.subscriptions.Add(1)
 	b.mu.Unlock()
 
 	limit, asked := b.times.patience, true // for the answer to the subscription
@@ -449,20 +459,35 @@ func (b *Mailbox) listen(ctx context.Context, s *session) (err error) {
 	}
 }
 
-// probe sends the mailbox a message, and closes sub if it cannot be sent. It ends soon after ctx, as the
+// probe sends the mailbox a message from where the releases of one waiter's lock come from. If that cannot be,
+// be it for that lock alone, it tries others, and then closes sub. It ends soon after ctx, as the
 // client's time-outs have it.
 func (b *Mailbox) probe(ctx context.Context, s *session, sub *redis.PubSub) {
-	b.mu.Lock()
-	prober := s.prober
-	b.mu.Unlock()
-	err := prober.Probe(ctx, b.name)
-	if err == nil {
-		return
+	const most = 3
+	var err error
+	for _, prober := range b.probers(most) {
+		if err = prober.Probe(ctx, b.name); err == nil || ctx.Err() != nil {
+			return
+		}
 	}
 	b.mu.Lock()
-	s.failure = err
+	if b.session == s && s.sub == sub && err != nil {
+		s.failure = err
+	}
 	b.mu.Unlock()
 	_ = sub.Close()
+}
+
+// probers returns the probers of some waiters, taken at random.
+func (b *Mailbox) probers(most int) (probers []Prober) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, w := range b.waiters { // at random
+		if !w.stays && w.prober != nil && len(probers) < most {
+			probers = append(probers, w.prober)
+		}
+	}
+	return probers
 }
 
 // receive takes in a message. An error says that the subscription is no good.
@@ -483,6 +508,11 @@ func (b *Mailbox) opened(s *session, subscribers int64) error {
 	if b.session != s {
 		return nil
 	}
+	if s.fresh && subscribers > 0 {
+		s.relayed = false // this one is where it should be
+	}
+	s.fresh = false
+	b.trouble = nil
 	if b.kind == plain && subscribers == 0 && !s.relayed {
 		if b.strayLocked(s); !s.relayed {
 			return errAstray
