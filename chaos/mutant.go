@@ -60,7 +60,7 @@ var mutants = []mutant{
 	{"the mailbox is never closed", "calm", []edit{{mailbox,
 		"if b.waiting == 0 && b.session != nil {", "if false {"}}},
 	{"what is known of waiters never expires", "crash", []edit{{luaContend,
-		"    redis.call('PEXPIRE', WAITERS, 2 * TTL)\n", ""}}},
+		"  keep(WAITERS)\n", ""}}},
 	{"dead waiters are never skipped", "stop", []edit{{luaQueue,
 		"if now >= seen and now - seen <= ttl * 1000 then", "if seen then"}, {luaQueue,
 		"if stale and #stale > 0 then", "if false then"}}},
