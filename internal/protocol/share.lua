@@ -8,7 +8,7 @@
 local YEAR = 31536000000 -- ms; no lease lives longer
 
 -- A call of a script drops, tells, or grants the lock to, no more than these, so that it keeps the
--- server for a millisecond at most, however many there are. Whoever asks next goes on.
+-- server for about a millisecond, however many there are. Whoever asks next goes on.
 local MOST_TOLD, MOST_DROPPED, MOST_GRANTED, FEW = 64, 64, 16, 8
 
 local function prolong(key, ttl)

@@ -218,7 +218,9 @@ func (b *Mailbox) Forget(id string) { b.expected.remove(id) }
 // Join adds a waiter, and opens the mailbox if it is closed. Its probes are those of lock.
 func (b *Mailbox) Join(id string, lock Prober) *Waiter {
 	w := b.Stand(id)
-	w.Resume(lock)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w.waitLocked(lock)
 	return w
 }
 
@@ -239,12 +241,18 @@ func (w *Waiter) Resume(lock Prober) {
 	b := w.mailbox
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.waiters[w.id] != w {
-		return
-	}
 	select {
 	case <-w.signals:
 	default:
+	}
+	w.waitLocked(lock)
+}
+
+// waitLocked lets w, which stands, wait.
+func (w *Waiter) waitLocked(lock Prober) {
+	b := w.mailbox
+	if b.waiters[w.id] != w { // one that stands for the same ID since
+		return
 	}
 	if w.stays {
 		w.stays = false
@@ -267,15 +275,19 @@ func (w *Waiter) Signals() <-chan Signal { return w.signals }
 func (w *Waiter) Heard(heard bool, subscription int64) bool {
 	b := w.mailbox
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	w.unheard = !heard
+	var astray *redis.PubSub
 	if !heard && b.kind == plain && b.counted.Load() && b.session != nil && b.subscriptions.Load() == subscription {
 		b.strayLocked(b.session)
-		if b.session.sub != nil && !b.session.relayed {
+		if !b.session.relayed {
+			astray = b.session.sub
 			b.open.Store(false)
 			b.session.failure = errAstray
-			_ = b.session.sub.Close() // and serve goes on with another
 		}
+	}
+	b.mu.Unlock()
+	if astray != nil {
+		_ = astray.Close() // and serve goes on with another
 	}
 	return heard || b.relays.Load()
 }
