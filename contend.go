@@ -147,6 +147,7 @@ func (m *Mutex) wait(ctx context.Context, mode protocol.Mode) (*Lease, error) {
 			return a.joined(l), nil
 		}
 	}
+	m.box.Expect(a.id)
 	for {
 		a.join()
 		l, answer, err := a.request(ctx)
@@ -242,6 +243,9 @@ func (a *acquisition) joined(l *Lease) *Lease {
 func (a *acquisition) end(ctx context.Context) {
 	if a.waiter != nil {
 		a.waiter.Leave()
+	}
+	if a.round > 0 {
+		a.m.box.Forget(a.id)
 	}
 	a.leaveTurn()
 	if !a.holds {
@@ -360,7 +364,12 @@ func (a *acquisition) rename() {
 		a.waiter.Leave()
 		a.waiter = nil
 	}
+	old := a.id
 	a.id, a.channel = a.m.box.NewID()
+	if a.round > 0 {
+		a.m.box.Expect(a.id)
+		a.m.box.Forget(old)
+	}
 }
 
 // granted returns the lease that the last request led to.
@@ -518,11 +527,15 @@ func (a *acquisition) hold(ctx context.Context, l *Lease) *Lease {
 	return a.joined(l)
 }
 
-// stay lets l's ID stand in the mailbox until the lease ends, if it waited there.
+// stay lets l's ID stand in the mailbox until it has been released, if the server may have told it of
+// a grant: such a message may come late.
 func (a *acquisition) stay(l *Lease) {
-	if a.waiter != nil && a.waiter != l.waiter {
+	switch {
+	case a.waiter != nil:
+		a.waiter.Stay()
 		l.waiter, a.waiter = a.waiter, nil
-		l.waiter.Stay()
+	case a.round > 0 && (a.place > 0 || a.pending):
+		l.waiter = a.m.box.Stand(l.id)
 	}
 }
 

@@ -69,10 +69,15 @@ func (s *share) open(m *Mutex) bool {
 	return s.lease.lease.Join(now)
 }
 
-// listen makes w the share's own, until the lease ends.
-func (s *share) listen(w *wait.Waiter) {
-	s.waiter = w
-	context.AfterFunc(s.lease.Context(), w.Leave)
+// listenLocked lets the share hear of writers, until its lease ends.
+func (s *share) listenLocked(m *Mutex) {
+	l := s.lease
+	if l.waiter == nil {
+		l.waiter = m.box.Stand(l.id)
+	}
+	s.waiter = l.waiter
+	s.waiter.Resume(m.lock)
+	context.AfterFunc(l.Context(), s.waiter.Stay)
 }
 
 // answered lets those know that only try: the reader that asks was not granted the lock
@@ -112,7 +117,7 @@ func (m *Mutex) rejoin(ctx context.Context) (*Lease, error) {
 		return nil, nil
 	}
 	if s.waiter == nil {
-		s.listen(m.box.Join(s.lease.id, m.lock))
+		s.listenLocked(m)
 	}
 	select {
 	case <-s.waiter.Signals():
@@ -180,7 +185,7 @@ func (a *acquisition) newShareLocked(l *Lease) *share {
 	s := &share{lease: l}
 	if a.alone && a.heard {
 		s.heard = true
-		s.listen(a.m.box.Join(l.id, a.m.lock))
+		s.listenLocked(a.m)
 	}
 	a.m.turn.shares = append(a.m.turn.shares, s)
 	return s

@@ -51,8 +51,9 @@ var defaults = times{
 //     for its lock misses no grant that was made before.
 //   - A waiter that joined while the mailbox was open, before its request was sent,
 //     is told of each grant that follows that request, unless it breaks.
-//   - A grant to an ID for which nobody stands any more is released at once. An ID stands from
-//     when it joins until it leaves, which is when its lease has ended.
+//   - A grant to an ID for which nobody stands is released at once. An ID that queues stands from before its first
+//     request is sent: as one that is expected, then as a waiter, for as long as it waits and then holds, until its
+//     release has been answered. It is always one of them, and is looked for in that order.
 //
 // Its methods may be called concurrently.
 type Mailbox struct {
@@ -67,6 +68,8 @@ type Mailbox struct {
 	relays  atomic.Bool  // what is published on other servers arrives as well
 	mute    atomic.Bool  // the client may not publish
 	checked atomic.Int64 // when that was last seen to, in ns of Unix time; 0: never
+
+	expected expected // IDs of calls that are under way
 
 	mu       sync.Mutex // guards the following
 	waiters  map[string]*Waiter
@@ -91,7 +94,7 @@ type Waiter struct {
 	mailbox *Mailbox
 	id      string
 	signals chan Signal
-	stays   bool // guarded by the mailbox's mu
+	stays   bool // guarded by the mailbox's mu: it does not wait, and holds
 	unheard bool // so was, guarded by it: the server of its lock has no subscriber of the mailbox
 }
 
@@ -199,22 +202,53 @@ func (b *Mailbox) Counts() bool {
 	return b.open.Load() && (b.kind == other || b.kind == plain && b.counted.Load())
 }
 
+// Expect lets an ID, whose first request is about to be sent, stand until Forget.
+func (b *Mailbox) Expect(id string) { b.expected.add(id) }
+
+// Forget ends Expect. An ID that has come to hold must stay by then.
+func (b *Mailbox) Forget(id string) { b.expected.remove(id) }
+
 // Join adds a waiter, and opens the mailbox if it is closed. Its probes are those of lock.
 func (b *Mailbox) Join(id string, lock Prober) *Waiter {
-	w := &Waiter{mailbox: b, id: id, signals: make(chan Signal, 1)}
+	w := b.Stand(id)
+	w.Resume(lock)
+	return w
+}
+
+// Stand lets id stand without waiting, until it leaves.
+func (b *Mailbox) Stand(id string) *Waiter {
+	w := &Waiter{mailbox: b, id: id, signals: make(chan Signal, 1), stays: true}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if old := b.waiters[id]; old == nil || old.stays {
-		b.waiting++
+	if old := b.waiters[id]; old != nil && !old.stays {
+		b.endWaitLocked()
 	}
 	b.waiters[id] = w
+	return w
+}
+
+// Resume lets a waiter that stays wait again: what it was told before is forgotten.
+func (w *Waiter) Resume(lock Prober) {
+	b := w.mailbox
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.waiters[w.id] != w {
+		return
+	}
+	select {
+	case <-w.signals:
+	default:
+	}
+	if w.stays {
+		w.stays = false
+		b.waiting++
+	}
 	if b.session == nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		b.session = &session{cancel: cancel}
 		go b.serve(ctx, b.session)
 	}
 	b.session.prober = lock
-	return w
 }
 
 // Signals yields what the waiter is told.
@@ -466,6 +500,7 @@ func (b *Mailbox) opened(s *session, subscribers int64) error {
 
 // deliver tells the waiter that a message is for. A grant for which nobody stands is released.
 func (b *Mailbox) deliver(n protocol.Notice) {
+	expected := b.expected.has(n.ID) // before the waiters are looked at
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	w := b.waiters[n.ID]
@@ -475,7 +510,7 @@ func (b *Mailbox) deliver(n protocol.Notice) {
 			b.relays.Store(true)
 		}
 		w.signal(Signal{Round: n.Round, Token: n.Token})
-	case n.Round > 0:
+	case n.Round > 0 && !expected:
 		go b.disown(n)
 	}
 }
