@@ -276,7 +276,10 @@ func TestKeyDeletedByHandIsFound(t *testing.T) {
 				lock(t, newMutex(s, time.Minute))
 				f := newFace(s.Client(), time.Minute, warlock.WithClock(clock))
 				done := result(func() error { return f.LockContext(within(t)) })
-				redistest.Eventually(t, func() bool { return asleep(s) == 1 }, "it sleeps until it is told")
+				redistest.Eventually(t, func() bool { return asleep(s) == 1 }, "it is to sleep until it is told")
+				if err := clock.BlockUntilContext(within(t), 1); err != nil { // and does
+					t.Fatal(err)
+				}
 				s.Do("DEL", key)
 				clock.Advance(5*time.Second - time.Millisecond)
 				if err := wait(t, done, "the waiter has the lock"); err != nil {

@@ -1,6 +1,7 @@
 package warlock
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,14 +11,14 @@ import (
 // logEvery for as long as that lasts.
 func TestSilenceIsReportedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		reports := 0
-		w := watch{report: func() { reports++ }}
-		after := func(d time.Duration, want int) {
+		var reports atomic.Int64
+		w := watch{report: func() { reports.Add(1) }}
+		after := func(d time.Duration, want int64) {
 			t.Helper()
 			time.Sleep(d) // by the bubble's clock
 			synctest.Wait()
-			if reports != want {
-				t.Errorf("after %v more: %d reports, want %d", d, reports, want)
+			if n := reports.Load(); n != want {
+				t.Errorf("after %v more: %d reports, want %d", d, n, want)
 			}
 		}
 		w.begin()
