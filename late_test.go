@@ -3,6 +3,7 @@ package warlock_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -177,12 +178,22 @@ func TestWaitersAreCountedAfterManyBreaks(t *testing.T) {
 func TestWaitersOutliveALeapOfTheClock(t *testing.T) {
 	const waiterTTL, leap, enough = 40 * time.Second, time.Minute, 1500 * time.Millisecond
 	s := redistest.StartWithClock(t)
-	holder := newMutex(s, long)
+	holder, other := newMutex(s, long), warlock.NewMutex(s.Client(), "other", long)
 	lock(t, holder)
+	lock(t, other)
 	const n = 3
-	got := make(chan *warlock.Mutex, n)
-	for range n {
-		m := newMutex(s, waiterTTL)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	got, done := make(chan *warlock.Mutex, n), make([]<-chan error, n)
+	for i := range n {
+		client := s.Client()
+		// Its mailbox is open before it waits, so that it asks once, and sleeps.
+		first := warlock.NewMutex(client, "other", long)
+		done[i] = result(func() error { return first.LockContext(ctx) })
+		redistest.Eventually(t, func() bool {
+			return strings.Count(fmt.Sprint(s.Do("HVALS", "warlock:{other}:waiters")), " 1 w") == i+1
+		}, "its mailbox is open")
+		m := warlock.NewMutex(client, key, waiterTTL)
 		go func() {
 			if m.LockContext(within(t)) != nil {
 				m = nil
@@ -204,6 +215,11 @@ func TestWaitersOutliveALeapOfTheClock(t *testing.T) {
 		}
 		unlock(t, m)
 	}
+	cancel()
+	for _, d := range done {
+		wait(t, d, "the wait for the other lock ends")
+	}
+	unlock(t, other)
 	onlyFence(t, s)
 }
 
