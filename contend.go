@@ -23,8 +23,8 @@ import (
 //     after that request has returned.
 //   - A request that was not answered may be carried out late, from what a server, or a
 //     proxy before it, has read of a connection that broke. If it comes after the
-//     release, it takes the lock for nobody. Whether such a request may be under way is one fact
-//     of an ID (pending), and an ID of which it is true is released twice.
+//     release, it takes the lock for nobody. One fact of an ID, pending, says that such a request may
+//     be under way. A pending ID is released twice.
 //   - A lease is counted from before its request was sent. An answer that comes
 //     when the lease has run out is no lock.
 //   - Who is refused is in the queue in Redis, and either learns of its grant from a
@@ -33,8 +33,8 @@ import (
 //     grant came later. So a late message is worth no more than it should be.
 //   - Nobody waits for a call to Redis longer than its context says, though
 //     go-redis would: see within.
-//   - A release, or a withdrawal from the queue, that Redis does not answer is asked for again, with
-//     pauses, for as long as the lease or the place could last; in the background, where its caller has gone.
+//   - If Redis does not answer a release, or a withdrawal from the queue, it is asked again, with pauses,
+//     for as long as the lease or the place could last. That goes on in the background after the caller has left.
 
 const (
 	// grace is how long, in real time, UnlockContext waits on for an answer when its context has ended.

@@ -28,12 +28,12 @@ import (
 //
 // A share that may let nobody in is good for those that have it. Who comes then asks Redis
 // whether others wait. If they do, it queues behind them for a lease of its own. If that is
-// granted while the old share is still held, as far as this process knows, the server is asked: only if
-// it says that the old one is there, they go on under that. Else the fresh lease is kept, and those that come
-// later share it.
+// granted while the old share looks valid in this process, the reader asks the server for the old share.
+// Only if the server confirms it, the reader goes on under the old share. Otherwise it keeps the fresh
+// lease, and later readers share that.
 //
-// Who unlocks is not known; it counts as the one who came first. So if some read under an old share
-// and others under a new one, the new one ends only when all have left.
+// RUnlock does not say which reader unlocks. It counts for the oldest share. So while some goroutines
+// read under an old share and others under a new one, the new share ends last.
 
 var errRUnlocked = fmt.Errorf("%w: read-unlock of a mutex that is not read-locked", ErrNotHeld)
 
@@ -145,8 +145,8 @@ func (m *Mutex) rejoin(ctx context.Context) (*Lease, error) {
 	return s.lease, nil
 }
 
-// beginShare lets the acquisition's reader in under l; or under the share that others
-// have, if the server says that it is still there, and l is let go.
+// beginShare lets the acquisition's reader in under l. If the server confirms the share that other
+// goroutines have, it lets the reader in under that, and releases l.
 func (a *acquisition) beginShare(ctx context.Context, l *Lease) *Lease {
 	m := a.m
 	m.mu.Lock()

@@ -19,7 +19,7 @@
 --          to ask again at once, -1 if it never does; 1 if the holder hands the lock on to those who
 --          queue, and tells them, 0 if not; its place in the queue, 0 if it does not
 --          wait; 1 if this server has a subscriber of its mailbox, or that was not asked, 0 if
---          not; the ID of one that holds
+--          not; the ID of a holder
 --          mute: an array of one: the error of PUBLISH. Nothing was done.
 --
 -- The fence is written with the grant, so however the lease ends (release, expiry,

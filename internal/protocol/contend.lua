@@ -8,8 +8,8 @@ local function keep(key)
   end
 end
 
--- Puts ID into the queue, or notes that it has asked again. Returns its place, and whether its
--- mailbox is heard of here.
+-- Puts ID into the queue, or notes that it has asked again. Returns its place, and
+-- whether this server has a subscriber of its mailbox.
 local function enqueue(now)
   drop_stale(now, FEW)
   local count = ARGV[7] == '1' and subscribers(ID) or nil
@@ -31,8 +31,10 @@ local function enqueue(now)
 end
 
 -- Tells the readers that a writer waits, so that their processes let nobody else
--- in under their shares: some of them if they are many, others at each time. Those that are not
--- told learn of it at their next renewal. Reports whether all that it found can tell the writer when they leave.
+-- in under their shares. If the readers are many, it tells some of them, and others
+-- at the next call. A reader that is not told learns of the writer at its next
+-- renewal. Reports whether each reader that it found can tell the writer when it
+-- leaves.
 local function stop_readers(now)
   local last = redis.call('ZCARD', READERS) - MOST_TOLD
   local from = last > 0 and math.floor(now / 1000) % (last + 1) or 0
@@ -44,7 +46,7 @@ local function stop_readers(now)
   return able
 end
 
--- Reports whether those right before ID in the queue can tell it when they leave.
+-- Reports whether the waiters right before ID in the queue can tell ID of its grant.
 local function follows_able()
   local rank = redis.call('ZRANK', QUEUE, ID) or 0
   for _, id in ipairs(rank > 0 and redis.call('ZRANGE', QUEUE, math.max(0, rank - FEW), rank - 1) or {}) do

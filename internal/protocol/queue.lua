@@ -6,17 +6,19 @@
 -- whether it is to read (r) or to write (w).
 --
 -- A place is the server's time at arrival in microseconds, or one above the last
--- place. A waiter keeps its place for as long as it asks again within its ttl.
--- One that has not is dead. So however many of them there are, they are all past
--- when the ttl of the first is, which is the most that a grant to it can cost. One that asks
--- again after all brings its old place along. Each call that queues drops some of the dead, wherever they
--- stand, so that they are never many more than the living.
+-- place. A waiter keeps its place for as long as it asks again within its ttl. A
+-- waiter that does not is dead. A dead waiter costs at most its ttl, if it is granted
+-- the lock. By then, all waiters that died before are past their ttls as well. A
+-- waiter that asks again after all brings its old place along. Each call that queues
+-- drops some dead waiters, wherever they stand. So the dead are never many more than
+-- the living.
 --
--- A waiter was counted if this server had a subscriber of its mailbox when it last asked.
--- If it has none now, the waiter is dead as well. That is asked before a grant, with NUMSUB, and never
--- read from PUBLISH: replicas and the nodes of a cluster send on what is published, so
--- a waiter may have been told of its grant though PUBLISH counted nobody. A grant that
--- its waiter may have been told of is never taken back.
+-- A waiter was counted if this server had a subscriber of its mailbox when it last
+-- asked. If the server has none now, the waiter is dead as well. The scripts ask
+-- NUMSUB before they grant. They do not trust the count of PUBLISH: a replica, or
+-- another node of a cluster, also delivers what is published here. So a waiter may
+-- have been told of its grant though PUBLISH counted nobody. A grant of which a
+-- waiter may have been told is never taken back.
 --
 -- Readers that stand together at the head are granted the lock together. Nobody gets
 -- past a live writer there: newcomers queue behind it, though readers hold.
@@ -77,7 +79,7 @@ end
 -- Reports whether a waiter is known to be dead: it was heard of, and is not any more.
 local function gone(waiter) return waiter.counted and subscribers(waiter.id) == 0 end
 
--- Tells a waiter that is alive to ask again: one of those that have asked last.
+-- Tells a live waiter to ask again. It looks among the waiters with the last deadlines.
 local function hint(now)
   for _, id in ipairs(lenient('ZRANGE', DEADLINES, -FEW, -1) or {}) do
     local waiter = live(id, now)

@@ -7,8 +7,9 @@
 
 local YEAR = 31536000000 -- ms; no lease lives longer
 
--- A call of a script drops, tells, or grants the lock to, no more than these, so that it keeps the
--- server for about a millisecond, however many there are. Whoever asks next goes on.
+-- One call of a script drops, tells, and grants the lock to, no more than this many
+-- waiters or readers. So it keeps the server for about a millisecond, however many
+-- there are. The next call goes on where it ended.
 local MOST_TOLD, MOST_DROPPED, MOST_GRANTED, FEW = 64, 64, 16, 8
 
 local function prolong(key, ttl)

@@ -40,20 +40,21 @@ var defaults = times{
 // first that joins, closed soon after the last has left, and opened again when
 // its connection breaks.
 //
-// It is open when a message has arrived that it had sent itself by a script, from where the releases
-// of a lock come from (a probe). So it is not where publishing is denied, nor where its
-// subscription is not with a server that those reach. It sends another when it has heard nothing for a while.
+// A mailbox sends itself a message, a probe, by a script, through the server that runs the releases of a lock.
+// It is open when its first probe has arrived. So it does not open where publishing is denied, nor where its
+// subscription is with a server that releases do not reach. It sends another probe when it has heard nothing for a while.
 //
 // What comes through it is a hint: a message may be lost, doubled or late.
 // What holds is this:
 //
-//   - Whoever has joined is signalled each time the mailbox opens, and each time it breaks. A waiter that then asks
+//   - Each waiter that has joined is signalled when the mailbox opens, and when it breaks. A waiter that then asks
 //     for its lock misses no grant that was made before.
 //   - A waiter that joined while the mailbox was open, before its request was sent,
 //     is told of each grant that follows that request, unless it breaks.
-//   - A grant to an ID for which nobody stands is released at once. An ID that queues stands from before its first
-//     request is sent: as one that is expected, then as a waiter, for as long as it waits and then holds, until its
-//     release has been answered. It is always one of them, and is looked for in that order.
+//   - A grant to an ID that does not stand is released at once. An ID stands from before its first queueing request
+//     is sent until its release has been answered. It is first expected (Expect), and then a waiter, also while it
+//     holds. It becomes a waiter before it is no longer expected, and deliver looks for it in this order. So deliver
+//     never releases an ID that waits or holds.
 //
 // Its methods may be called concurrently.
 type Mailbox struct {
@@ -251,7 +252,7 @@ func (w *Waiter) Resume(lock Prober) {
 // waitLocked lets w, which stands, wait.
 func (w *Waiter) waitLocked(lock Prober) {
 	b := w.mailbox
-	if b.waiters[w.id] != w { // one that stands for the same ID since
+	if b.waiters[w.id] != w { // another waiter stands for the same ID since
 		return
 	}
 	if w.stays {
@@ -324,7 +325,7 @@ func (w *Waiter) Leave() {
 	b := w.mailbox
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.waiters[w.id] != w { // one that joined for the same ID since
+	if b.waiters[w.id] != w { // another waiter has joined for the same ID since
 		return
 	}
 	delete(b.waiters, w.id)
@@ -471,9 +472,9 @@ func (b *Mailbox) listen(ctx context.Context, s *session) (err error) {
 	}
 }
 
-// probe sends the mailbox a message from where the releases of one waiter's lock come from. If that cannot be,
-// be it for that lock alone, it tries others, and then closes sub. It ends soon after ctx, as the
-// client's time-outs have it.
+// probe sends the mailbox a message through the server of one waiter's lock. If that fails, it tries the locks of other
+// waiters: the failure may concern one lock alone. If all fail, it closes sub. It ends soon after ctx, by the
+// client's time-outs.
 func (b *Mailbox) probe(ctx context.Context, s *session, sub *redis.PubSub) {
 	const most = 3
 	var err error
