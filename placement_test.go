@@ -3,6 +3,7 @@ package warlock_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -268,4 +269,38 @@ func TestPromiseAWriterBehindItsOwnReadersStopsOthers(t *testing.T) {
 		runlock(t, theirs)
 		onlyFence(t, s)
 	})
+}
+
+// wrapped is a client of a kind that the library does not know.
+type wrapped struct{ redis.UniversalClient }
+
+// The channels of a Ring, and the locks, are on different shards. A client that hides one is found out: its
+// waiters ask often where they are not told. A ttl of ten minutes means that nothing else helps them.
+func TestRingThatIsHidden(t *testing.T) {
+	a, b := redistest.StartMini(t), redistest.StartMini(t)
+	client := func() redis.UniversalClient {
+		ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": a.Addr, "b": b.Addr}})
+		t.Cleanup(func() { _ = ring.Close() })
+		return wrapped{ring}
+	}
+	one, other := client(), client()
+	for n := range 8 {
+		name := fmt.Sprint("lock:", n)
+		holder, waiter := warlock.NewMutex(one, name, long), warlock.NewMutex(other, name, long)
+		lock(t, holder)
+		done := result(func() error { return waiter.LockContext(within(t)) })
+		queued := func() bool {
+			return one.ZCard(t.Context(), "warlock:{"+name+"}:queue").Val() == 1 && mailboxes(t, a)+mailboxes(t, b) >= 1
+		}
+		redistest.Eventually(t, queued, "one waits")
+		over := stopwatch(t)
+		unlock(t, holder)
+		if err := wait(t, done, "the waiter has the lock"); err != nil {
+			t.Fatal(err)
+		}
+		if took := over(); took > time.Second {
+			t.Errorf("%s: the waiter has it %v after the unlock", name, took)
+		}
+		unlock(t, waiter)
+	}
 }
