@@ -60,7 +60,7 @@ func TestLongestTTL(t *testing.T) {
 			t.Errorf("Extend by a year: %v", err)
 		}
 		unlock(t, m)
-		rw.RLock()
+		rlock(t, rw)
 		rw.RUnlock()
 		k.Lock("43")
 		k.Unlock("43")
@@ -146,7 +146,7 @@ func TestLongestMaxHold(t *testing.T) {
 	rw.RLock()
 	first := rw.RLease().Deadline()
 	redistest.Eventually(t, func() bool { return rw.RLease().Deadline().After(first) }, "the lease is renewed")
-	rw.RLock() // another reader may still join
+	rlock(t, rw) // another reader may still join
 	rw.RUnlock()
 	if err := rw.RLease().Context().Err(); err != nil {
 		t.Errorf("the lease has ended: %v", err)
