@@ -261,7 +261,7 @@ func TestWaitingWriterStopsLaterReaders(t *testing.T) {
 				held := newMutex(s, long)
 				lock(t, held)
 				done := result(func() error { return rw.RLockContext(within(t)) })
-				redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "it listens")
+				redistest.Eventually(t, func() bool { return asleep(s) == 1 }, "its mailbox is open")
 				unlock(t, held)
 				if err := wait(t, done, "RLock"); err != nil {
 					t.Fatal(err)
