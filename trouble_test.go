@@ -90,7 +90,7 @@ func TestUnlockInTrouble(t *testing.T) {
 		lock(t, holder)
 		done := result(func() error { return waiter.LockContext(within(t)) })
 		queues(t, s, 1)
-		redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "it listens")
+		redistest.Eventually(t, func() bool { return asleep(s) == 1 }, "it sleeps until it is told")
 		end := begin()
 		time.AfterFunc(troubleTime, end)
 		if err := holder.UnlockContext(within(t)); err != nil {
@@ -141,7 +141,7 @@ func TestWithdrawalInTrouble(t *testing.T) {
 		queues(t, s, 1)
 		done := result(func() error { return waiter.LockContext(within(t)) })
 		queues(t, s, 2)
-		redistest.Eventually(t, func() bool { return mailboxes(t, s) == 2 }, "they listen")
+		redistest.Eventually(t, func() bool { return asleep(s) == 2 }, "they sleep until they are told")
 		end := begin()
 		cancel()
 		if err := wait(t, first, "the wait ends"); !errors.Is(err, context.Canceled) {
