@@ -60,12 +60,22 @@ func Each(t *testing.T, test func(t *testing.T, s *Server)) {
 	t.Run("redis-server", func(t *testing.T) { test(t, Start(t)) })
 }
 
+// tries is how often a server is started on another port: another process may take
+// a port before the server does.
+const tries = 5
+
 // StartMini starts a miniredis.
 func StartMini(tb TB) *Server {
 	tb.Helper()
 	mini := miniredis.NewMiniRedis()
-	if err := mini.StartAddr("127.0.0.1:" + strconv.Itoa(FreePort(tb))); err != nil {
-		tb.Fatal(err)
+	for try := 1; ; try++ { // another process, or test, may take the port first
+		err := mini.StartAddr("127.0.0.1:" + strconv.Itoa(FreePort(tb)))
+		if err == nil {
+			break
+		}
+		if try == tries {
+			tb.Fatal(err)
+		}
 	}
 	tb.Cleanup(mini.Close)
 	s := &Server{Addr: mini.Addr(), Mini: mini, tb: tb}
@@ -99,7 +109,6 @@ func (s *Server) start() {
 		"--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.tb.TempDir(),
 	}, s.args...)
 	s.tb.Cleanup(s.Kill)
-	const tries = 5 // another process may take the port before the server does
 	for range tries {
 		port := strconv.Itoa(FreePort(s.tb))
 		s.Addr = "127.0.0.1:" + port
