@@ -492,8 +492,7 @@ func TestEntriesComeAndGo(t *testing.T) {
 func TestManyAreHeld(t *testing.T) {
 	s := redistest.Start(t)
 	const n, ttl = 3000, 2 * time.Second
-	log := new(logged)
-	k := newKeyed(s, ttl, warlock.WithLogger(log.logger()))
+	k := newKeyed(s, ttl)
 	var group sync.WaitGroup
 	for i := range n {
 		group.Go(func() { k.Lock(fmt.Sprint(i)) })
@@ -514,8 +513,7 @@ func TestManyAreHeld(t *testing.T) {
 			t.Fatalf("the lease of %d was lost: %v", i, context.Cause(l.Context()))
 		}
 	}
-	// A renewal that failed is logged on a goroutine of its own: on a busy machine, many may.
-	if most > n/10 && !strings.Contains(log.String(), "not answered") {
+	if most > n/10 {
 		t.Errorf("there were %d goroutines, for %d locks", most, n)
 	}
 	for i := range n {

@@ -352,8 +352,11 @@ func (k *keeper) ahead() time.Duration {
 }
 
 // report logs what came of a renewal, on a goroutine of its own: a handler may block, and the
-// caller is not to.
+// caller must not. It starts none if the log takes no warnings.
 func (k *keeper) report(err error) {
+	if err == nil || !k.terms.Logger.Enabled(context.Background(), slog.LevelWarn) {
+		return
+	}
 	log := func(message string) { k.terms.Logger.Warn(message, "key", k.terms.Key, "error", err) }
 	switch {
 	case errors.Is(err, ErrLost):
