@@ -11,6 +11,7 @@ import (
 
 	"github.com/warlock-go/warlock/internal/lease"
 	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/send"
 	"github.com/warlock-go/warlock/internal/wait"
 )
 
@@ -318,14 +319,14 @@ func (a *acquisition) send(ctx context.Context) (answer protocol.Grant, err erro
 	var came protocol.Grant // is the request's for as long as that is under way
 	pending := a.pending
 	a.pending = true // if a hook ends this goroutine, end releases the ID
-	a.late, err = within(ctx, func() (err error) {
+	a.late, err = send.Wait(ctx, func() (err error) {
 		came, err = m.lock.Acquire(ctx, r)
 		return err
 	})
 	if a.late == nil {
 		answer = came
 	}
-	a.pending = pending || answer.Stray || protocol.Lost(err)
+	a.pending = pending || answer.Stray || send.Lost(err)
 	return answer, err
 }
 
@@ -479,7 +480,7 @@ func (m *Mutex) reportMailbox() {
 func (a *acquisition) giveUp(ctx context.Context) error {
 	switch {
 	case a.final != nil:
-		protocol.Repanic(a.final)
+		send.Repanic(a.final)
 		return a.m.lock.Explain("lock", a.final)
 	case ctx.Err() != nil:
 		return a.m.lock.ExplainEnd(ctx, "lock", a.problem)
@@ -580,7 +581,7 @@ func (m *Mutex) end(ctx context.Context, l *Lease) error {
 		err = lease.ErrTaken
 	}
 	if err != nil {
-		protocol.Repanic(err)
+		send.Repanic(err)
 		return m.lock.Explain("unlock", err)
 	}
 	return nil
@@ -588,10 +589,10 @@ func (m *Mutex) end(ctx context.Context, l *Lease) error {
 
 // free releases l. If a hook of the client panics, or ends this goroutine, l is released later.
 func (m *Mutex) free(ctx context.Context, l *Lease) (err error) {
-	err = protocol.ErrExited // unless release returns
+	err = send.ErrExited // unless release returns
 	defer func() {
 		l.leaveMailbox() // not before: a late message of its grant would release it meanwhile
-		if l.pending || protocol.Broke(err) {
+		if l.pending || send.Broke(err) {
 			m.sweep(l.id)
 		}
 	}()
@@ -628,7 +629,7 @@ func (m *Mutex) releaseUntil(ctx context.Context, r *protocol.Release, deadline 
 	clock := m.opts.clock
 	done, troubles := make(chan error, 2), make(chan error, 1)
 	go func() {
-		defer func() { done <- protocol.ErrExited }() // is not read after what persist returned
+		defer func() { done <- send.ErrExited }() // is not read after what persist returned
 		done <- m.persist(ctx, r, clock.Until(deadline), troubles)
 	}()
 
@@ -710,23 +711,3 @@ func (m *Mutex) sweep(id string) {
 }
 
 func (m *Mutex) log() *slog.Logger { return m.opts.log().With("key", m.lock.Key()) }
-
-// within runs op, but does not wait for it after the end of ctx: go-redis looks
-// at a context before it sends and not while it reads, unless it is told to.
-// Where op goes on by itself, late yields its result.
-func within(ctx context.Context, op func() error) (late <-chan error, err error) {
-	if ctx.Done() == nil {
-		return nil, op()
-	}
-	done := make(chan error, 2)
-	go func() {
-		defer func() { done <- protocol.ErrExited }() // is not read after what op returned
-		done <- op()
-	}()
-	select {
-	case err := <-done:
-		return nil, err
-	case <-ctx.Done():
-		return done, ctx.Err()
-	}
-}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/warlock-go/warlock/internal/lease"
 	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/send"
 )
 
 // A Keyed is a lock for each of any number of IDs: a map of [RWMutex]es between
@@ -34,7 +35,7 @@ import (
 type Keyed struct {
 	*terms
 	prefix   string
-	pipeline *protocol.Pipeline
+	pipeline *send.Pipeline
 
 	mu      sync.Mutex        // guards the following; never held over a call to Redis
 	entries map[string]*entry // of the ids in use
@@ -83,7 +84,7 @@ func NewKeyed(client redis.UniversalClient, prefix string, ttl time.Duration, op
 	k := &Keyed{
 		terms:    newTerms(client, prefix, ttl, opts),
 		prefix:   prefix,
-		pipeline: protocol.NewPipeline(client),
+		pipeline: send.NewPipeline(client),
 		entries:  make(map[string]*entry),
 	}
 	k.timers, k.spread = lease.NewAlarms(k.opts.clock), ttl/spreadShare
@@ -190,7 +191,7 @@ func (k *Keyed) lock(id string) (*protocol.Lock, error) {
 	case len(id) > maxID:
 		return nil, fmt.Errorf("%w: the id %s is longer than 64 KiB: use a hash of it", ErrBadKey, protocol.Quote(id))
 	}
-	return k.pipeline.Lock(k.prefix + id)
+	return protocol.Over(k.pipeline, k.prefix+id)
 }
 
 // check panics if k is a zero value.

@@ -55,7 +55,7 @@ func libraryGoroutine() string {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]
 	for stack := range strings.SplitSeq(string(buf), "\n\n") {
-		for _, ours := range []string{"warlock-go/warlock.", "warlock/internal/lease.", "warlock/internal/protocol.", "warlock/internal/wait."} {
+		for _, ours := range []string{"warlock-go/warlock.", "warlock/internal/lease.", "warlock/internal/protocol.", "warlock/internal/send.", "warlock/internal/wait."} {
 			if strings.Contains(stack, ours) {
 				return stack
 			}

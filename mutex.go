@@ -14,6 +14,7 @@ import (
 
 	"github.com/warlock-go/warlock/internal/lease"
 	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/send"
 	"github.com/warlock-go/warlock/internal/wait"
 )
 
@@ -339,13 +340,13 @@ func (l *Lease) Extend(ctx context.Context, ttl time.Duration) error {
 
 // explained does op, which asks Redis, within ctx, and returns its error as users see it.
 func explained(ctx context.Context, lock *protocol.Lock, doing string, op func() error) error {
-	_, err := within(ctx, op)
+	_, err := send.Wait(ctx, op)
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		return lock.ExplainEnd(ctx, doing, errNotYet)
 	}
-	protocol.Repanic(err)
+	send.Repanic(err)
 	return lock.Explain(doing, err)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/warlock-go/warlock/internal/send"
 	"github.com/warlock-go/warlock/internal/wait"
 )
 
@@ -127,7 +128,7 @@ func (m *Mutex) rejoin(ctx context.Context) (*Lease, error) {
 	heard := m.box.Open()
 	m.mu.Unlock()
 
-	_, err := within(ctx, func() error { return s.lease.lease.Extend(ctx, m.ttl) })
+	_, err := send.Wait(ctx, func() error { return s.lease.lease.Extend(ctx, m.ttl) })
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -154,7 +155,7 @@ func (a *acquisition) beginShare(ctx context.Context, l *Lease) *Lease {
 	m.mu.Unlock()
 	confirmed := false
 	if s != nil && !m.opts.once && s.lease.lease.Err() == nil {
-		_, err := within(ctx, func() error { return s.lease.lease.Extend(ctx, m.ttl) })
+		_, err := send.Wait(ctx, func() error { return s.lease.lease.Extend(ctx, m.ttl) })
 		confirmed = err == nil
 	}
 	m.mu.Lock()

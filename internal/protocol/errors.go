@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock/internal/send"
 )
 
 // ErrUnavailable says that Redis could not be reached, or was in trouble, when it was
@@ -75,9 +77,9 @@ func KindOf(err error) Kind {
 		return None
 	case advice(err) != "":
 		return Final
-	case isPanic(err):
+	case send.IsPanic(err):
 		return Final
-	case Lost(err) || mentions(err, passing...):
+	case send.Lost(err) || mentions(err, passing...):
 		return Passing
 	default:
 		return Strange
@@ -88,23 +90,12 @@ func KindOf(err error) Kind {
 // client, failed authentication, a denied command, a key of another type.
 func Permanent(err error) bool { return KindOf(err) == Final }
 
-// Answered reports whether err is a server's answer: the request was refused,
-// and nothing of it is under way.
-func Answered(err error) bool {
-	var reply redis.Error
-	return errors.As(err, &reply)
-}
-
-// Lost reports whether err says that a request was not answered: it may have been
-// carried out, or may yet be.
-func Lost(err error) bool { return err != nil && !Answered(err) }
-
 // Explain returns err as users see it: what was being done to which key, the
 // error, and what can be done about it. What is not final is ErrUnavailable.
 func (l *Lock) Explain(doing string, err error) error {
 	a := advice(err)
 	switch {
-	case isPanic(err):
+	case send.IsPanic(err):
 		return err // not for users: it goes on as a panic
 	case strings.HasPrefix(err.Error(), prefix): // one of our conditions
 		return fmt.Errorf("%w (%s %s)", err, doing, Quote(l.Key()))
@@ -139,7 +130,7 @@ func (l *Lock) ExplainEnd(ctx context.Context, doing string, problem error) erro
 func (l *Lock) names() string {
 	quoted := make([]string, keyCount)
 	for i, key := range l.keys {
-		quoted[i] = Quote(key.(string))
+		quoted[i] = Quote(key)
 	}
 	last := len(quoted) - 1
 	return strings.Join(quoted[:last], ", ") + " and " + quoted[last]

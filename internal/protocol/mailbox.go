@@ -37,7 +37,8 @@ const probePrefix = "probe "
 // Probe sends the mailbox a message from where the releases of l come from. An error says
 // that a release could not send it one either, or that no server answered.
 func (l *Lock) Probe(ctx context.Context, mailbox string) error {
-	return l.run(ctx, retried, probeScript, Channel(mailbox)).Err()
+	_, err := l.run(ctx, repeatable, probeScript, Channel(mailbox))
+	return err
 }
 
 // ParseProbe reads a message; ok is false if it is not from Probe. subscribers is how many

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock/internal/send"
 )
 
 // FloorLifetime is how long the last fencing token of a lock outlives the
@@ -27,7 +29,7 @@ import (
 // this has left nothing in Redis.
 const FloorLifetime = 2 * time.Minute
 
-var floorLifetime any = FloorLifetime.Milliseconds() // as the scripts take it
+const floorLifetime = int64(FloorLifetime / time.Millisecond) // as the scripts take it
 
 // ErrNotHeld is the definite answer that the lock is not the ID's: free, or
 // another's.
@@ -63,8 +65,8 @@ var (
 // Lock is one lock key on one server. It keeps no state of its own and may be
 // used concurrently.
 type Lock struct {
-	client sender
-	keys   [keyCount]any // strings, as commands take them: the lock and its companions
+	sender send.Sender
+	keys   [keyCount]string // the lock and its companions
 }
 
 // New returns the lock named key on the server of client. It errs if the client
@@ -77,7 +79,7 @@ func New(client redis.UniversalClient, key string) (*Lock, error) {
 		return nil, fmt.Errorf("warlock: the client for key %s is a redis.Ring, which looks for a key on another shard "+
 			"while its own cannot be reached, so that two could hold one lock: use a client of one server, or a ClusterClient", Quote(key))
 	}
-	return newLock(single{client}, key)
+	return Over(send.Direct(client), key)
 }
 
 // IsRing reports whether client spreads keys over shards by itself.
@@ -86,53 +88,22 @@ func IsRing(client redis.UniversalClient) bool {
 	return ring
 }
 
-// Lock returns the lock named key, whose requests go by p. It errs if the key is unusable.
-func (p *Pipeline) Lock(key string) (*Lock, error) { return newLock(p, key) }
-
-func newLock(client sender, key string) (*Lock, error) {
+// Over returns the lock named key, whose requests go by sender. It errs if the
+// key is unusable.
+func Over(sender send.Sender, key string) (*Lock, error) {
 	names, err := keys(key)
 	if err != nil {
 		return nil, err
 	}
-	l := &Lock{client: client}
-	for i, name := range names {
-		l.keys[i] = name
-	}
-	return l, nil
+	return &Lock{sender, names}, nil
 }
 
 // Key returns the name of the lock.
-func (l *Lock) Key() string { return l.keys[0].(string) }
+func (l *Lock) Key() string { return l.keys[0] }
 
-// KeepsDeadlines reports whether the client itself ends each call at the deadline of
-// its context; by default go-redis reads on until its ReadTimeout, and dials
-// again. Other kinds of clients may have to find a server first. What a user gave the
-// client to call may not mind a context either.
-func (l *Lock) KeepsDeadlines() bool {
-	c, ok := l.universal().(*redis.Client)
-	if !ok {
-		return false
-	}
-	o := c.Options()
-	return o.ContextTimeoutEnabled && o.OnConnect == nil && o.Limiter == nil && o.CredentialsProvider == nil &&
-		o.CredentialsProviderContext == nil && o.StreamingCredentialsProvider == nil
-}
-
-func (l *Lock) universal() redis.UniversalClient {
-	if p, ok := l.client.(*Pipeline); ok {
-		return p.single.client
-	}
-	return l.client.(single).client
-}
-
-// repeats returns how often a request that failed is repeated: as often as go-redis would.
-func (l *Lock) repeats() int {
-	const byDefault = 3
-	if c, ok := l.universal().(*redis.Client); ok {
-		return c.Options().MaxRetries
-	}
-	return byDefault
-}
+// KeepsDeadlines reports whether a request of the lock ends at the deadline of
+// its context by itself.
+func (l *Lock) KeepsDeadlines() bool { return l.sender.KeepsDeadlines() }
 
 // A Mode is what a lock is held for.
 type Mode int
@@ -142,7 +113,7 @@ const (
 	Read              // beside others that read
 )
 
-var modes = [...]any{Write: "w", Read: "r"} // as the scripts take them
+var modes = [...]string{Write: "w", Read: "r"} // as the scripts take them
 
 // A Request asks for a lock.
 type Request struct {
@@ -180,11 +151,6 @@ type Grant struct {
 	Stray bool
 }
 
-// undated is a context whose end can be seen and whose deadline cannot.
-type undated struct{ context.Context }
-
-func (undated) Deadline() (time.Time, bool) { return time.Time{}, false }
-
 // Acquire asks for the lock. Asked again by the ID that holds, it grants again. What fails on its
 // way is repeated as often as go-redis would; it is done here since go-redis
 // does not say that it did.
@@ -198,15 +164,14 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 		counted = 1
 	}
 	var pauses pauses
-	for repeats, stray := l.repeats(), false; ; repeats-- {
-		cmd := l.run(undated{ctx}, once, acquireScript,
+	for repeats, stray := send.Repeats(l.sender.Client()), false; ; repeats-- {
+		reply, err := l.run(send.WithoutDeadline(ctx), send.Once, acquireScript,
 			r.ID, r.TTL.Milliseconds(), (r.TTL + FloorLifetime).Milliseconds(), r.Spare, r.Round, r.Place, counted, modes[r.Mode], r.Channel)
-		err := cmd.Err()
 		if repeats > 0 && isRepeated(err) && pauses.wait(ctx) == nil {
-			stray = stray || Lost(err)
+			stray = stray || send.Lost(err)
 			continue
 		}
-		grant, err := granted(cmd)
+		grant, err := granted(reply, err)
 		grant.Stray = stray
 		return grant, err
 	}
@@ -215,15 +180,15 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 // isRepeated reports whether another connection may do better: the request was not answered, or by a
 // server that was the master when the connection was made.
 func isRepeated(err error) bool {
-	return KindOf(err) == Passing && (Lost(err) || mentions(err, "READONLY"))
+	return KindOf(err) == Passing && (send.Lost(err) || mentions(err, "READONLY"))
 }
 
 // granted reads the reply to an acquisition.
-func granted(cmd *redis.Cmd) (Grant, error) {
-	if err := cmd.Err(); err != nil {
+func granted(reply any, err error) (Grant, error) {
+	if err != nil {
 		return Grant{}, err
 	}
-	switch reply := cmd.Val().(type) {
+	switch reply := reply.(type) {
 	case int64:
 		return Grant{Granted: true, Token: reply}, nil
 	case []any:
@@ -234,7 +199,7 @@ func granted(cmd *redis.Cmd) (Grant, error) {
 			return g, nil
 		}
 	}
-	return Grant{}, unexpected("acquire", cmd.Val())
+	return Grant{}, unexpected("acquire", reply)
 }
 
 // refusal reads the five parts of a refusal.
@@ -266,22 +231,22 @@ func milliseconds(ms int64) time.Duration {
 // ttl from when the server runs the script. Tokens to spare count as used. If the
 // lease is a reader's, waiting says that others queue for the lock.
 func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) (waiting bool, err error) {
-	return renewed(l.run(ctx, retried, renewScript, id, ttl.Milliseconds(), floorLifetime, token))
+	return renewed(l.run(ctx, repeatable, renewScript, id, ttl.Milliseconds(), floorLifetime, token))
 }
 
 // RenewLater is Renew for who need not wait for the answer: done is called with it. It
 // may return before that, or after. done must not block.
 func (l *Lock) RenewLater(ctx context.Context, id string, token int64, ttl time.Duration, done func(waiting bool, err error)) {
-	l.runLater(ctx, renewScript, func(cmd *redis.Cmd) { done(renewed(cmd)) },
+	l.runLater(ctx, renewScript, func(reply any, err error) { done(renewed(reply, err)) },
 		id, ttl.Milliseconds(), floorLifetime, token)
 }
 
 // renewed reads the reply to a renewal.
-func renewed(cmd *redis.Cmd) (waiting bool, err error) {
-	if cmd.Err() == nil && cmd.Val() == int64(2) {
+func renewed(reply any, err error) (waiting bool, _ error) {
+	if err == nil && reply == int64(2) {
 		return true, nil
 	}
-	return false, held(cmd)
+	return false, held(reply, err)
 }
 
 // Extend is Renew for a caller that knows nothing of the lease but its ID.
@@ -291,8 +256,7 @@ func (l *Lock) Extend(ctx context.Context, id string, ttl time.Duration) error {
 }
 
 // held reads a reply of 1, yes, or 0, not held.
-func held(cmd *redis.Cmd) error {
-	reply, err := cmd.Result()
+func held(reply any, err error) error {
 	switch {
 	case err != nil && isWrongType(err):
 		return ErrNotHeld // whatever is there now, it is not a lease
@@ -319,75 +283,65 @@ func unexpected(what string, reply any) error {
 }
 
 // A script is known to a server by its hash, once it has run there.
-type script struct{ hash, source any } // strings, as commands take them
+type script struct{ hash, source string }
 
 func newScript(source string) script {
 	return script{redis.NewScript(source).Hash(), source}
 }
 
-// run runs a script by its hash, or by its source where the server does not know it.
-func (l *Lock) run(ctx context.Context, as retries, s script, args ...any) *redis.Cmd {
-	cmd := l.process(ctx, as, l.command(ctx, "evalsha", s.hash, args))
-	if unknown(cmd) {
-		cmd = l.process(ctx, as, l.command(ctx, "eval", s.source, args))
+// run runs a script by its hash, or by its source where the server does not
+// know it, and returns the reply.
+func (l *Lock) run(ctx context.Context, as form, s script, args ...any) (reply any, err error) {
+	cmd := l.command(ctx, "evalsha", s.hash, args)
+	err = l.sender.Send(ctx, as(cmd))
+	if isUnknown(err) {
+		cmd = l.command(ctx, "eval", s.source, args)
+		err = l.sender.Send(ctx, as(cmd))
 	}
-	return cmd
+	if err != nil {
+		return nil, l.directed(err)
+	}
+	return cmd.Val(), nil
 }
 
-// runLater is run for who need not wait: done is called with the command.
-func (l *Lock) runLater(ctx context.Context, s script, done func(*redis.Cmd), args ...any) {
+// runLater is run for a caller that does not wait: it calls done with the reply.
+func (l *Lock) runLater(ctx context.Context, s script, done func(any, error), args ...any) {
 	cmd := l.command(ctx, "evalsha", s.hash, args)
-	l.client.Later(ctx, cmd, func() {
-		if !unknown(cmd) {
-			done(cmd)
+	l.sender.SendLater(ctx, cmd, func(err error) {
+		if !isUnknown(err) {
+			done(cmd.Val(), err)
 			return
 		}
 		cmd := l.command(ctx, "eval", s.source, args)
-		l.client.Later(ctx, cmd, func() { done(cmd) })
+		l.sender.SendLater(ctx, cmd, func(err error) { done(cmd.Val(), err) })
 	})
 }
 
-func unknown(cmd *redis.Cmd) bool {
-	err := cmd.Err()
-	return err != nil && redis.HasErrorPrefix(err, "NOSCRIPT")
-}
+// isUnknown reports whether err says that the server does not know a script.
+func isUnknown(err error) bool { return err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") }
 
-const firstKey = 3 // among the words of a command
-
-func (l *Lock) command(ctx context.Context, name, script any, args []any) *redis.Cmd {
-	words := make([]any, 0, firstKey+keyCount+len(args))
+func (l *Lock) command(ctx context.Context, name, script string, args []any) *redis.Cmd {
+	words := make([]any, 0, send.FirstKey+keyCount+len(args))
 	words = append(words, name, script, keyCount)
-	words = append(append(words, l.keys[:]...), args...)
-	cmd := redis.NewCmd(ctx, words...)
-	cmd.SetFirstKeyPos(firstKey)
-	return cmd
-}
-
-// process returns cmd when it has been answered or has failed.
-func (l *Lock) process(ctx context.Context, as retries, cmd *redis.Cmd) *redis.Cmd {
-	if l.client.Process(ctx, as(cmd)) {
-		if _, single := l.universal().(*redis.Client); single {
-			if _, moved := redis.IsMovedError(cmd.Err()); moved {
-				cmd.SetErr(misdirected{cmd.Err()})
-			}
-		}
-		return cmd
+	for _, key := range l.keys {
+		words = append(words, key)
 	}
-	cmd = redis.NewCmd(ctx) // the other is under way, and must not be read any more
-	cmd.SetErr(ctx.Err())
+	cmd := redis.NewCmd(ctx, append(words, args...)...)
+	cmd.SetFirstKeyPos(send.FirstKey)
 	return cmd
 }
 
-// retries says whether go-redis may send a command again by itself.
-type retries func(*redis.Cmd) redis.Cmder
+// directed returns err, the error of a request. It marks a MOVED that a client
+// of one server cannot follow.
+func (l *Lock) directed(err error) error {
+	_, moved := redis.IsMovedError(err)
+	if _, single := l.sender.Client().(*redis.Client); moved && single {
+		return misdirected{err}
+	}
+	return err
+}
 
-func retried(cmd *redis.Cmd) redis.Cmder { return cmd }
+// A form is how a command is given to go-redis: as it is, or by send.Once.
+type form func(*redis.Cmd) redis.Cmder
 
-// once is for where it matters that a request may have been carried out before
-// the one that was answered.
-func once(cmd *redis.Cmd) redis.Cmder { return onceCmd{cmd} }
-
-type onceCmd struct{ *redis.Cmd }
-
-func (c onceCmd) NoRetry() bool      { return true }
-func (c onceCmd) Clone() redis.Cmder { return onceCmd{c.Cmd.Clone().(*redis.Cmd)} }
+func repeatable(cmd *redis.Cmd) redis.Cmder { return cmd }

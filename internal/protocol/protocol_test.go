@@ -12,6 +12,7 @@ import (
 
 	"github.com/warlock-go/warlock/internal/protocol"
 	"github.com/warlock-go/warlock/internal/redistest"
+	"github.com/warlock-go/warlock/internal/send"
 )
 
 const (
@@ -375,7 +376,7 @@ func TestPermanent(t *testing.T) {
 			t.Errorf("Permanent(%v) = %v", err, !permanent)
 			continue
 		}
-		if !protocol.Answered(err) {
+		if !send.Answered(err) {
 			t.Errorf("%q is no answer", text)
 		}
 		said := l.Explain("lock", err).Error()
@@ -403,7 +404,7 @@ func TestUnreachableServerIsNotPermanent(t *testing.T) {
 	l := newLock(t, s.Client())
 	s.Kill()
 	_, err := l.Acquire(t.Context(), protocol.Request{ID: "a", TTL: ttl})
-	if err == nil || protocol.Permanent(err) || protocol.Answered(err) {
+	if err == nil || protocol.Permanent(err) || send.Answered(err) {
 		t.Errorf("acquire without a server: %v", err)
 	}
 }

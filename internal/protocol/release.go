@@ -5,6 +5,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"time"
+
+	"github.com/warlock-go/warlock/internal/send"
 )
 
 // A Release frees a lock that an ID holds, or takes the ID out of the queue. It may take
@@ -26,11 +28,11 @@ func (l *Lock) NewRelease(id string, used int64) *Release {
 // held by the ID; if not, the ID leaves the queue and the error is ErrNotHeld. After a request that was not answered
 // that is no error: it may have been carried out.
 func (r *Release) Try(ctx context.Context) error {
-	err := held(r.lock.run(ctx, once, releaseScript, r.id, floorLifetime, r.used)) // never repeated
+	err := held(r.lock.run(ctx, send.Once, releaseScript, r.id, floorLifetime, r.used)) // never repeated
 	if errors.Is(err, ErrNotHeld) && r.unanswered {
 		return nil
 	}
-	r.unanswered = r.unanswered || Lost(err)
+	r.unanswered = r.unanswered || send.Lost(err)
 	return err
 }
 

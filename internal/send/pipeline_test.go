@@ -1,4 +1,4 @@
-package protocol
+package send_test
 
 import (
 	"context"
@@ -13,7 +13,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/warlock-go/warlock/internal/protocol"
 	"github.com/warlock-go/warlock/internal/redistest"
+	"github.com/warlock-go/warlock/internal/send"
 )
 
 const (
@@ -34,9 +36,9 @@ type gate struct {
 }
 
 // gated returns a pipeline whose requests have to pass a gate.
-func gated(t *testing.T, client *redis.Client) (*Pipeline, *gate) {
+func gated(t *testing.T, client *redis.Client) (*send.Pipeline, *gate) {
 	t.Helper()
-	p := NewPipeline(client)
+	p := send.NewPipeline(client)
 	l := pipelined(t, p, "warm")
 	grant(t, l)
 	if err := giveBack(l); err != nil {
@@ -88,9 +90,9 @@ func (g *gate) sizes() []int {
 	return slices.Clone(g.batches)
 }
 
-func pipelined(t *testing.T, p *Pipeline, key string) *Lock {
+func pipelined(t *testing.T, p *send.Pipeline, key string) *protocol.Lock {
 	t.Helper()
-	l, err := p.Lock(key)
+	l, err := protocol.Over(p, key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,19 +101,19 @@ func pipelined(t *testing.T, p *Pipeline, key string) *Lock {
 
 const holder = "5f0c5b6e-8c3c-4f3e-9d6b-0d9d0e6f3b1a:1"
 
-func grant(t *testing.T, l *Lock) {
+func grant(t *testing.T, l *protocol.Lock) {
 	t.Helper()
-	if g, err := l.Acquire(t.Context(), Request{ID: holder, TTL: anHour}); err != nil || !g.Granted {
+	if g, err := l.Acquire(t.Context(), protocol.Request{ID: holder, TTL: anHour}); err != nil || !g.Granted {
 		t.Errorf("acquire of %s: %+v, %v", l.Key(), g, err)
 	}
 }
 
-func giveBack(l *Lock) error {
+func giveBack(l *protocol.Lock) error {
 	return l.NewRelease(holder, 0).Run(context.Background(), func(error) {})
 }
 
 // acquireAll acquires a lock for each number from..to-1, all at a time.
-func acquireAll(t *testing.T, p *Pipeline, from, to int) *sync.WaitGroup {
+func acquireAll(t *testing.T, p *send.Pipeline, from, to int) *sync.WaitGroup {
 	var group sync.WaitGroup
 	for i := from; i < to; i++ {
 		l := pipelined(t, p, fmt.Sprint("lock:", i))
@@ -121,36 +123,26 @@ func acquireAll(t *testing.T, p *Pipeline, from, to int) *sync.WaitGroup {
 }
 
 // occupy lets as many requests as go by themselves be under way, at the gate.
-func occupy(t *testing.T, p *Pipeline, g *gate) *sync.WaitGroup {
-	group := acquireAll(t, p, 0, direct)
-	for range direct {
+func occupy(t *testing.T, p *send.Pipeline, g *gate) *sync.WaitGroup {
+	group := acquireAll(t, p, 0, send.SoftLimit)
+	for range send.SoftLimit {
 		<-g.waiting
 	}
 	return group
 }
 
 // queued reports whether n requests wait in the lanes of p.
-func queued(p *Pipeline, n int) func() bool {
-	return func() bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		waiting := 0
-		for _, l := range p.lanes {
-			l.mu.Lock()
-			waiting += len(l.waiting)
-			l.mu.Unlock()
-		}
-		return waiting == n
-	}
+func queued(p *send.Pipeline, n int) func() bool {
+	return func() bool { return p.Waiting() == n }
 }
 
 func TestRequestsGather(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		p, g := gated(t, s.Client())
-		p.lanes, p.gathering = make(map[*redis.Client]*lane), never
+		p.SetLinger(never)
 		alone := occupy(t, p, g)
-		const n = fullness + 10
-		others := acquireAll(t, p, direct, direct+n)
+		const n = send.MaxBatch + 10
+		others := acquireAll(t, p, send.SoftLimit, send.SoftLimit+n)
 		redistest.Eventually(t, queued(p, n), "all others wait")
 		if sizes := g.sizes(); len(sizes) > 0 {
 			t.Errorf("batches of %d went while as many were under way as may be", sizes)
@@ -160,10 +152,10 @@ func TestRequestsGather(t *testing.T) {
 		others.Wait()
 		sizes := g.sizes()
 		slices.Sort(sizes)
-		if !slices.Equal(sizes, []int{10, fullness}) {
+		if !slices.Equal(sizes, []int{10, send.MaxBatch}) {
 			t.Errorf("batches of %d, want as many as may be in one, and the rest in another", sizes)
 		}
-		if !p.lane(t.Context(), redis.NewCmd(t.Context(), "eval", "", 1, "lock")).idle() {
+		if !p.LaneOf(t.Context()).Idle() {
 			t.Error("the lane is busy, when all is done")
 		}
 		tokens := slices.DeleteFunc(g.replies, func(reply any) bool { _, ok := reply.(int64); return !ok })
@@ -179,14 +171,14 @@ func TestNoRequestWaitsLong(t *testing.T) {
 		p, g := gated(t, s.Client())
 		alone := occupy(t, p, g)
 		for range 3 { // also once there are more under way than that
-			acquireAll(t, p, direct, direct+1).Wait()
-			if err := giveBack(pipelined(t, p, fmt.Sprint("lock:", direct))); err != nil {
+			acquireAll(t, p, send.SoftLimit, send.SoftLimit+1).Wait()
+			if err := giveBack(pipelined(t, p, fmt.Sprint("lock:", send.SoftLimit))); err != nil {
 				t.Error(err)
 			}
 		}
-		many := acquireAll(t, p, direct+1, direct+1+2*fullness)
+		many := acquireAll(t, p, send.SoftLimit+1, send.SoftLimit+1+2*send.MaxBatch)
 		many.Wait()
-		if sizes := g.sizes(); slices.Max(sizes) > fullness {
+		if sizes := g.sizes(); slices.Max(sizes) > send.MaxBatch {
 			t.Errorf("batches of %d", sizes)
 		}
 		close(g.opened)
@@ -199,22 +191,22 @@ func TestNoRequestWaitsLong(t *testing.T) {
 func TestStuckBatchesAreBounded(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		p, g := gated(t, s.Client())
-		p.lanes, p.gathering = make(map[*redis.Client]*lane), time.Millisecond
+		p.SetLinger(time.Millisecond)
 		g.stuck = make(chan struct{})
 		alone := occupy(t, p, g)
 		var stuck []*sync.WaitGroup
-		for i := range most - direct { // one after another, so that each goes in a batch of its own
-			stuck = append(stuck, acquireAll(t, p, direct+i, direct+i+1))
+		for i := range send.HardLimit - send.SoftLimit { // one after another, so that each goes in a batch of its own
+			stuck = append(stuck, acquireAll(t, p, send.SoftLimit+i, send.SoftLimit+i+1))
 			redistest.Eventually(t, func() bool { return len(g.sizes()) == i+1 }, "it goes, though others are stuck")
 		}
-		last := acquireAll(t, p, most, most+1)
+		last := acquireAll(t, p, send.HardLimit, send.HardLimit+1)
 		redistest.Eventually(t, queued(p, 1), "one more waits")
-		p.lane(t.Context(), redis.NewCmd(t.Context(), "eval", "", 1, "lock")).hurry()
-		if n := len(g.sizes()); n != most-direct || !queued(p, 1)() {
-			t.Errorf("%d batches are under way beside %d requests, want %d", n, direct, most-direct)
+		p.LaneOf(t.Context()).Hurry()
+		if n := len(g.sizes()); n != send.HardLimit-send.SoftLimit || !queued(p, 1)() {
+			t.Errorf("%d batches are under way beside %d requests, want %d", n, send.SoftLimit, send.HardLimit-send.SoftLimit)
 		}
 		g.stuck <- struct{}{}
-		redistest.Eventually(t, func() bool { return len(g.sizes()) == most-direct+1 }, "it goes, when another has")
+		redistest.Eventually(t, func() bool { return len(g.sizes()) == send.HardLimit-send.SoftLimit+1 }, "it goes, when another has")
 		close(g.stuck)
 		close(g.opened)
 		for _, group := range append(stuck, alone, last) {
@@ -227,7 +219,7 @@ func TestStuckBatchesAreBounded(t *testing.T) {
 func TestWaiterInABatchLeavesAtItsDeadline(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		p, g := gated(t, s.Client())
-		p.lanes, p.gathering = make(map[*redis.Client]*lane), never
+		p.SetLinger(never)
 		alone := occupy(t, p, g)
 		l := pipelined(t, p, "released")
 		s.Do("SET", "released", holder, "PX", 60000)
@@ -249,12 +241,12 @@ func TestWaiterInABatchLeavesAtItsDeadline(t *testing.T) {
 func TestGivenUpRequestIsNotSent(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		p, g := gated(t, s.Client())
-		p.lanes, p.gathering = make(map[*redis.Client]*lane), never
+		p.SetLinger(never)
 		alone := occupy(t, p, g)
 		ctx, cancel := context.WithCancel(t.Context())
 		l, failed := pipelined(t, p, "given up"), make(chan error, 1)
 		go func() {
-			_, err := l.Acquire(ctx, Request{ID: holder, TTL: anHour})
+			_, err := l.Acquire(ctx, protocol.Request{ID: holder, TTL: anHour})
 			failed <- err
 		}()
 		redistest.Eventually(t, queued(p, 1), "it waits")
@@ -276,22 +268,22 @@ func TestLostRepliesOfABatch(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		line := new(redistest.Line)
 		client := line.Client(s)
-		p := NewPipeline(client)
-		locks := make([]*Lock, 40)
+		p := send.NewPipeline(client)
+		locks := make([]*protocol.Lock, 40)
 		for i := range locks {
 			locks[i] = pipelined(t, p, fmt.Sprint("lock:", i))
 		}
-		each := func(f func(l *Lock)) {
+		each := func(f func(l *protocol.Lock)) {
 			var group sync.WaitGroup
 			for _, l := range locks {
 				group.Go(func() { f(l) })
 			}
 			group.Wait()
 		}
-		each(func(l *Lock) { grant(t, l) })
-		for name, op := range map[string]func(l *Lock){
-			"acquire": func(l *Lock) { grant(t, l) },
-			"release": func(l *Lock) {
+		each(func(l *protocol.Lock) { grant(t, l) })
+		for name, op := range map[string]func(l *protocol.Lock){
+			"acquire": func(l *protocol.Lock) { grant(t, l) },
+			"release": func(l *protocol.Lock) {
 				if err := giveBack(l); err != nil {
 					t.Errorf("release of %s: %v", l.Key(), err)
 				}
@@ -310,7 +302,7 @@ func TestLostRepliesOfABatch(t *testing.T) {
 		line.BreakFirst(10, redistest.Cut) // more than go-redis tries
 		failed := make(chan error, 1)
 		locks[0].RenewLater(t.Context(), holder, 0, 2*anHour, func(_ bool, err error) { failed <- err })
-		if err := <-failed; err == nil || Answered(err) {
+		if err := <-failed; err == nil || send.Answered(err) {
 			t.Errorf("a renewal whose reply was lost: %v", err)
 		}
 	})
@@ -329,7 +321,7 @@ func TestStrays(t *testing.T) {
 		for i := range 10 {
 			l := pipelined(t, p, fmt.Sprint("stray:", i))
 			group.Go(func() {
-				answer, err := l.Acquire(t.Context(), Request{ID: holder, TTL: anHour})
+				answer, err := l.Acquire(t.Context(), protocol.Request{ID: holder, TTL: anHour})
 				if err != nil || !answer.Granted {
 					t.Errorf("acquire of %s: %+v, %v", l.Key(), answer, err)
 				}
@@ -344,7 +336,7 @@ func TestStrays(t *testing.T) {
 		if strays.Load() == 0 {
 			t.Error("no request that was repeated says so")
 		}
-		if answer, err := pipelined(t, p, "calm").Acquire(t.Context(), Request{ID: holder, TTL: anHour}); err != nil || answer.Stray {
+		if answer, err := pipelined(t, p, "calm").Acquire(t.Context(), protocol.Request{ID: holder, TTL: anHour}); err != nil || answer.Stray {
 			t.Errorf("one that was answered at once: %+v, %v", answer, err)
 		}
 	})
@@ -353,9 +345,9 @@ func TestStrays(t *testing.T) {
 // RenewLater finds a server that has lost its scripts, and tells what Renew would.
 func TestRenewLater(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		for name, l := range map[string]*Lock{
-			"together": pipelined(t, NewPipeline(s.Client()), "lock"),
-			"alone":    must(New(s.Client(), "lock")),
+		for name, l := range map[string]*protocol.Lock{
+			"together": pipelined(t, send.NewPipeline(s.Client()), "lock"),
+			"alone":    must(protocol.New(s.Client(), "lock")),
 		} {
 			later := func() error {
 				answer := make(chan error, 1)
@@ -368,14 +360,14 @@ func TestRenewLater(t *testing.T) {
 				t.Errorf("%s: %v, the lock lives for %v", name, err, s.TTL("lock"))
 			}
 			s.Do("SET", "lock", "another", "PX", 60000)
-			if err := later(); !errors.Is(err, ErrNotHeld) {
+			if err := later(); !errors.Is(err, protocol.ErrNotHeld) {
 				t.Errorf("%s: renewal of another's lock: %v", name, err)
 			}
 		}
 	})
 }
 
-func must(l *Lock, err error) *Lock {
+func must(l *protocol.Lock, err error) *protocol.Lock {
 	if err != nil {
 		panic(err)
 	}
@@ -385,7 +377,7 @@ func must(l *Lock, err error) *Lock {
 func TestPipelineOfAClosedClient(t *testing.T) {
 	s := redistest.StartMini(t)
 	client := s.Client()
-	p := NewPipeline(client)
+	p := send.NewPipeline(client)
 	if err := client.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -393,7 +385,7 @@ func TestPipelineOfAClosedClient(t *testing.T) {
 	for i := range 40 {
 		l := pipelined(t, p, fmt.Sprint("lock:", i))
 		group.Go(func() {
-			if _, err := l.Acquire(t.Context(), Request{ID: holder, TTL: anHour}); !Permanent(err) {
+			if _, err := l.Acquire(t.Context(), protocol.Request{ID: holder, TTL: anHour}); !protocol.Permanent(err) {
 				t.Errorf("acquire: %v", err)
 			}
 		})
@@ -408,22 +400,22 @@ func TestPipelineOfACluster(t *testing.T) {
 	redistest.Cluster(t, a, b)
 	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{a.Addr, b.Addr}})
 	defer client.Close()
-	p := NewPipeline(client)
+	p := send.NewPipeline(client)
 	const n = 200
 	acquireAll(t, p, 0, n).Wait()
 	if onA, onB := a.Do("DBSIZE").(int64), b.Do("DBSIZE").(int64); onA == 0 || onB == 0 || onA+onB != 2*n {
 		t.Errorf("%d and %d keys on the nodes, want a lock and a fence for each, on both", onA, onB)
 	}
-	if len(p.lanes) != 2 {
-		t.Errorf("%d lanes, want one for each node", len(p.lanes))
+	if len(p.Lanes()) != 2 {
+		t.Errorf("%d lanes, want one for each node", len(p.Lanes()))
 	}
 
 	// All of one slot, which moves.
-	locks := make([]*Lock, n)
+	locks := make([]*protocol.Lock, n)
 	for i := range locks {
 		locks[i] = pipelined(t, p, fmt.Sprint("{moving}:", i))
 	}
-	each := func(what string, f func(l *Lock) error) {
+	each := func(what string, f func(l *protocol.Lock) error) {
 		t.Helper()
 		var group sync.WaitGroup
 		for _, l := range locks {
@@ -435,20 +427,20 @@ func TestPipelineOfACluster(t *testing.T) {
 		}
 		group.Wait()
 	}
-	later := func(l *Lock) error {
+	later := func(l *protocol.Lock) error {
 		answer := make(chan error, 1)
 		l.RenewLater(t.Context(), holder, 0, anHour, func(_ bool, err error) { answer <- err })
 		return <-answer
 	}
-	each("acquisition", func(l *Lock) error { grant(t, l); return nil })
+	each("acquisition", func(l *protocol.Lock) error { grant(t, l); return nil })
 	from, to := a, b
 	if slot := a.Do("CLUSTER", "KEYSLOT", "{moving}").(int64); slot > 8191 {
 		from, to = b, a
 	}
 	redistest.MoveSlot(t, from, to, "{moving}", func() {
-		each("renewal amidst the move", func(l *Lock) error {
+		each("renewal amidst the move", func(l *protocol.Lock) error {
 			// Where some keys of a lock are missing, a node says so.
-			if err := later(l); !Answered(err) || errors.Is(err, ErrNotHeld) {
+			if err := later(l); !send.Answered(err) || errors.Is(err, protocol.ErrNotHeld) {
 				return fmt.Errorf("got %w, want an answer that leaves it open", err)
 			}
 			return nil
@@ -462,11 +454,13 @@ func TestPipelineOfACluster(t *testing.T) {
 func TestLanesAreDropped(t *testing.T) {
 	s := redistest.StartMini(t)
 	client, idle, busy := s.Client(), s.Client(), s.Client()
-	p := NewPipeline(client)
-	p.lanes[idle], p.lanes[busy] = &lane{}, &lane{busy: 1}
-	l := p.lane(t.Context(), redis.NewCmd(t.Context(), "eval", "", 1, "lock"))
-	if len(p.lanes) != 2 || p.lanes[client] != l || p.lanes[busy] == nil {
-		t.Errorf("the lanes are %v", p.lanes)
+	p := send.NewPipeline(client)
+	p.AddLane(idle, 0)
+	p.AddLane(busy, 1)
+	p.LaneOf(t.Context())
+	lanes := p.Lanes()
+	if len(lanes) != 2 || !slices.Contains(lanes, client) || !slices.Contains(lanes, busy) {
+		t.Errorf("the lanes lead to %v", lanes)
 	}
 }
 
@@ -476,19 +470,19 @@ func TestLanesAreDropped(t *testing.T) {
 func BenchmarkPipeline(b *testing.B) {
 	for _, goroutines := range []int{1, 64} {
 		b.Run(fmt.Sprint(goroutines), func(b *testing.B) {
-			p := NewPipeline(redistest.Start(b).Client())
+			p := send.NewPipeline(redistest.Start(b).Client())
 			b.ReportAllocs()
 			var left atomic.Int64
 			left.Store(int64(b.N))
 			var group sync.WaitGroup
 			for i := range goroutines {
-				l, err := p.Lock(fmt.Sprint("lock", i))
+				l, err := protocol.Over(p, fmt.Sprint("lock", i))
 				if err != nil {
 					b.Fatal(err)
 				}
 				group.Go(func() {
 					for left.Add(-1) >= 0 {
-						if _, err := l.Acquire(context.Background(), Request{ID: "a", TTL: time.Minute}); err != nil {
+						if _, err := l.Acquire(context.Background(), protocol.Request{ID: "a", TTL: time.Minute}); err != nil {
 							b.Error(err)
 							return
 						}

@@ -1,0 +1,315 @@
+package send
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A Pipeline is a Sender that sends the commands of many goroutines together,
+// in pipelines of their client, one for each server. Its methods may be called
+// concurrently.
+//
+// While fewer than softLimit commands or batches are under way to a server, a
+// Pipeline sends one more command at once, by itself. Commands that come later
+// wait for each other and go together when one of those under way is done. So a
+// batch is as large as the server and the network need it to be. (This is
+// Nagle's algorithm, RFC 896, applied to commands.)
+//
+// A slow or dead connection holds up no other command: a command that has
+// waited for linger goes on another connection. Up to hardLimit commands and
+// batches are under way.
+//
+// Each batch has a goroutine of its own. So a caller that waits for an answer
+// may leave, and a caller that need not wait costs no goroutine.
+type Pipeline struct {
+	direct direct        // sends a command that goes by itself
+	linger time.Duration // the longest time for which a command waits for others
+
+	mu    sync.Mutex // guards lanes
+	lanes map[*redis.Client]*lane
+}
+
+// A server answers all commands at once that it has read at once. So few large
+// batches leave the server idle while the client makes the next one, and many
+// small batches cost both sides more system calls. With 256 goroutines on two
+// cores, 4 batches of up to 64 commands kept both sides the busiest
+// (BenchmarkPipeline).
+const (
+	softLimit = 4                     // commands and batches under way at which others wait
+	hardLimit = 32                    // the same, for commands that have waited for linger
+	maxBatch  = 64                    // commands in a batch
+	linger    = 10 * time.Millisecond // of a Pipeline
+)
+
+// NewPipeline returns a pipeline of client, in which nothing is under way.
+func NewPipeline(client redis.UniversalClient) *Pipeline {
+	return &Pipeline{
+		direct: direct{client},
+		linger: linger,
+		lanes:  make(map[*redis.Client]*lane),
+	}
+}
+
+// Client returns the client.
+func (p *Pipeline) Client() redis.UniversalClient { return p.direct.client }
+
+// KeepsDeadlines reports what the client does: a batch is waited for until the
+// deadline in any case.
+func (p *Pipeline) KeepsDeadlines() bool { return p.direct.KeepsDeadlines() }
+
+// Send waits for a command that goes in a batch until the deadline of ctx.
+// Nothing else ends that wait.
+func (p *Pipeline) Send(ctx context.Context, cmd redis.Cmder) error {
+	l := p.lane(ctx, cmd)
+	if l == nil {
+		return p.direct.Send(ctx, cmd)
+	}
+	r := l.enqueue(ctx, cmd, nil)
+	if r == nil {
+		defer l.done()
+		return p.direct.Send(ctx, cmd)
+	}
+	var deadline <-chan struct{}
+	if _, ok := ctx.Deadline(); ok {
+		deadline = ctx.Done()
+	}
+	select {
+	case <-r.answered:
+	case <-deadline: // the lane keeps r to the end
+		return ctx.Err()
+	}
+	// The client would have followed or repeated a command that went by itself.
+	if err := cmd.Err(); wrongServer(err) || Lost(err) && !cmd.NoRetry() && ctx.Err() == nil {
+		return p.direct.Send(ctx, cmd)
+	}
+	return cmd.Err()
+}
+
+// SendLater does not repeat a command that was not answered. It follows a
+// command only to the server that the answer names.
+func (p *Pipeline) SendLater(ctx context.Context, cmd redis.Cmder, done func(error)) {
+	l := p.lane(ctx, cmd)
+	if l == nil {
+		go p.direct.SendLater(ctx, cmd, done)
+		return
+	}
+	if l.enqueue(ctx, cmd, done) == nil {
+		go l.send([]*request{{ctx: ctx, cmd: cmd, later: done}})
+	}
+}
+
+// lane returns the lane to the server of cmd's key, or nil if there is none.
+func (p *Pipeline) lane(ctx context.Context, cmd redis.Cmder) *lane {
+	server := p.serverOf(ctx, cmd)
+	if server == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.lanes[server]
+	if l == nil {
+		for old, l := range p.lanes { // the server of an idle lane may be gone
+			if l.idle() {
+				delete(p.lanes, old)
+			}
+		}
+		l = &lane{client: p.direct.client, server: server, linger: p.linger}
+		p.lanes[server] = l
+	}
+	return l
+}
+
+// serverOf returns the server of cmd's key, or nil if it is not known.
+func (p *Pipeline) serverOf(ctx context.Context, cmd redis.Cmder) *redis.Client {
+	switch c := p.direct.client.(type) {
+	case *redis.Client:
+		return c
+	case *redis.ClusterClient:
+		key, _ := cmd.Args()[FirstKey].(string)
+		if server, err := c.MasterForKey(ctx, key); err == nil {
+			return server
+		}
+	}
+	return nil
+}
+
+// wrongServer reports whether a server says by err that it has not carried out
+// a command, since for now that is another server's to do.
+func wrongServer(err error) bool {
+	_, moved := redis.IsMovedError(err)
+	_, asked := redis.IsAskError(err)
+	return moved || asked || errors.Is(err, redis.ErrClosed) ||
+		redis.IsReadOnlyError(err) || redis.IsMasterDownError(err) || redis.IsClusterDownError(err) ||
+		redis.IsTryAgainError(err) || redis.IsLoadingError(err)
+}
+
+// A lane leads to one server.
+type lane struct {
+	client redis.UniversalClient // follows commands to other servers
+	server *redis.Client
+	linger time.Duration
+
+	mu      sync.Mutex  // guards the following; never held over a call to Redis
+	busy    int         // commands and batches under way; at least softLimit if others wait
+	waiting []*request  // for the next batch, in the order in which they came
+	overdue *time.Timer // sends requests that have waited for linger; nil: none has waited yet
+}
+
+// A request is a command in a batch. It is made for one call and never used
+// again: a channel that outlives its call can be met in another
+// testing/synctest bubble, where its use is a fatal error.
+type request struct {
+	ctx      context.Context
+	cmd      redis.Cmder
+	later    func(error)   // called with the answer; nil: a caller waits for it
+	answered chan struct{} // closed with the answer; nil if later is not
+}
+
+func (l *lane) idle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.busy == 0
+}
+
+// enqueue returns a request that waits for the next batch. It returns nil if
+// cmd need not wait: the caller then sends cmd and calls done after it.
+func (l *lane) enqueue(ctx context.Context, cmd redis.Cmder, later func(error)) *request {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.busy < softLimit {
+		l.busy++
+		return nil
+	}
+	r := &request{ctx: ctx, cmd: cmd, later: later}
+	if later == nil {
+		r.answered = make(chan struct{})
+	}
+	l.waiting = append(l.waiting, r)
+	if len(l.waiting) == 1 {
+		l.lingerLocked()
+	}
+	return r
+}
+
+// lingerLocked gives the next batch some time to grow.
+func (l *lane) lingerLocked() {
+	if l.overdue == nil {
+		l.overdue = time.AfterFunc(l.linger, l.hurry)
+	} else {
+		l.overdue.Reset(l.linger)
+	}
+}
+
+// hurry sends the waiting requests although all that was under way still is.
+func (l *lane) hurry() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.waiting) > 0 && l.busy < hardLimit {
+		l.busy++
+		go l.send(l.takeLocked())
+	}
+	if len(l.waiting) > 0 {
+		l.lingerLocked()
+	}
+}
+
+// done notes that a command or a batch is under way no more. It sends the next
+// batch, unless more than softLimit are under way and the batch can still grow.
+func (l *lane) done() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.waiting); n == 0 || l.busy > softLimit && n < maxBatch {
+		l.busy--
+		return
+	}
+	go l.send(l.takeLocked())
+}
+
+// takeLocked returns the next batch.
+func (l *lane) takeLocked() []*request {
+	n := min(len(l.waiting), maxBatch)
+	batch := l.waiting[:n:n]
+	l.waiting = l.waiting[n:]
+	if len(l.waiting) == 0 {
+		l.waiting = nil
+		l.overdue.Stop()
+	}
+	return batch
+}
+
+// send sends a batch, and calls done for it. It does not send a request whose
+// context has ended.
+func (l *lane) send(batch []*request) {
+	pipe := l.server.Pipeline()
+	for _, r := range batch {
+		if err := r.ctx.Err(); err != nil {
+			r.cmd.SetErr(err)
+			continue
+		}
+		_ = pipe.Process(r.ctx, unrepeated(r.cmd)) // only notes the command
+	}
+	defer l.sent(batch) // also if a hook ends this goroutine
+	exec(context.WithoutCancel(batch[0].ctx), pipe, batch)
+}
+
+// sent ends a batch, each command of which carries its error.
+func (l *lane) sent(batch []*request) {
+	l.done()
+	var redirected []*request
+	for _, r := range batch {
+		switch {
+		case r.later == nil:
+			close(r.answered) // and cmd is the waiting caller's again
+		case l.redirected(r):
+			redirected = append(redirected, r)
+		default:
+			r.later(r.cmd.Err())
+		}
+	}
+	for _, r := range redirected {
+		direct{l.client}.SendLater(r.ctx, r.cmd, r.later)
+	}
+}
+
+// exec sends the commands that pipe has noted of batch. Each command then
+// carries its error.
+func exec(ctx context.Context, pipe redis.Pipeliner, batch []*request) {
+	var broken error = ErrExited // unless Exec returns, or panics
+	defer func() {
+		if v := recover(); v != nil {
+			broken = newPanic(v)
+		}
+		if broken != nil {
+			for _, r := range batch {
+				r.cmd.SetErr(broken)
+			}
+		}
+	}()
+	_, _ = pipe.Exec(ctx)
+	broken = nil
+}
+
+// unrepeated returns cmd in a form that the pipeline does not repeat: the
+// caller that waits for cmd repeats it. Hooks of the client see a command whose
+// reply they can read.
+func unrepeated(cmd redis.Cmder) redis.Cmder {
+	if c, ok := cmd.(*redis.Cmd); ok {
+		return Once(c)
+	}
+	return cmd // is so already
+}
+
+// redirected reports whether the server has named another server for r. If r
+// failed for another reason, the client looks up anew which server has its slot.
+func (l *lane) redirected(r *request) bool {
+	err := r.cmd.Err()
+	_, moved := redis.IsMovedError(err)
+	if c, ok := l.client.(*redis.ClusterClient); ok && err != nil && !moved {
+		c.ReloadState(r.ctx)
+	}
+	return moved
+}
