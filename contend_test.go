@@ -45,11 +45,11 @@ func mailboxes(t testing.TB, s *redistest.Server) int {
 func TestPromiseProcessesAreServedInOrder(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		const n = 10
-		holder, count := newMutex(s, long), new(scripts)
+		holder, count := newMutex(s, long), new(atomic.Int64)
 		var mutexes []*warlock.Mutex
 		for range n {
 			client := s.Client()
-			client.AddHook(count)
+			client.AddHook(redistest.Counting(count))
 			mutexes = append(mutexes, warlock.NewMutex(client, key, long))
 		}
 		for round := range 2 {
@@ -129,19 +129,12 @@ func TestReleaseBeforeTheSubscription(t *testing.T) {
 	})
 }
 
-// A deaf client believes to be subscribed, and hears nothing.
-type deaf struct{ redis.UniversalClient }
-
-func (c deaf) Subscribe(ctx context.Context, _ ...string) *redis.PubSub {
-	return c.UniversalClient.Subscribe(ctx, "elsewhere")
-}
-
 // Promise: wake-ups are hints. With every message lost a waiter gets there
 // within a third of its ttl, or when the holder's lease ends.
 func TestPromiseWakeUpsAreHints(t *testing.T) {
 	s := redistest.Start(t)
 	const ttl = 600 * time.Millisecond
-	m := warlock.NewMutex(deaf{s.Client()}, key, ttl)
+	m := warlock.NewMutex(redistest.Deaf(s), key, ttl)
 	lockOnce(t, m)
 	for name, free := range map[string]func(*warlock.Mutex){
 		"released": func(m *warlock.Mutex) { unlock(t, m) },
@@ -169,7 +162,7 @@ func TestPromiseExclusionWithoutWakeUps(t *testing.T) {
 		sec := &section{t: t, s: s}
 		var mutexes []*warlock.Mutex
 		for range 4 {
-			mutexes = append(mutexes, warlock.NewMutex(deaf{s.Client()}, key, 3*time.Second, warlock.WithRetry(0, 3*time.Millisecond)))
+			mutexes = append(mutexes, warlock.NewMutex(redistest.Deaf(s), key, 3*time.Second, warlock.WithRetry(0, 3*time.Millisecond)))
 		}
 		hammer(sec, mutexes, 2, 20)
 		sec.check()
@@ -204,7 +197,7 @@ func TestPromiseExclusionWhileSubscriptionsBreak(t *testing.T) {
 
 // waitAside lets m wait behind a holder, on a clock of its own, and returns when it
 // sleeps: it was refused, subscribed, and was refused again.
-func waitAside(t *testing.T, s *redistest.Server) (m *warlock.Mutex, clock *clockwork.FakeClock, count *scripts, done <-chan error) {
+func waitAside(t *testing.T, s *redistest.Server) (m *warlock.Mutex, clock *clockwork.FakeClock, count *atomic.Int64, done <-chan error) {
 	t.Helper()
 	m, clock, count = counted(s)
 	lockOnce(t, m) // loads the scripts
@@ -377,9 +370,9 @@ func TestWakeUpsDenied(t *testing.T) {
 			s := redistest.Start(t)
 			s.Do(append([]any{"ACL", "SETUSER", "billing", "on", ">secret", "~*"}, rules...)...)
 			login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
-			log := new(logged)
+			log := new(redistest.Log)
 			const ttl = time.Second // a third of which passes before the lack of messages is noticed
-			a := warlock.NewMutex(s.Client(login), key, ttl, warlock.WithLogger(log.logger()))
+			a := warlock.NewMutex(s.Client(login), key, ttl, warlock.WithLogger(log.Logger()))
 			b := warlock.NewMutex(s.Client(login), key, ttl)
 			for range 5 {
 				for _, m := range []*warlock.Mutex{a, b} {
@@ -397,7 +390,7 @@ func TestWakeUpsDenied(t *testing.T) {
 					unlock(t, other)
 				}
 			}
-			if n := strings.Count(log.String(), "level="); n != 1 {
+			if n := log.Count("level="); n != 1 {
 				t.Errorf("%d lines were logged, want one:\n%s", n, log)
 			}
 			contains(t, log.String(), "WARN", "ask at intervals", key)
@@ -445,90 +438,6 @@ func TestTenThousandWaits(t *testing.T) {
 	}
 	redistest.Eventually(t, func() bool { return s.Do("DBSIZE") == int64(n) }, "all have left their queues")
 	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 0 }, "the mailbox is closed")
-}
-
-// Waiting needs no connection of the pool: one is enough for a client that
-// holds, renews and waits.
-func TestWaitingWithASmallPool(t *testing.T) {
-	s := redistest.Start(t)
-	client := s.Client(func(o *redis.Options) { o.PoolSize = 1 })
-	clock := clockwork.NewFakeClock()
-	held := warlock.NewMutex(client, "another", long, warlock.WithClock(clock))
-	l := lock(t, held)
-	holder := newMutex(s, long)
-	lock(t, holder)
-	m := warlock.NewMutex(client, key, long)
-	done := result(func() error { return m.LockContext(within(t)) })
-	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the waiter listens")
-	first := l.Deadline()
-	clock.Advance(long / 3)
-	redistest.Eventually(t, func() bool { return l.Deadline().After(first) }, "the other lease is renewed")
-	unlock(t, holder)
-	if err := wait(t, done, "the waiter gets the lock"); err != nil {
-		t.Fatal(err)
-	}
-	unlock(t, m)
-	unlock(t, held)
-}
-
-// passTwice lets a waiter on another client be woken with the lock, both ways.
-// A waiter listens at one of the servers.
-func passTwice(t *testing.T, key string, servers []*redistest.Server, a, b redis.UniversalClient) {
-	t.Helper()
-	first, second := warlock.NewMutex(a, key, long), warlock.NewMutex(b, key, long)
-	lock(t, first)
-	for n := range 2 {
-		done := result(func() error { return second.LockContext(within(t)) })
-		redistest.Eventually(t, func() bool {
-			open := 0
-			for _, s := range servers {
-				open += mailboxes(t, s)
-			}
-			return open > n
-		}, "the waiter listens")
-		fence := first.Lease().Fence()
-		unlock(t, first)
-		if err := wait(t, done, "the waiter is woken"); err != nil {
-			t.Fatal(err)
-		}
-		if got := second.Lease().Fence(); got <= fence {
-			t.Errorf("%s: token %d after %d", key, got, fence)
-		}
-		first, second = second, first
-	}
-	unlock(t, first)
-}
-
-// On a cluster the lock is with one node and the subscription may be with another.
-func TestWaitingOnACluster(t *testing.T) {
-	t.Parallel() // a cluster takes two seconds to come up
-	a, b := redistest.StartNode(t), redistest.StartNode(t)
-	redistest.Cluster(t, a, b)
-	client := func() redis.UniversalClient {
-		c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{a.Addr, b.Addr}})
-		t.Cleanup(func() { _ = c.Close() }) // nothing is under way
-		return c
-	}
-	for _, key := range []string{"a", "b", "c", "d"} { // on either node
-		passTwice(t, key, []*redistest.Server{a, b}, client(), client())
-		readAndWrite(t, key, client(), client(), client())
-		onlyFence(t, a)
-		onlyFence(t, b)
-	}
-}
-
-// Behind Sentinel, whose clients look like any other's.
-func TestWaitingBehindSentinel(t *testing.T) {
-	s := redistest.Start(t)
-	sentinel := s.StartSentinel("invoices")
-	client := func() redis.UniversalClient {
-		c := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "invoices", SentinelAddrs: []string{sentinel.Addr}})
-		t.Cleanup(func() { _ = c.Close() }) // nothing is under way
-		return c
-	}
-	passTwice(t, key, []*redistest.Server{s}, client(), client())
-	readAndWrite(t, key, client(), client(), client())
-	onlyFence(t, s)
 }
 
 // A grant that comes when the wait has been given up is passed on, while a request is

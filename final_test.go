@@ -87,10 +87,10 @@ func TestFinalAnswers(t *testing.T) {
 // only answer for that long.
 func TestStrangeAnswers(t *testing.T) {
 	const text = "ERR upstream failure"
-	start := func(t *testing.T) (*redistest.Server, *clockwork.FakeClock, *logged, <-chan error) {
-		s, clock, log := redistest.StartMini(t), clockwork.NewFakeClock(), new(logged)
+	start := func(t *testing.T) (*redistest.Server, *clockwork.FakeClock, *redistest.Log, <-chan error) {
+		s, clock, log := redistest.StartMini(t), clockwork.NewFakeClock(), new(redistest.Log)
 		client := s.Client(noRetries)
-		m := warlock.NewMutex(client, key, long, warlock.WithClock(clock), warlock.WithLogger(log.logger()))
+		m := warlock.NewMutex(client, key, long, warlock.WithClock(clock), warlock.WithLogger(log.Logger()))
 		lockOnce(t, m)
 		s.Mini.SetError(text)
 		done := result(func() error {

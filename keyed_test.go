@@ -438,21 +438,11 @@ func TestPromiseExclusionOfEachID(t *testing.T) {
 // The same over a network that loses replies, of many requests at a time.
 func TestPromiseExclusionOfEachIDOverABadNetwork(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		line := new(redistest.Line)
 		var processes []*warlock.Keyed
 		for i := range 3 {
-			client := line.Client(s, func(o *redis.Options) {
-				o.MinRetryBackoff, o.MaxRetryBackoff, o.MaxRetries = time.Microsecond, time.Millisecond, 1
-				o.ContextTimeoutEnabled = i%2 == 0
-			})
+			client := redistest.Lossy(s, func(o *redis.Options) { o.ContextTimeoutEnabled = i%2 == 0 })
 			processes = append(processes, warlock.NewKeyed(client, prefix, long, warlock.WithRetry(0, 2*time.Millisecond)))
 		}
-		line.Break(func(int) redistest.Fault {
-			if rand.N(10) == 0 {
-				return redistest.Cut
-			}
-			return redistest.None
-		})
 		hammerKeyed(t, processes, 6, 12)
 		onlyFence(t, s)
 	})
@@ -612,59 +602,3 @@ func TestLogThatBlocks(t *testing.T) {
 type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-// One connection is enough for many ids.
-func TestKeyedWithASmallPool(t *testing.T) {
-	s := redistest.Start(t)
-	const ttl = 2 * time.Second
-	client := s.Client(func(o *redis.Options) { o.PoolSize, o.PipelinePoolSize = 1, 1 })
-	k := warlock.NewKeyed(client, prefix, ttl)
-	k.Lock("held")
-	l := k.Lease("held")
-	first := l.Deadline()
-	hammerKeyedAround(t, k)
-	redistest.Eventually(t, func() bool { return l.Context().Err() != nil || l.Deadline().After(first) }, "it is renewed")
-	if err := l.Context().Err(); err != nil {
-		t.Errorf("the lease was lost: %v", context.Cause(l.Context()))
-	}
-	k.Unlock("held")
-	unused(t, k)
-}
-
-// hammerKeyedAround lets many goroutines use many ids of k for a while.
-func hammerKeyedAround(t *testing.T, k *warlock.Keyed) {
-	t.Helper()
-	var group sync.WaitGroup
-	for range 50 {
-		group.Go(func() {
-			for range 40 {
-				id := fmt.Sprint(rand.N(50))
-				k.Lock(id)
-				k.Unlock(id)
-			}
-		})
-	}
-	wait(t, result(func() error { group.Wait(); return nil }), "all are done")
-}
-
-// ---- Kinds of clients.
-
-func TestKeyedOnACluster(t *testing.T) {
-	t.Parallel() // a cluster takes two seconds to come up
-	a, b := redistest.StartNode(t), redistest.StartNode(t)
-	redistest.Cluster(t, a, b)
-	var processes []*warlock.Keyed
-	for range 3 {
-		c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{a.Addr, b.Addr}})
-		t.Cleanup(func() { _ = c.Close() }) // nothing is under way
-		processes = append(processes, warlock.NewKeyed(c, prefix, long))
-	}
-	hammerKeyed(t, processes, 8, 10)
-	onlyFence(t, a)
-	onlyFence(t, b)
-	for _, s := range []*redistest.Server{a, b} {
-		if len(s.Keys()) == 0 {
-			t.Error("a node had none of the locks")
-		}
-	}
-}

@@ -57,22 +57,6 @@ func TestPromiseAnExtendedReadLeaseOutlivesLaterOnes(t *testing.T) {
 	}
 }
 
-// A slowHook lets answers come late, as a long way to the server does.
-type slowHook struct {
-	scripts
-	way      time.Duration
-	answered func() // called when the server has answered, and the client does not know
-}
-
-func (h *slowHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		err := next(ctx, cmd)
-		h.answered()
-		<-time.After(h.way)
-		return err
-	}
-}
-
 // Who gives up while its request is under way leaves nothing behind when it returns, if Redis answers soon.
 func TestGiveUpWhileAnAnswerIsOnItsWay(t *testing.T) {
 	for name, held := range map[string]bool{"free": false, "held": true} {
@@ -86,7 +70,12 @@ func TestGiveUpWhileAnAnswerIsOnItsWay(t *testing.T) {
 					want = lock(t, holder).ID()
 				}
 				ctx, cancel := context.WithCancel(t.Context())
-				client.AddHook(&slowHook{way: 15 * time.Millisecond, answered: cancel})
+				client.AddHook(redistest.Hook{Process: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+					err := next(ctx, cmd)
+					cancel() // when the server has answered, and the client does not know
+					<-time.After(15 * time.Millisecond)
+					return err
+				}})
 				if err := m.LockContext(ctx); !errors.Is(err, context.Canceled) {
 					t.Errorf("LockContext: %v", err)
 				}

@@ -52,24 +52,21 @@ func TestLockAll(t *testing.T) {
 	})
 }
 
-// underWay is a hook that notes how many requests of a client were under way at most.
+// underWay notes how many requests of a client were under way at most.
 type underWay struct{ now, most atomic.Int64 }
 
-func (u *underWay) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (u *underWay) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		u.add(1)
-		defer u.add(-1)
-		return next(ctx, cmd)
-	}
-}
-
-func (u *underWay) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		u.add(int64(len(cmds)))
-		defer u.add(-int64(len(cmds)))
-		return next(ctx, cmds)
+func (u *underWay) hook() redistest.Hook {
+	return redistest.Hook{
+		Process: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+			u.add(1)
+			defer u.add(-1)
+			return next(ctx, cmd)
+		},
+		Pipeline: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+			u.add(int64(len(cmds)))
+			defer u.add(-int64(len(cmds)))
+			return next(ctx, cmds)
+		},
 	}
 }
 
@@ -82,11 +79,11 @@ func (u *underWay) add(n int64) {
 // More ids than are asked for at once, which are not asked for one after another.
 func TestLockAllOfMany(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		client, hook := s.Client(), new(underWay)
+		client, requests := s.Client(), new(underWay)
 		k := warlock.NewKeyed(client, prefix, long)
 		k.Lock("first") // connects
 		k.Unlock("first")
-		client.AddHook(hook)
+		client.AddHook(requests.hook())
 		var ids []string
 		for i := range 300 {
 			ids = append(ids, fmt.Sprint(i))
@@ -95,7 +92,7 @@ func TestLockAllOfMany(t *testing.T) {
 		if err != nil || k.Len() != len(ids) {
 			t.Fatalf("%d of %d are locked: %v", k.Len(), len(ids), err)
 		}
-		if most := hook.most.Load(); most < 4 {
+		if most := requests.most.Load(); most < 4 {
 			t.Errorf("%d requests were under way at most", most)
 		}
 		unlock()
@@ -454,8 +451,8 @@ func TestLockAllEndsWithItsContextWhileItTries(t *testing.T) {
 
 func TestLockAllAfterALeaseWasLost(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		log := new(logged)
-		k, other := newKeyed(s, long, warlock.WithLogger(log.logger())), newKeyed(s, long)
+		log := new(redistest.Log)
+		k, other := newKeyed(s, long, warlock.WithLogger(log.Logger())), newKeyed(s, long)
 		unlock, err := k.LockAll(t.Context(), "a", "b", "c")
 		if err != nil {
 			t.Fatal(err)

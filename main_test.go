@@ -1,7 +1,6 @@
 package warlock_test
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -80,6 +78,15 @@ func within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), redistest.Patience)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// noRetries leaves every fault to the library.
+func noRetries(o *redis.Options) { o.MaxRetries = -1 }
+
+// impatient makes a client give up soon on an answer that does not come.
+func impatient(o *redis.Options) {
+	o.MaxRetries = -1
+	o.ReadTimeout = 50 * time.Millisecond
 }
 
 // lock locks m and returns the lease.
@@ -181,34 +188,6 @@ func onlyFence(t testing.TB, s *redistest.Server) {
 	}, "only expiring fences are left of %q", s.Keys())
 }
 
-// scripts is a hook that counts the scripts that a client runs for its locks, and so not the
-// probes of its mailbox.
-type scripts struct{ atomic.Int64 }
-
-func (c *scripts) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (c *scripts) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
-}
-
-func (c *scripts) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if strings.HasPrefix(cmd.Name(), "eval") && !isProbe(cmd) {
-			c.Add(1)
-		}
-		return next(ctx, cmd)
-	}
-}
-
-// isProbe reports whether cmd runs the script by which a mailbox sends itself a message. Its only
-// argument is the channel.
-func isProbe(cmd redis.Cmder) bool {
-	args := cmd.Args()
-	const words = 3 + 6 + 1 // the command, the keys, the argument
-	channel, _ := args[len(args)-1].(string)
-	return len(args) == words && strings.HasPrefix(channel, "warlock:mailbox:")
-}
-
 // timeline is the time of a test: a fake clock, and miniredis moved in step.
 type timeline struct {
 	*clockwork.FakeClock
@@ -226,26 +205,6 @@ func (tl timeline) pass(d time.Duration) {
 	tl.s.Mini.FastForward(d)
 	tl.s.Mini.SetTime(tl.Now().Add(d))
 	tl.Advance(d)
-}
-
-// logged is a log that tests read.
-type logged struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
 
 // waiters returns how many goroutines wait for their turn at a Mutex.

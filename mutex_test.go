@@ -76,8 +76,8 @@ func TestTryLock(t *testing.T) {
 
 func TestRoundTrips(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		client, count := s.Client(), new(scripts)
-		client.AddHook(count)
+		client := s.Client()
+		count := redistest.CountScripts(client)
 		m := warlock.NewMutex(client, key, long)
 		lockOnce(t, m) // loads the scripts
 		count.Store(0)
@@ -308,8 +308,8 @@ func TestLockContextEnds(t *testing.T) {
 
 func TestEndedContextSendsNothing(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		client, count := s.Client(), new(scripts)
-		client.AddHook(count)
+		client := s.Client()
+		count := redistest.CountScripts(client)
 		m := warlock.NewMutex(client, key, long)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -48,35 +47,34 @@ func runHook(f *atomic.Pointer[func()]) {
 	}
 }
 
-func (h *brokenHook) DialHook(next redis.DialHook) redis.DialHook {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		runHook(&h.dials)
-		return next(ctx, network, addr)
-	}
-}
-
-func (h *brokenHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if !strings.HasPrefix(cmd.Name(), "eval") {
+// hook returns h as a client takes it.
+func (h *brokenHook) hook() redistest.Hook {
+	return redistest.Hook{
+		Dial: func(next redis.DialHook) redis.DialHook {
+			return func(ctx context.Context, network, addr string) (net.Conn, error) {
+				runHook(&h.dials)
+				return next(ctx, network, addr)
+			}
+		},
+		Process: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+			if !redistest.IsScript(cmd) {
+				return next(ctx, cmd)
+			}
+			runHook(&h.before)
+			defer runHook(&h.after)
 			return next(ctx, cmd)
-		}
-		runHook(&h.before)
-		defer runHook(&h.after)
-		return next(ctx, cmd)
-	}
-}
-
-func (h *brokenHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if cmds[0].Name() == "hello" || cmds[0].Name() == "client" {
-			return next(ctx, cmds) // the handshake of a connection
-		}
-		if h.batched != nil {
-			h.first.Do(func() { close(h.batched) })
-		}
-		runHook(&h.before)
-		defer runHook(&h.after)
-		return next(ctx, cmds)
+		},
+		Pipeline: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+			if cmds[0].Name() == "hello" || cmds[0].Name() == "client" {
+				return next(ctx, cmds) // the handshake of a connection
+			}
+			if h.batched != nil {
+				h.first.Do(func() { close(h.batched) })
+			}
+			runHook(&h.before)
+			defer runHook(&h.after)
+			return next(ctx, cmds)
+		},
 	}
 }
 
@@ -123,7 +121,7 @@ func TestPanicOfAHook(t *testing.T) {
 					t.Parallel()
 					redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 						hook, client := new(brokenHook), s.Client()
-						client.AddHook(hook)
+						client.AddHook(hook.hook())
 						f := newFace(client, long)
 						lockFace(t, f) // loads the scripts
 						unlockFace(t, f)
@@ -160,7 +158,7 @@ func TestHookThatExits(t *testing.T) {
 					t.Parallel()
 					redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 						hook, client := new(brokenHook), s.Client()
-						client.AddHook(hook)
+						client.AddHook(hook.hook())
 						f := newFace(client, long)
 						lockFace(t, f) // loads the scripts
 						unlockFace(t, f)
@@ -236,7 +234,7 @@ func TestPanicOfADialHook(t *testing.T) {
 			t.Parallel()
 			s := redistest.Start(t)
 			hook, client := new(brokenHook), s.Client(noRetries)
-			client.AddHook(hook)
+			client.AddHook(hook.hook())
 			f := newFace(client, long)
 			breaks := func() { panic(errOfHook) }
 			hook.dials.Store(&breaks)
@@ -282,7 +280,7 @@ func TestPanicOfAHookUnderBatches(t *testing.T) {
 					k := warlock.NewKeyed(client, prefix, long)
 					k.Lock(id) // loads the scripts
 					k.Unlock(id)
-					client.AddHook(hook)
+					client.AddHook(hook.hook())
 					late := func() { // the first requests go by themselves until others have gathered
 						<-hook.batched
 						breaks()
@@ -339,7 +337,7 @@ func TestPanicOfAHookInLockAll(t *testing.T) {
 				t.Parallel()
 				s := redistest.Start(t)
 				hook, client := new(brokenHook), s.Client()
-				client.AddHook(hook)
+				client.AddHook(hook.hook())
 				k, other := warlock.NewKeyed(client, prefix, long), newKeyed(s, long)
 				lockAll := func() {
 					unlock, err := k.LockAll(within(t), "1", "2", "3", "4", "5", "6")
@@ -385,7 +383,7 @@ func TestPanicOfAHookInARenewal(t *testing.T) {
 				t.Parallel()
 				redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 					hook, client := new(brokenHook), s.Client()
-					client.AddHook(hook)
+					client.AddHook(hook.hook())
 					f := newFace(client, 2*time.Second)
 					l := lockFace(t, f)
 					first := l.Deadline()
@@ -420,7 +418,7 @@ func TestPanicOfAHookInAMailbox(t *testing.T) {
 			f := newFace(client, long)
 			lockFace(t, f) // connects
 			unlockFace(t, f)
-			client.AddHook(hook)
+			client.AddHook(hook.hook())
 			lock(t, holder)
 			var dials atomic.Int64
 			breaks := func() {

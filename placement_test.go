@@ -142,11 +142,11 @@ func TestSomeMayNotPublish(t *testing.T) {
 			s := redistest.Start(t)
 			s.Do("ACL", "SETUSER", "mute", "on", ">secret", "~*", "&*", "+@all", "-publish")
 			s.Do("ACL", "SETUSER", "nochannel", "on", ">secret", "~*", "+@all", "resetchannels")
-			log := new(logged)
+			log := new(redistest.Log)
 			clients := []*redis.Client{s.Client(mute), s.Client(), s.Client(mute), s.Client()}
 			mutexes, done := make([]*warlock.RWMutex, len(clients)), make([]<-chan error, len(clients))
 			for i, c := range clients {
-				mutexes[i] = warlock.NewRWMutex(c, key, long, warlock.WithLogger(log.logger()))
+				mutexes[i] = warlock.NewRWMutex(c, key, long, warlock.WithLogger(log.Logger()))
 			}
 			for _, read := range []bool{false, true} {
 				first := mutexes[0].LockContext
@@ -171,7 +171,7 @@ func TestSomeMayNotPublish(t *testing.T) {
 					m.Unlock()
 				}
 			}
-			if n := strings.Count(log.String(), "ask at intervals"); n != 2 {
+			if n := log.Count("ask at intervals"); n != 2 {
 				t.Errorf("%d lines say that a client cannot be told, or tell; want one for each of two:\n%s", n, log)
 			}
 			onlyFence(t, s)

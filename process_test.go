@@ -119,7 +119,7 @@ type child struct {
 	cmd    *exec.Cmd
 	in     io.Writer
 	lines  chan string
-	stderr *logged
+	stderr *redistest.Log
 	exited chan error
 }
 
@@ -127,7 +127,7 @@ func startChild(t *testing.T, s *redistest.Server, role string, ttl time.Duratio
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), roleVar+"="+role, addrVar+"="+s.Addr, ttlVar+"="+ttl.String())
-	c := &child{t: t, cmd: cmd, lines: make(chan string, 100), stderr: new(logged), exited: make(chan error, 1)}
+	c := &child{t: t, cmd: cmd, lines: make(chan string, 100), stderr: new(redistest.Log), exited: make(chan error, 1)}
 	cmd.Stderr = c.stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -117,20 +117,11 @@ func TestPromiseExclusion(t *testing.T) {
 func TestPromiseExclusionOverABadNetwork(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		sec := &section{t: t, s: s}
-		line := new(redistest.Line)
 		var mutexes []*warlock.Mutex
 		for range 4 {
-			client := line.Client(s, func(o *redis.Options) {
-				o.MinRetryBackoff, o.MaxRetryBackoff, o.MaxRetries = time.Microsecond, time.Millisecond, 1
-			})
+			client := redistest.Lossy(s)
 			mutexes = append(mutexes, warlock.NewMutex(client, key, long, warlock.WithRetry(0, 2*time.Millisecond)))
 		}
-		line.Break(func(int) redistest.Fault {
-			if rand.N(10) == 0 {
-				return redistest.Cut
-			}
-			return redistest.None
-		})
 		hammer(sec, mutexes, 2, 25)
 		sec.check()
 	})
@@ -353,20 +344,11 @@ func TestPromiseExclusionOfReadersAndWriters(t *testing.T) {
 // The same over a network that loses replies.
 func TestPromiseExclusionOfReadersAndWritersOverABadNetwork(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		line := new(redistest.Line)
 		var mutexes []rwLock
 		for range 3 {
-			client := line.Client(s, func(o *redis.Options) {
-				o.MinRetryBackoff, o.MaxRetryBackoff, o.MaxRetries = time.Microsecond, time.Millisecond, 1
-			})
+			client := redistest.Lossy(s)
 			mutexes = append(mutexes, warlock.NewRWMutex(client, key, long, warlock.WithRetry(0, 2*time.Millisecond)))
 		}
-		line.Break(func(int) redistest.Fault {
-			if rand.N(10) == 0 {
-				return redistest.Cut
-			}
-			return redistest.None
-		})
 		hammerRW(&area{t: t}, mutexes, 2, 1, 30)
 		onlyFence(t, s)
 	})

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,10 +35,10 @@ func newRW(s *redistest.Server, ttl time.Duration, opts ...warlock.Option) *warl
 
 // countedRW returns an RWMutex on a fake clock, and a count of the scripts it runs,
 // which are loaded.
-func countedRW(t *testing.T, s *redistest.Server, opts ...warlock.Option) (*warlock.RWMutex, *clockwork.FakeClock, *scripts) {
+func countedRW(t *testing.T, s *redistest.Server, opts ...warlock.Option) (*warlock.RWMutex, *clockwork.FakeClock, *atomic.Int64) {
 	t.Helper()
-	client, count, clock := s.Client(), new(scripts), clockwork.NewFakeClock()
-	client.AddHook(count)
+	client, clock := s.Client(), clockwork.NewFakeClock()
+	count := redistest.CountScripts(client)
 	rw := warlock.NewRWMutex(client, key, long, append(opts, warlock.WithClock(clock))...)
 	if err := rlock(t, rw).Extend(t.Context(), long); err != nil {
 		t.Fatal(err)
@@ -392,8 +393,8 @@ func TestGoroutinesThatReadAndWriteAreServedInOrder(t *testing.T) {
 // Readers behind a writer of their process go on when it gives up.
 func TestWriterThatGivesUpLetsReadersIn(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		client, asked := s.Client(), new(readRequests)
-		client.AddHook(asked)
+		client := s.Client()
+		asked := readRequests(client)
 		rw := warlock.NewRWMutex(client, key, long, warlock.WithClock(clockwork.NewFakeClock()))
 		rlock(t, rw)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -417,16 +418,15 @@ func TestWriterThatGivesUpLetsReadersIn(t *testing.T) {
 	})
 }
 
-// readRequests is a hook that counts requests to read.
-type readRequests struct{ scripts }
-
-func (c *readRequests) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if args := cmd.Args(); cmd.Name() == "evalsha" && len(args) > 16 && args[16] == "r" {
-			c.Add(1)
+// readRequests returns a count of the requests to read that client sends.
+func readRequests(client *redis.Client) *atomic.Int64 {
+	count := new(atomic.Int64)
+	client.AddHook(redistest.Before(func(script redis.Cmder) {
+		if args := script.Args(); script.Name() == "evalsha" && len(args) > 16 && args[16] == "r" {
+			count.Add(1)
 		}
-		return next(ctx, cmd)
-	}
+	}))
+	return count
 }
 
 // Readers behind a writer elsewhere, that gives up, go on under the lease that their

@@ -67,9 +67,9 @@ func (c *crew) rest(n int) {
 }
 
 // counted returns a Mutex on a fake clock, and a count of the scripts it runs.
-func counted(s *redistest.Server, opts ...warlock.Option) (*warlock.Mutex, *clockwork.FakeClock, *scripts) {
-	client, count, clock := s.Client(), new(scripts), clockwork.NewFakeClock()
-	client.AddHook(count)
+func counted(s *redistest.Server, opts ...warlock.Option) (*warlock.Mutex, *clockwork.FakeClock, *atomic.Int64) {
+	client, clock := s.Client(), clockwork.NewFakeClock()
+	count := redistest.CountScripts(client)
 	return warlock.NewMutex(client, key, long, append(opts, warlock.WithClock(clock))...), clock, count
 }
 

@@ -159,10 +159,10 @@ func TestDoWhoseLeaseIsLost(t *testing.T) {
 }
 
 // catchDefaultLog lets what goes to slog's default be read.
-func catchDefaultLog(t *testing.T) *logged {
+func catchDefaultLog(t *testing.T) *redistest.Log {
 	t.Helper()
-	log, before := new(logged), slog.Default()
-	slog.SetDefault(log.logger())
+	log, before := new(redistest.Log), slog.Default()
+	slog.SetDefault(log.Logger())
 	t.Cleanup(func() { slog.SetDefault(before) })
 	return log
 }
@@ -186,11 +186,11 @@ func TestOutageIsLogged(t *testing.T) {
 		s := redistest.StartMini(t)
 		lockOnce(t, newMutex(s, long))
 		s.Kill()
-		log, clock := new(logged), clockwork.NewFakeClock()
-		m := warlock.NewMutex(s.Client(), key, long, warlock.WithLogger(log.logger()), warlock.WithClock(clock))
+		log, clock := new(redistest.Log), clockwork.NewFakeClock()
+		m := warlock.NewMutex(s.Client(), key, long, warlock.WithLogger(log.Logger()), warlock.WithClock(clock))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := result(func() error { return m.LockContext(ctx) })
-		lines := func() int { return strings.Count(log.String(), "trying again") }
+		lines := func() int { return log.Count("trying again") }
 		redistest.Eventually(t, func() bool { return lines() == 1 }, "it is logged before any time passes")
 		for want := 2; want <= 3; want++ {
 			before := clock.Now()
@@ -207,8 +207,8 @@ func TestOutageIsLogged(t *testing.T) {
 	t.Run("hangs", func(t *testing.T) {
 		t.Parallel() // it mostly waits
 		s := redistest.Start(t)
-		log := new(logged)
-		m := newMutex(s, long, warlock.WithLogger(log.logger()))
+		log := new(redistest.Log)
+		m := newMutex(s, long, warlock.WithLogger(log.Logger()))
 		lockOnce(t, m)
 		s.Pause()
 		done := result(func() error { return m.LockContext(within(t)) })
@@ -242,12 +242,12 @@ func TestLongWaitIsLogged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // it mostly waits
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-				log := new(logged)
-				m := newMutex(s, ttl, warlock.WithLogger(log.logger()))
+				log := new(redistest.Log)
+				m := newMutex(s, ttl, warlock.WithLogger(log.Logger()))
 				free := take(t, s, m)
 				asked := time.Now()
 				done := result(func() error { return m.LockContext(within(t)) })
-				lines := func() int { return strings.Count(log.String(), "longer than the ttl") }
+				lines := func() int { return log.Count("longer than the ttl") }
 				redistest.Eventually(t, func() bool { return lines() == 1 }, "it is logged")
 				if after := time.Since(asked); after < ttl {
 					t.Errorf("it is logged after %v", after)
@@ -368,7 +368,7 @@ func TestTryOnAServerThatHangs(t *testing.T) {
 		hook := new(brokenHook)
 		once := func() { hook.mend(); close(sent) }
 		hook.before.Store(&once)
-		client.AddHook(hook)
+		client.AddHook(hook.hook())
 		s.Pause()
 		asks := result(func() error { return rw.RLockContext(within(t)) })
 		wait(t, sent, "a reader asks")
