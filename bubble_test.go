@@ -24,6 +24,7 @@ import (
 // Two bubbles in turn may each have requests that go to Redis in batches, and
 // waiters that are woken through a mailbox.
 func TestBubblesInTurn(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for range 2 {
 		synctest.Test(t, func(t *testing.T) {
 			mini := miniredis.NewMiniRedis()

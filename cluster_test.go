@@ -160,13 +160,13 @@ func TestKeyedOnACluster(t *testing.T) {
 	t.Parallel() // a cluster takes two seconds to come up
 	a, b := redistest.StartNode(t), redistest.StartNode(t)
 	redistest.Cluster(t, a, b)
-	var processes []*warlock.Keyed
+	var processes []process
 	for range 3 {
 		c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{a.Addr, b.Addr}})
 		t.Cleanup(func() { _ = c.Close() }) // nothing is under way
-		processes = append(processes, warlock.NewKeyed(c, prefix, long))
+		processes = append(processes, kinds["Keyed"](c, long))
 	}
-	hammerKeyed(t, processes, 8, 10)
+	hammer(t, processes, load{ids: 8, readers: 2, writers: 2, visits: 10})
 	onlyFence(t, a)
 	onlyFence(t, b)
 	for _, s := range []*redistest.Server{a, b} {

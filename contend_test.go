@@ -156,45 +156,6 @@ func TestPromiseWakeUpsAreHints(t *testing.T) {
 	}
 }
 
-// Exclusion and liveness without any message.
-func TestPromiseExclusionWithoutWakeUps(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		sec := &section{t: t, s: s}
-		var mutexes []*warlock.Mutex
-		for range 4 {
-			mutexes = append(mutexes, warlock.NewMutex(redistest.Deaf(s), key, 3*time.Second, warlock.WithRetry(0, 3*time.Millisecond)))
-		}
-		hammer(sec, mutexes, 2, 20)
-		sec.check()
-	})
-}
-
-// Exclusion while subscriptions are killed, and all get there.
-func TestPromiseExclusionWhileSubscriptionsBreak(t *testing.T) {
-	s := redistest.Start(t)
-	sec := &section{t: t, s: s}
-	var mutexes []*warlock.Mutex
-	for range 4 {
-		mutexes = append(mutexes, newMutex(s, long))
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		hammer(sec, mutexes, 2, 50)
-	}()
-	for limit := time.After(redistest.Patience); ; {
-		select {
-		case <-done:
-			sec.check()
-			return
-		case <-limit:
-			t.Fatal("the waiters do not get there")
-		case <-time.After(5 * time.Millisecond):
-			s.Do("CLIENT", "KILL", "TYPE", "pubsub")
-		}
-	}
-}
-
 // waitAside lets m wait behind a holder, on a clock of its own, and returns when it
 // sleeps: it was refused, subscribed, and was refused again.
 func waitAside(t *testing.T, s *redistest.Server) (m *warlock.Mutex, clock *clockwork.FakeClock, count *atomic.Int64, done <-chan error) {
@@ -273,6 +234,7 @@ func TestSubscriptionIsKilled(t *testing.T) {
 // A wait that is cancelled at the instant of its grant passes it on, and
 // nothing of it stays in the queue.
 func TestWaitCancelledAtItsGrant(t *testing.T) {
+	t.Parallel() // it mostly waits
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		holder, fickle, next := newMutex(s, long), newMutex(s, long), newMutex(s, long)
 		for range 100 {

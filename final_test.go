@@ -31,6 +31,7 @@ func keyOn(s *redistest.Server, ok bool) string {
 
 // What is known to be final is returned at once, with what to do about it.
 func TestFinalAnswers(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, c := range map[string]struct {
 		make   func(t *testing.T) (client redis.UniversalClient, key string)
 		advice string
@@ -57,6 +58,7 @@ func TestFinalAnswers(t *testing.T) {
 		}, "proxy"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			client, key := c.make(t)
 			defer client.Close()
 			for face, locks := range map[string]func(ctx context.Context) error{

@@ -388,66 +388,6 @@ func TestPromiseNothingIsLeftOfUsedIDs(t *testing.T) {
 
 // ---- Hammers.
 
-// A keyedRW is the lock of an id, as an RWMutex has it.
-type keyedRW struct {
-	*warlock.Keyed
-	id string
-}
-
-func (l keyedRW) Lock()                                  { l.Keyed.Lock(l.id) }
-func (l keyedRW) Unlock()                                { l.Keyed.Unlock(l.id) }
-func (l keyedRW) TryLock() bool                          { return l.Keyed.TryLock(l.id) }
-func (l keyedRW) LockContext(ctx context.Context) error  { return l.Keyed.LockContext(ctx, l.id) }
-func (l keyedRW) Lease() *warlock.Lease                  { return l.Keyed.Lease(l.id) }
-func (l keyedRW) RLock()                                 { l.Keyed.RLock(l.id) }
-func (l keyedRW) RUnlock()                               { l.Keyed.RUnlock(l.id) }
-func (l keyedRW) TryRLock() bool                         { return l.Keyed.TryRLock(l.id) }
-func (l keyedRW) RLockContext(ctx context.Context) error { return l.Keyed.RLockContext(ctx, l.id) }
-func (l keyedRW) RLease() *warlock.Lease                 { return l.Keyed.RLease(l.id) }
-
-// hammerKeyed lets goroutines read and write under some ids of some Keyeds, each of which
-// stands for a process.
-func hammerKeyed(t *testing.T, processes []*warlock.Keyed, ids, visits int) {
-	var group sync.WaitGroup
-	for i := range ids {
-		var locks []rwLock
-		for _, k := range processes {
-			locks = append(locks, keyedRW{k, fmt.Sprint(i)})
-		}
-		group.Go(func() { hammerRW(&area{t: t}, locks, 2, 2, visits) })
-	}
-	group.Wait()
-	for _, k := range processes {
-		unused(t, k)
-	}
-}
-
-// Promise: exclusion, of each id's readers and writers, while others come and go.
-func TestPromiseExclusionOfEachID(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		var processes []*warlock.Keyed
-		for i := range 3 {
-			client := s.Client(func(o *redis.Options) { o.ContextTimeoutEnabled = i%2 == 0 })
-			processes = append(processes, warlock.NewKeyed(client, prefix, long, warlock.WithRetry(0, 5*time.Millisecond)))
-		}
-		hammerKeyed(t, processes, 8, 20)
-		onlyFence(t, s)
-	})
-}
-
-// The same over a network that loses replies, of many requests at a time.
-func TestPromiseExclusionOfEachIDOverABadNetwork(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		var processes []*warlock.Keyed
-		for i := range 3 {
-			client := redistest.Lossy(s, func(o *redis.Options) { o.ContextTimeoutEnabled = i%2 == 0 })
-			processes = append(processes, warlock.NewKeyed(client, prefix, long, warlock.WithRetry(0, 2*time.Millisecond)))
-		}
-		hammerKeyed(t, processes, 6, 12)
-		onlyFence(t, s)
-	})
-}
-
 // Goroutines that lock and unlock a few ids without a pause meet entries that come and go.
 func TestEntriesComeAndGo(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {

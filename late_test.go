@@ -59,6 +59,7 @@ func TestPromiseAnExtendedReadLeaseOutlivesLaterOnes(t *testing.T) {
 
 // Who gives up while its request is under way leaves nothing behind when it returns, if Redis answers soon.
 func TestGiveUpWhileAnAnswerIsOnItsWay(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, held := range map[string]bool{"free": false, "held": true} {
 		t.Run(name, func(t *testing.T) {
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -165,6 +166,7 @@ func TestWaitersAreCountedAfterManyBreaks(t *testing.T) {
 // The server's clock leaps ahead by more than the ttl of the waiters, and less than two. They live: one has the lock soon
 // after it is free.
 func TestWaitersOutliveALeapOfTheClock(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const waiterTTL, leap, enough = 40 * time.Second, time.Minute, 1500 * time.Millisecond
 	s := redistest.StartWithClock(t)
 	holder, other := newMutex(s, long), warlock.NewMutex(s.Client(), "other", long)
@@ -215,6 +217,7 @@ func TestWaitersOutliveALeapOfTheClock(t *testing.T) {
 // An unlock whose context has ended returns soon in real time, though its lock is on a clock that stands and Redis
 // does not answer.
 func TestUnlockOnAClockThatStands(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const enough = 1500 * time.Millisecond
 	for name, newFace := range faces {
 		t.Run(name, func(t *testing.T) {

@@ -261,6 +261,7 @@ func contend(t *testing.T, s *redistest.Server, id string, n int, hold time.Dura
 // Promise: LockAll gets there though one id is contended for longer than a lease
 // lives, and though the others are contended, too.
 func TestPromiseLockAllUnderContention(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl = 600 * time.Millisecond
 	ids := []string{"a", "b", "m", "y", "z"}
 	for name, opt := range limits(ttl) {
@@ -298,6 +299,7 @@ func TestPromiseLockAllUnderContention(t *testing.T) {
 // While it waits, it holds what is not renewed for a share of the ttl only, and less if it
 // waits against the order. It keeps its place in the queue of what it waits for.
 func TestLockAllLetsGoOfWhatIsLimited(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl = 12 * time.Second
 	for name, c := range map[string]struct {
 		limit warlock.Option
@@ -365,6 +367,7 @@ func TestLockAllLetsGoOfWhatIsLimited(t *testing.T) {
 // It is back soon after the end of its context though the server hangs, and what it held
 // is free when the server goes on.
 func TestPromiseLockAllEndsWithItsContext(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, opts := range map[string][]warlock.Option{
 		"renewed":        nil,
 		"WithoutRenewal": {warlock.WithoutRenewal()},
@@ -415,6 +418,7 @@ func TestPromiseLockAllEndsWithItsContext(t *testing.T) {
 
 // The same where the server hangs while LockAll tries.
 func TestLockAllEndsWithItsContextWhileItTries(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
 	line := new(redistest.Line)
 	k := warlock.NewKeyed(line.Client(s), prefix, long)
@@ -529,6 +533,7 @@ func TestPromiseLockAllDoesNotDeadlock(t *testing.T) {
 // time for longer than a lease lives. Overlap is told by the tokens, as a slow machine
 // may lose such short leases: nobody with a lease that lives meets a later token.
 func TestPromiseLockAllsOfAllKindsGetThere(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl, ids, workers, visits = 400 * time.Millisecond, 4, 3, 8
 	for name, kinds := range map[string][]warlock.Option{
 		"all":            {nil, warlock.WithoutRenewal(), warlock.WithMaxHold(ttl)},

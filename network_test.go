@@ -71,6 +71,7 @@ func TestPromiseNothingIsLeftOfWhatWasGivenUp(t *testing.T) {
 
 // Nobody waits for an answer longer than the context says, though go-redis would.
 func TestCallsEndWithTheirContext(t *testing.T) {
+	t.Parallel() // it mostly waits
 	type call func(ctx context.Context, client *redis.Client, l *warlock.Lease) error
 	for name, call := range map[string]call{
 		"LockContext": func(ctx context.Context, client *redis.Client, _ *warlock.Lease) error {
@@ -341,6 +342,7 @@ func TestFailedRenewalIsRetried(t *testing.T) {
 		"lost": redistest.Lost, "not answered": redistest.Unanswered, "cut": redistest.Cut,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 				const ttl = 2 * time.Second
 				line := new(redistest.Line)

@@ -82,6 +82,7 @@ func TestTroubleIsWaitedOut(t *testing.T) {
 	t.Parallel() // it mostly waits
 	for _, c := range troubles {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			s := redistest.Start(t, c.args...)
 			client := s.Client(noRetries)
 			count := redistest.CountScripts(client)
@@ -170,10 +171,12 @@ func TestFullServer(t *testing.T) {
 }
 
 func TestUnlockReportsARefusal(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, begin := range map[string]func(*testing.T, *redistest.Server){
 		"MISCONF": misconfigure, "NOREPLICAS": config("min-replicas-to-write", 1), "READONLY": command("REPLICAOF", "127.0.0.1", 1),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := redistest.Start(t)
 			m := newMutex(s, long)
 			lock(t, m)
@@ -193,10 +196,12 @@ func TestUnlockReportsARefusal(t *testing.T) {
 // The holder is told at its next renewal that its key is gone, the key is not
 // made again, and tokens do not fall.
 func TestKeyDisappears(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, begin := range map[string]func(*testing.T, *redistest.Server){
 		"FLUSHALL": command("FLUSHALL"), "DEL": command("DEL", key), "overwritten": command("SET", key, "thief", "PX", 50),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 				m := newMutex(s, 300*time.Millisecond)
 				l := lock(t, m)

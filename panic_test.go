@@ -190,6 +190,7 @@ func TestHookThatExits(t *testing.T) {
 
 // OnConnect runs on the goroutine that needs a connection.
 func TestPanicOfOnConnect(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, newFace := range faces {
 		for what, c := range hookedCalls {
 			t.Run(name+"/"+what, func(t *testing.T) {
@@ -377,6 +378,7 @@ func TestPanicOfAHookInLockAll(t *testing.T) {
 // A panic of a hook in a renewal ends nothing: the lease is renewed when the hook
 // is mended.
 func TestPanicOfAHookInARenewal(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, newFace := range faces {
 		for ends, breaks := range map[string]func(){"panics": func() { panic(errOfHook) }, "exits": runtime.Goexit} {
 			t.Run(name+"/"+ends, func(t *testing.T) {

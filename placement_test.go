@@ -59,13 +59,12 @@ func TestPromiseExclusionWhileSubscriptionsAreAstray(t *testing.T) {
 	for name, astray := range map[string]int64{"once": 1, "always": 1 << 40} {
 		t.Run(name, func(t *testing.T) {
 			master, replica := replicated(t)
-			var mutexes []*warlock.Mutex
+			var processes []process
 			for range 3 {
-				mutexes = append(mutexes, warlock.NewMutex(misplaced(t, master, replica, astray), key, 3*time.Second))
+				processes = append(processes, kinds["Mutex"](misplaced(t, master, replica, astray), 3*time.Second))
 			}
-			sec := &section{t: t, s: master}
-			hammer(sec, mutexes, 2, 30)
-			sec.check()
+			hammer(t, processes, load{ids: 1, writers: 2, visits: 30})
+			onlyFence(t, master)
 		})
 	}
 }
@@ -73,6 +72,7 @@ func TestPromiseExclusionWhileSubscriptionsAreAstray(t *testing.T) {
 // A client whose subscription was left on a demoted master finds that it is not heard where its locks are, and
 // subscribes there. Until then it asks.
 func TestSubscriptionIsLeftOnADemotedMaster(t *testing.T) {
+	t.Parallel() // it mostly waits
 	old, next := replicated(t)
 	var addr atomic.Value
 	addr.Store(old.Addr)
@@ -277,6 +277,7 @@ type wrapped struct{ redis.UniversalClient }
 // The channels of a Ring, and the locks, are on different shards. A client that hides one is found out: its
 // waiters ask often where they are not told. A ttl of ten minutes means that nothing else helps them.
 func TestRingThatIsHidden(t *testing.T) {
+	t.Parallel() // it mostly waits
 	a, b := redistest.StartMini(t), redistest.StartMini(t)
 	client := func() redis.UniversalClient {
 		ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": a.Addr, "b": b.Addr}})

@@ -55,12 +55,15 @@ func TestSmallPool(t *testing.T) {
 // Readers, who wait and let others in, and writers get by with one connection each.
 func TestSmallPoolOfReaders(t *testing.T) {
 	s := redistest.Start(t)
-	var mutexes []rwLock
+	var processes []process
 	for range 2 {
 		client := s.Client(func(o *redis.Options) { o.PoolSize = 1 })
-		mutexes = append(mutexes, warlock.NewRWMutex(client, key, 3*time.Second))
+		processes = append(processes, kinds["RWMutex"](client, 3*time.Second))
 	}
-	done := result(func() error { hammerRW(&area{t: t}, mutexes, 8, 2, 20); return nil })
+	done := result(func() error {
+		hammer(t, processes, load{ids: 1, readers: 8, writers: 2, visits: 20})
+		return nil
+	})
 	wait(t, done, "all have read and written")
 	onlyFence(t, s)
 }
@@ -91,6 +94,7 @@ func TestWaitingWithASmallPool(t *testing.T) {
 
 // One connection is enough for many ids.
 func TestKeyedWithASmallPool(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
 	const ttl = 2 * time.Second
 	client := s.Client(func(o *redis.Options) { o.PoolSize, o.PipelinePoolSize = 1, 1 })
@@ -98,7 +102,7 @@ func TestKeyedWithASmallPool(t *testing.T) {
 	k.Lock("held")
 	l := k.Lease("held")
 	first := l.Deadline()
-	hammerKeyedAround(t, k)
+	useManyIDs(t, k)
 	redistest.Eventually(t, func() bool { return l.Context().Err() != nil || l.Deadline().After(first) }, "it is renewed")
 	if err := l.Context().Err(); err != nil {
 		t.Errorf("the lease was lost: %v", context.Cause(l.Context()))
@@ -107,8 +111,8 @@ func TestKeyedWithASmallPool(t *testing.T) {
 	unused(t, k)
 }
 
-// hammerKeyedAround lets many goroutines use many ids of k for a while.
-func hammerKeyedAround(t *testing.T, k *warlock.Keyed) {
+// useManyIDs lets many goroutines use many ids of k for a while.
+func useManyIDs(t *testing.T, k *warlock.Keyed) {
 	t.Helper()
 	var group sync.WaitGroup
 	for range 50 {

@@ -258,6 +258,7 @@ func TestHolderOfManyIsKilled(t *testing.T) {
 // A process that was stopped past its ttl finds its lease lost before anything
 // that it asks of the library succeeds, and its token is below its successor's.
 func TestPromiseTheHolderKnowsAfterItWasStopped(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, role := range []string{"hold", "read", "hold many"} {
 		t.Run(role, func(t *testing.T) {
 			const ttl = 300 * time.Millisecond
@@ -286,6 +287,7 @@ func TestPromiseTheHolderKnowsAfterItWasStopped(t *testing.T) {
 // A waiter that was stopped in the queue is granted the lock and lets its grant run
 // out: the next holds within a ttl. The stopped one waits on when it wakes up.
 func TestWaiterIsStopped(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl = 500 * time.Millisecond
 	s := redistest.Start(t)
 	holder, next := newMutex(s, long), newMutex(s, 3*ttl) // asks each ttl, and its lease outlives what a busy machine does

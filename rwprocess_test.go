@@ -161,6 +161,7 @@ func TestReaderIsKilledWhileOthersRenew(t *testing.T) {
 
 // Readers and writers that wait when a writer is killed hold within its ttl.
 func TestWriterIsKilledBeforeReaders(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl = 500 * time.Millisecond
 	s := redistest.Start(t)
 	c := startChild(t, s, "hold", ttl)

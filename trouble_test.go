@@ -85,6 +85,7 @@ const (
 
 // An unlock in trouble is asked for again: the next holder has the lock when it is over.
 func TestUnlockInTrouble(t *testing.T) {
+	t.Parallel() // it mostly waits
 	eachTrouble(t, func(t *testing.T, s *redistest.Server, client *redis.Client, begin func() func()) {
 		holder, waiter := warlock.NewMutex(client, key, troubleTTL), newMutex(s, troubleTTL)
 		lock(t, holder)
@@ -110,6 +111,7 @@ func TestUnlockInTrouble(t *testing.T) {
 
 // An unlock in trouble that lasts returns with what is wrong, and goes on: the lock is free when it is over.
 func TestUnlockInLongTrouble(t *testing.T) {
+	t.Parallel() // it mostly waits
 	eachTrouble(t, func(t *testing.T, s *redistest.Server, client *redis.Client, begin func() func()) {
 		holder := warlock.NewMutex(client, key, troubleTTL)
 		lock(t, holder)
@@ -133,6 +135,7 @@ func TestUnlockInLongTrouble(t *testing.T) {
 
 // A wait that is cancelled in trouble leaves the queue when it is over, and is granted nothing later.
 func TestWithdrawalInTrouble(t *testing.T) {
+	t.Parallel() // it mostly waits
 	eachTrouble(t, func(t *testing.T, s *redistest.Server, client *redis.Client, begin func() func()) {
 		holder, waiter := newMutex(s, troubleTTL), newMutex(s, troubleTTL)
 		lock(t, holder)

@@ -21,6 +21,7 @@ import (
 
 // A lock that is taken and a Redis that is down read differently, however the wait ends.
 func TestTakenAndDownAreToldApart(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const short = 300 * time.Millisecond
 	down := func(t *testing.T) redis.UniversalClient {
 		s := redistest.StartMini(t)
@@ -111,6 +112,7 @@ func TestBadKeysAreOneCondition(t *testing.T) {
 // What the work returns when its lease is lost: ErrLeaseLost alone where it returned only that its
 // context was cancelled, and both else.
 func TestDoWhoseLeaseIsLost(t *testing.T) {
+	t.Parallel() // it mostly waits
 	failed := errors.New("the disk is full")
 	for name, c := range map[string]struct {
 		work      func(ctx context.Context) error
@@ -125,6 +127,7 @@ func TestDoWhoseLeaseIsLost(t *testing.T) {
 		"the cause":           {context.Cause, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 				m := newMutex(s, 100*time.Millisecond)
 				err := m.Do(t.Context(), func(ctx context.Context) error {
@@ -182,6 +185,7 @@ func TestLostLeaseIsLogged(t *testing.T) {
 // An outage is told to the log at once, and again every so often, whether connections are refused or
 // nobody answers.
 func TestOutageIsLogged(t *testing.T) {
+	t.Parallel() // it mostly waits
 	t.Run("refused", func(t *testing.T) {
 		s := redistest.StartMini(t)
 		lockOnce(t, newMutex(s, long))
@@ -223,6 +227,7 @@ func TestOutageIsLogged(t *testing.T) {
 
 // A Lock that waits for longer than a ttl behind one holder says so, once.
 func TestLongWaitIsLogged(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl = 200 * time.Millisecond
 	for name, take := range map[string]func(t *testing.T, s *redistest.Server, m *warlock.Mutex) (free func()){
 		"taken twice in one goroutine": func(t *testing.T, _ *redistest.Server, m *warlock.Mutex) func() {
@@ -293,6 +298,7 @@ func TestKeyDeletedByHandIsFound(t *testing.T) {
 
 // The same in real time.
 func TestKeyDeletedByHandIsFoundInRealTime(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, newFace := range faces {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // it mostly waits
@@ -331,6 +337,7 @@ func TestRingIsRefused(t *testing.T) {
 
 // A try on a server that hangs is over within the ttl, and leaves nothing when it goes on.
 func TestTryOnAServerThatHangs(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl = time.Second
 	ends := func(t *testing.T, try func() (bool, error)) {
 		took := stopwatch(t)

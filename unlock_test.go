@@ -48,6 +48,7 @@ func (g *gate) Subscribe(auth.CredentialsListener) (auth.Credentials, auth.Unsub
 // Unlock returns by the lease's deadline, whatever the client has to call before it
 // has a connection. ContextTimeoutEnabled does not bound these calls.
 func TestUnlockDoesNotWaitForWhatTheClientCalls(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl = time.Second
 	for call, set := range map[string]func(o *redis.Options, g *gate){
 		"CredentialsProvider": func(o *redis.Options, g *gate) {
@@ -119,6 +120,7 @@ func TestUnlockDoesNotOutlastTheLease(t *testing.T) {
 // The same by the real clock, where a client that keeps deadlines is called without
 // a goroutine of its own: whatever it waits for, Unlock returns.
 func TestUnlockDoesNotOutlastTheLeaseInRealTime(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl = 300 * time.Millisecond
 	for name, breaks := range map[string]func(*testing.T, *redistest.Server, *redis.Client, *atomic.Bool){
 		"answer": func(_ *testing.T, s *redistest.Server, _ *redis.Client, _ *atomic.Bool) { s.Pause() },
@@ -213,6 +215,7 @@ func TestBackgroundReleaseIsBounded(t *testing.T) {
 }
 
 func TestUnlockWithEndedContextDoesNotWaitLong(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, keeps := range []bool{false, true} {
 		t.Run(fmt.Sprintf("keeps deadlines %v", keeps), func(t *testing.T) {
 			t.Parallel() // it mostly waits
