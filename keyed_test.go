@@ -323,7 +323,7 @@ func TestKeyedOfAClosedClient(t *testing.T) {
 
 // An id that is waited for is in use, until all have given up or unlocked.
 func TestKeyedCountsWhoWaits(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		holder, k := newKeyed(s, long), newKeyed(s, long)
 		holder.Lock(id)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -356,7 +356,7 @@ func TestKeyedCountsWhoWaits(t *testing.T) {
 func TestPromiseNothingIsLeftOfUsedIDs(t *testing.T) {
 	s := redistest.Start(t)
 	k := newKeyed(s, long)
-	const workers, each = 32, 500
+	const workers, each = 32, 250
 	use := func(from int) {
 		var group sync.WaitGroup
 		for w := range workers {
@@ -436,7 +436,7 @@ func TestManyAreHeld(t *testing.T) {
 	most := 0
 	redistest.Eventually(t, func() bool {
 		most = max(most, runtime.NumGoroutine())
-		return time.Since(first) > 3*ttl
+		return time.Since(first) > 3*ttl/2
 	}, "the locks are held for a while")
 	for i, l := range leases {
 		if l.Context().Err() != nil {

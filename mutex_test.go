@@ -326,7 +326,7 @@ func TestEndedContextSendsNothing(t *testing.T) {
 }
 
 func TestGoroutinesAreServedInOrder(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		m := newMutex(s, long)
 		m.Lock()
 		const n = 20

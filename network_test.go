@@ -247,7 +247,7 @@ func TestStraysAreSwept(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+			redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 				line := new(redistest.Line)
 				client := line.Client(s, noRetries)
 				clock := clockwork.NewFakeClock()

@@ -22,15 +22,17 @@ import (
 func TestSmallPool(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
-	const ttl = time.Second
+	const ttl = 2 * time.Second
 	client := s.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout, o.MaxRetries = 1, ttl/2, -1 })
 	m := warlock.NewMutex(client, key, ttl)
 	l := lock(t, m)
-	for first := l.Deadline(); l.Deadline().Sub(first) < 2*ttl; {
+	for first := l.Deadline(); l.Deadline().Sub(first) < ttl; {
 		if l.Context().Err() != nil {
 			t.Fatal("the lease was lost beside other traffic")
 		}
-		if err := client.Ping(t.Context()).Err(); err != nil {
+		// It has the connection for 10 ms.
+		err := client.Do(t.Context(), "BLPOP", "an empty list", "0.01").Err()
+		if err != redis.Nil {
 			t.Fatal(err)
 		}
 	}

@@ -48,17 +48,18 @@ func TestPromiseExclusionOfLeasesThatRunOut(t *testing.T) {
 
 // Renewals that race unlocks revive nothing, and nobody loses a lease for them.
 func TestRenewalsRacingUnlocks(t *testing.T) {
-	t.Parallel()            // it mostly waits
+	t.Parallel() // it mostly waits
+	const ttl = 600 * time.Millisecond
 	s := redistest.Start(t) // a lease may run out on a busy machine: time must pass at the server
 	var group sync.WaitGroup
-	for i := range 8 {
+	for i := range 16 {
 		key := "lock:" + strconv.Itoa(i)
-		m := warlock.NewMutex(s.Client(), key, 100*time.Millisecond)
+		m := warlock.NewMutex(s.Client(), key, ttl)
 		group.Go(func() {
-			for range 15 {
+			for range 8 {
 				m.Lock()
 				l := m.Lease()
-				<-time.After(30*time.Millisecond + rand.N(10*time.Millisecond)) // the first renewal is sent at 33 ms
+				<-time.After(ttl/3 + rand.N(10*time.Millisecond) - 3*time.Millisecond) // the first renewal is sent at ttl/3
 				m.Unlock()
 				if got := s.Get(key); got == l.ID() {
 					t.Error("the key is there after its release")

@@ -350,7 +350,7 @@ func TestRenewalTellsOfWhoWaits(t *testing.T) {
 // In a process too, writers and readers wait in one order, and neighbouring readers are let in
 // together.
 func TestGoroutinesThatReadAndWriteAreServedInOrder(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		rw := newRW(s, long)
 		wlock(t, rw)
 		in, out := make(chan string), make(chan struct{})
@@ -392,7 +392,7 @@ func TestGoroutinesThatReadAndWriteAreServedInOrder(t *testing.T) {
 
 // Readers behind a writer of their process go on when it gives up.
 func TestWriterThatGivesUpLetsReadersIn(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		client := s.Client()
 		asked := readRequests(client)
 		rw := warlock.NewRWMutex(client, key, long, warlock.WithClock(clockwork.NewFakeClock()))
@@ -432,7 +432,7 @@ func readRequests(client *redis.Client) *atomic.Int64 {
 // Readers behind a writer elsewhere, that gives up, go on under the lease that their
 // process still has.
 func TestWriterElsewhereThatGivesUpLetsReadersIn(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		rw, clock, _ := countedRW(t, s)
 		l := rlock(t, rw)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -846,7 +846,7 @@ func TestTryRLockWhileAnotherAsks(t *testing.T) {
 // Promise: nothing is left of a wait that is given up, nor of one that is given up at
 // the instant of its grant.
 func TestPromiseNothingIsLeftOfReaders(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		rw, writer := newRW(s, long), newRW(s, long)
 		for range 100 {
 			wlock(t, writer)

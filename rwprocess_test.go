@@ -140,16 +140,16 @@ func TestPromiseReadersHaveDeadlinesOfTheirOwn(t *testing.T) {
 // A reader that is killed while others renew and read on has no share after its deadline.
 func TestReaderIsKilledWhileOthersRenew(t *testing.T) {
 	t.Parallel() // it mostly waits
-	const ttl = time.Second
+	const ttl = 2 * time.Second
 	s := redistest.Start(t)
 	other := newRW(s, ttl)
 	l := rlock(t, other)
-	c := startChild(t, s, "read", 2*ttl)
+	c := startChild(t, s, "read", ttl)
 	_, id := c.held()
 	c.kill()
 	dead := stopwatch(t)
 	redistest.Eventually(t, func() bool { return s.Do("ZSCORE", readers, id) == nil }, "its share has ended")
-	if after := dead(); after > 2*ttl+ttl/2 { // the other renews each third of its ttl
+	if after := dead(); after > ttl+ttl/2 { // the other renews each third of its ttl
 		t.Errorf("its share ended after %v", after)
 	}
 	if l.Context().Err() != nil || reads(s) != 1 {

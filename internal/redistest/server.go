@@ -54,8 +54,20 @@ type Server struct {
 	clock []byte // the shared memory of a server started by StartWithClock
 }
 
-// Each runs the same test over miniredis and over a real server.
+// Each runs the same test over miniredis and over a real server, both at a time.
+// It may return before the test has begun.
 func Each(t *testing.T, test func(t *testing.T, s *Server)) {
+	t.Helper()
+	EachInTurn(t, func(t *testing.T, s *Server) {
+		t.Parallel()
+		test(t, s)
+	})
+}
+
+// EachInTurn runs the same test over miniredis, and then over a real server. It is
+// for a test that looks at its whole process.
+func EachInTurn(t *testing.T, test func(t *testing.T, s *Server)) {
+	t.Helper()
 	t.Run("miniredis", func(t *testing.T) { test(t, StartMini(t)) })
 	t.Run("redis-server", func(t *testing.T) { test(t, Start(t)) })
 }
@@ -295,13 +307,18 @@ func (s *Server) Expire(key string) {
 	Eventually(s.tb, func() bool { return s.Do("EXISTS", key) == int64(0) }, "%s expires", key)
 }
 
-// Eventually waits until cond holds, and fails the test if it does not.
+// Eventually waits until cond holds, and fails the test if it does not. It calls
+// cond every 1 ms at first, and every 10 ms when it has waited for long, so that
+// tests that wait leave the processor to others.
 func Eventually(tb TB, cond func() bool, format string, args ...any) {
 	tb.Helper()
-	for limit := time.Now().Add(Patience); !cond(); <-time.After(time.Millisecond) {
-		if time.Now().After(limit) {
+	const shortest, longest = time.Millisecond, 10 * time.Millisecond
+	for begin := time.Now(); !cond(); {
+		waited := time.Since(begin)
+		if waited > Patience {
 			tb.Fatalf("not within %v: %s", Patience, fmt.Sprintf(format, args...))
 		}
+		<-time.After(min(longest, shortest+waited/50))
 	}
 }
 
