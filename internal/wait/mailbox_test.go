@@ -173,6 +173,7 @@ func (c talker) Write(p []byte) (int, error) {
 // A connection that dies without a word is found out, and one that is merely
 // silent is kept.
 func TestSilentConnection(t *testing.T) {
+	t.Parallel() // it mostly waits
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		var dials, writes atomic.Int64
 		b := newMailbox(s.Client(func(o *redis.Options) {
