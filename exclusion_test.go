@@ -94,9 +94,7 @@ func hammer(t *testing.T, processes []process, l load) {
 		}
 	}
 	for _, p := range processes {
-		if n := p.inUse(); n != 0 {
-			t.Errorf("%d ids are in use, want none", n)
-		}
+		p.unused(t)
 	}
 }
 

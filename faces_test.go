@@ -26,10 +26,18 @@ type face struct {
 
 	// Do is nil for a side that reads.
 	Do func(ctx context.Context, fn func(context.Context) error) error
+
+	process process // to which the lock belongs
 }
 
 // exists reports whether the type of lock has that side.
 func (f face) exists() bool { return f.Lock != nil }
+
+// unused fails the test if f's process keeps the id of f.
+func (f face) unused(t testing.TB) {
+	t.Helper()
+	f.process.unused(t)
+}
 
 // A process stands for a process that has locks of one type, with one client.
 type process struct {
@@ -39,6 +47,14 @@ type process struct {
 
 	// inUse returns how many ids the process keeps.
 	inUse func() int
+}
+
+// unused fails the test if p keeps an id.
+func (p process) unused(t testing.TB) {
+	t.Helper()
+	if n := p.inUse(); n != 0 {
+		t.Errorf("%d ids are in use, want none", n)
+	}
 }
 
 // A kind makes a process whose locks have one type.
@@ -78,7 +94,7 @@ func writesOf(m interface {
 }) face {
 	return face{
 		m.Lock, m.LockContext, m.TryLock, m.TryLockContext, m.Unlock, m.UnlockContext, m.Lease,
-		m.Do,
+		m.Do, process{},
 	}
 }
 
@@ -86,7 +102,7 @@ func writesOf(m interface {
 func readsOf(rw *warlock.RWMutex) face {
 	return face{
 		rw.RLock, rw.RLockContext, rw.TryRLock, rw.TryRLockContext, rw.RUnlock, rw.RUnlockContext,
-		rw.RLease, nil,
+		rw.RLease, nil, process{},
 	}
 }
 
@@ -101,6 +117,7 @@ func writesOfID(k *warlock.Keyed, id string) face {
 		func(ctx context.Context) error { return k.UnlockContext(ctx, id) },
 		func() *warlock.Lease { return k.Lease(id) },
 		func(ctx context.Context, fn func(context.Context) error) error { return k.Do(ctx, id, fn) },
+		process{},
 	}
 }
 
@@ -115,6 +132,7 @@ func readsOfID(k *warlock.Keyed, id string) face {
 		func(ctx context.Context) error { return k.RUnlockContext(ctx, id) },
 		func() *warlock.Lease { return k.RLease(id) },
 		nil,
+		process{},
 	}
 }
 
@@ -131,12 +149,16 @@ var faces = map[string]newFace{
 }
 
 func (k kind) writes(client redis.UniversalClient, ttl time.Duration, opts ...warlock.Option) face {
-	f, _ := k(client, ttl, opts...).lock(id)
+	p := k(client, ttl, opts...)
+	f, _ := p.lock(id)
+	f.process = p
 	return f
 }
 
 func (k kind) reads(client redis.UniversalClient, ttl time.Duration, opts ...warlock.Option) face {
-	_, f := k(client, ttl, opts...).lock(id)
+	p := k(client, ttl, opts...)
+	_, f := p.lock(id)
+	f.process = p
 	return f
 }
 

@@ -29,13 +29,11 @@ const (
 )
 
 var roles = map[string]func(){
-	"hold":           holdRole,
-	"hold uncounted": func() { holdWith(uncounted{roleClient()}) },
+	"hold uncounted": func() { hold(faces["Mutex"](uncounted{roleClient()}, roleTTL())) },
 	"unlock":         func() { roleMutex().Unlock() },
 	"unlock twice":   func() { m := roleMutex(); m.Lock(); defer m.Unlock(); defer m.Unlock() },
 	"another type":   func() { roleMutex().Lock() },
 	"closed client":  closedClientRole,
-	"read":           readRole,
 	"hold many":      holdManyRole,
 	"visit":          visitRole,
 	"read-unlock":    func() { roleRW(roleClient()).RUnlock() },
@@ -45,11 +43,7 @@ func roleClient() redis.UniversalClient {
 	return redis.NewClient(&redis.Options{Addr: os.Getenv(addrVar)})
 }
 
-func roleMutex() *warlock.Mutex { return mutexWith(roleClient()) }
-
-func mutexWith(client redis.UniversalClient) *warlock.Mutex {
-	return warlock.NewMutex(client, key, roleTTL())
-}
+func roleMutex() *warlock.Mutex { return warlock.NewMutex(roleClient(), key, roleTTL()) }
 
 func roleTTL() time.Duration {
 	ttl, err := time.ParseDuration(os.Getenv(ttlVar))
@@ -63,13 +57,19 @@ func roleTTL() time.Duration {
 // library can tell.
 type uncounted struct{ redis.UniversalClient }
 
-// holdRole locks, says so, and when told to go on says what it finds.
-func holdRole() { holdWith(roleClient()) }
+// holding returns the role that holds a face.
+func holding(face string) (role string) { return "hold " + face }
 
-func holdWith(client redis.UniversalClient) {
-	m := mutexWith(client)
-	m.Lock()
-	sayFound(m.Lease(), m.UnlockContext)
+func init() {
+	for name, newFace := range faces {
+		roles[holding(name)] = func() { hold(newFace(roleClient(), roleTTL())) }
+	}
+}
+
+// hold locks f, says so, and when told to go on says what it finds.
+func hold(f face) {
+	f.Lock()
+	sayFound(f.Lease(), f.UnlockContext)
 }
 
 // sayFound says that it holds l, and when told to go on says what it finds.
@@ -194,27 +194,32 @@ func renewedFor(t *testing.T, s *redistest.Server, key string, d time.Duration, 
 // The lock of a process that was killed is free after at most one ttl.
 func TestHolderIsKilled(t *testing.T) {
 	t.Parallel() // it mostly waits
-	const ttl = time.Second
-	s := redistest.Start(t)
-	c := startChild(t, s, "hold", ttl)
-	fence, _ := c.held()
-	m := newMutex(s, ttl)
-	done := result(func() error { return m.LockContext(within(t)) })
-	renewedFor(t, s, key, 2*ttl, func() {
-		if m.Lease() != nil {
-			t.Fatal("the lock of a living process was taken")
-		}
-	})
-	c.kill()
-	dead := stopwatch(t)
-	if err := wait(t, done, "the lock is taken over"); err != nil {
-		t.Fatal(err)
-	}
-	if after := dead(); after > ttl+200*time.Millisecond {
-		t.Errorf("taken over %v after the kill, want within the ttl and 200 ms", after)
-	}
-	if got := m.Lease().Fence(); got <= fence {
-		t.Errorf("the token %d is not above %d", got, fence)
+	for name := range faces {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const ttl = time.Second
+			s := redistest.Start(t)
+			c := startChild(t, s, holding(name), ttl)
+			fence, _ := c.held()
+			m := newMutex(s, ttl)
+			done := result(func() error { return m.LockContext(within(t)) })
+			renewedFor(t, s, key, 2*ttl, func() {
+				if m.Lease() != nil {
+					t.Fatal("the lock of a living process was taken")
+				}
+			})
+			c.kill()
+			dead := stopwatch(t)
+			if err := wait(t, done, "the lock is taken over"); err != nil {
+				t.Fatal(err)
+			}
+			if after := dead(); after > ttl+200*time.Millisecond {
+				t.Errorf("taken over %v after the kill, want within the ttl and 200 ms", after)
+			}
+			if got := m.Lease().Fence(); got <= fence {
+				t.Errorf("the token %d is not above %d", got, fence)
+			}
+		})
 	}
 }
 
@@ -259,8 +264,13 @@ func TestHolderOfManyIsKilled(t *testing.T) {
 // that it asks of the library succeeds, and its token is below its successor's.
 func TestPromiseTheHolderKnowsAfterItWasStopped(t *testing.T) {
 	t.Parallel() // it mostly waits
-	for _, role := range []string{"hold", "read", "hold many"} {
+	held := []string{"hold many"}
+	for name := range faces {
+		held = append(held, holding(name))
+	}
+	for _, role := range held {
 		t.Run(role, func(t *testing.T) {
+			t.Parallel()
 			const ttl = 300 * time.Millisecond
 			s := redistest.Start(t)
 			c := startChild(t, s, role, ttl)
@@ -292,7 +302,7 @@ func TestWaiterIsStopped(t *testing.T) {
 	s := redistest.Start(t)
 	holder, next := newMutex(s, long), newMutex(s, 3*ttl) // asks each ttl, and its lease outlives what a busy machine does
 	lock(t, holder)
-	c := startChild(t, s, "hold", ttl)
+	c := startChild(t, s, holding("Mutex"), ttl)
 	queues(t, s, 1)
 	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the child listens")
 	c.stop()
@@ -319,7 +329,7 @@ func TestWaiterIsStopped(t *testing.T) {
 // PUBLISH tells that nobody listens any more, and where it does not.
 func TestPromiseTheDeadDoNotHoldUpTheQueue(t *testing.T) {
 	const n, ttl = 20, 700 * time.Millisecond
-	for _, role := range []string{"hold", "hold uncounted"} {
+	for _, role := range []string{holding("Mutex"), "hold uncounted"} {
 		t.Run(role, func(t *testing.T) {
 			s := redistest.Start(t)
 			holder, next := newMutex(s, long), newMutex(s, ttl)
@@ -351,7 +361,7 @@ func TestPromiseTheDeadDoNotHoldUpTheQueue(t *testing.T) {
 
 func TestReleaseFromAnotherProcess(t *testing.T) {
 	s := redistest.Start(t)
-	c := startChild(t, s, "hold", time.Minute)
+	c := startChild(t, s, holding("Mutex"), time.Minute)
 	fence, id := c.held()
 	if err := warlock.Extend(t.Context(), s.Client(), key, id, time.Hour); err != nil || s.TTL(key) < 59*time.Minute {
 		t.Errorf("Extend: %v, the key lives for %v", err, s.TTL(key))
@@ -375,7 +385,7 @@ func TestIDsDifferBetweenProcesses(t *testing.T) {
 	s := redistest.Start(t)
 	seen := make(map[string]bool)
 	for range 2 {
-		c := startChild(t, s, "hold", time.Minute)
+		c := startChild(t, s, holding("Mutex"), time.Minute)
 		_, id := c.held() // the first of its process
 		if seen[id] {
 			t.Errorf("two processes hold by the ID %q", id)

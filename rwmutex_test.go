@@ -83,34 +83,6 @@ func reads(s *redistest.Server) int64 {
 	return n
 }
 
-func TestRLock(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		rw := newRW(s, long)
-		if rw.RLease() != nil || rw.Lease() != nil {
-			t.Error("a new RWMutex has a lease")
-		}
-		rw.RLock()
-		l := rw.RLease()
-		if s.Get(key) != shared || s.Do("ZSCORE", readers, l.ID()) == nil || rw.Lease() != nil {
-			t.Errorf("the key holds %q; the readers are %v", s.Get(key), s.Do("ZRANGE", readers, 0, -1))
-		}
-		if ttl := s.TTL(key); ttl <= long-redistest.Patience || ttl > long {
-			t.Errorf("the key lives for %v", ttl)
-		}
-		if err := l.Context().Err(); err != nil {
-			t.Errorf("the context of a held lease: %v", err)
-		}
-		rw.RUnlock()
-		if rw.RLease() != nil {
-			t.Error("an unlocked RWMutex has a lease")
-		}
-		if err := context.Cause(l.Context()); err != context.Canceled {
-			t.Errorf("after RUnlock the cause is %v, want context.Canceled", err)
-		}
-		onlyFence(t, s)
-	})
-}
-
 // Promise: exclusion. Readers of all processes share; a writer, a Mutex and a plain
 // SET NX exclude all, and are excluded.
 func TestPromiseReadersShareAndWritersExclude(t *testing.T) {
@@ -493,34 +465,6 @@ func TestReadersWithoutRenewalAfterAWriterGaveUp(t *testing.T) {
 	})
 }
 
-// What no waiting can mend is an error at once, and a panic of RLock.
-func TestRLockThatNoWaitingMends(t *testing.T) {
-	for name, c := range map[string]struct {
-		begin func(s *redistest.Server, client *redis.Client)
-		says  string
-	}{
-		"another type":  {func(s *redistest.Server, _ *redis.Client) { s.Do("RPUSH", key, "an element") }, "WRONGTYPE"},
-		"closed client": {func(_ *redistest.Server, client *redis.Client) { _ = client.Close() }, "keep the client open"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-				client := s.Client()
-				rw := warlock.NewRWMutex(client, key, long)
-				c.begin(s, client)
-				err := rw.RLockContext(within(t))
-				if err == nil || errors.Is(err, context.DeadlineExceeded) {
-					t.Fatalf("RLockContext: %v, want an error at once", err)
-				}
-				contains(t, err.Error(), c.says, `"invoice:42"`)
-				if ok, err := rw.TryRLockContext(within(t)); ok || err == nil || rw.TryRLock() {
-					t.Errorf("TryRLockContext: %v, %v", ok, err)
-				}
-				contains(t, panicOf(rw.RLock), c.says, `"invoice:42"`)
-			})
-		})
-	}
-}
-
 // A reader whose server is gone waits until it is back; a try says so.
 func TestRLockOverAnOutage(t *testing.T) {
 	t.Parallel() // it mostly waits
@@ -545,32 +489,6 @@ func TestRLockOverAnOutage(t *testing.T) {
 		t.Fatal(err)
 	}
 	runlock(t, rw)
-}
-
-func TestRUnlockOfUnlocked(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		rw := newRW(s, long)
-		misused := func() {
-			t.Helper()
-			contains(t, panicOf(rw.RUnlock), "not read-locked", `"invoice:42"`)
-			if err := rw.RUnlockContext(t.Context()); !errors.Is(err, warlock.ErrNotHeld) {
-				t.Errorf("RUnlockContext: %v", err)
-			}
-		}
-		misused()
-		wlock(t, rw)
-		misused()
-		rw.Unlock()
-		rlock(t, rw)
-		contains(t, panicOf(rw.Unlock), "unlocked mutex", `"invoice:42"`)
-		runlock(t, rw)
-		misused()
-		wlock(t, rw)
-		rw.Unlock()
-		onlyFence(t, s)
-		contains(t, panicOf(new(warlock.RWMutex).RLock), "NewRWMutex")
-		contains(t, panicOf(new(warlock.RWMutex).RUnlock), "NewRWMutex")
-	})
 }
 
 // Who holds RLock and calls Lock waits for itself; LockContext gets out of it.
@@ -613,41 +531,6 @@ func TestRLocker(t *testing.T) {
 	})
 }
 
-// An RWMutex serves a sync.Cond, and so does its RLocker.
-func TestCondOfRWMutex(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		rw := newRW(s, long)
-		conds := []*sync.Cond{sync.NewCond(rw.RLocker()), sync.NewCond(rw)}
-		ready := false // written under rw
-		var done []<-chan error
-		for _, cond := range conds {
-			for range 3 {
-				waits := make(chan struct{})
-				done = append(done, result(func() error {
-					cond.L.Lock()
-					defer cond.L.Unlock()
-					close(waits)
-					for !ready {
-						cond.Wait()
-					}
-					return nil
-				}))
-				wait(t, waits, "a goroutine waits")
-			}
-		}
-		rw.Lock()
-		ready = true
-		for _, cond := range conds {
-			cond.Broadcast()
-		}
-		rw.Unlock()
-		for _, c := range done {
-			wait(t, c, "all are woken")
-		}
-		onlyFence(t, s)
-	})
-}
-
 // A lease that was lost under some readers does not stop others, who have one of their
 // own; each unlocks once.
 func TestReadersWhoseLeaseWasLost(t *testing.T) {
@@ -680,22 +563,6 @@ func TestReadersWhoseLeaseWasLost(t *testing.T) {
 		}
 		contains(t, panicOf(rw.RUnlock), "not read-locked")
 		onlyFence(t, s)
-	})
-}
-
-// The last reader's RUnlock after the loss says so, and leaves the successor alone.
-func TestRUnlockAfterTheLeaseWasLost(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		rw := newRW(s, long)
-		rlock(t, rw)
-		s.Do("DEL", key)
-		l := lock(t, newMutex(s, long))
-		if err := rw.RUnlockContext(t.Context()); !errors.Is(err, warlock.ErrLeaseLost) {
-			t.Errorf("RUnlockContext: %v", err)
-		}
-		if s.Get(key) != l.ID() {
-			t.Error("the successor lost the lock")
-		}
 	})
 }
 

@@ -19,13 +19,6 @@ func roleRW(client redis.UniversalClient) *warlock.RWMutex {
 	return warlock.NewRWMutex(client, key, roleTTL())
 }
 
-// readRole is holdRole for a reader.
-func readRole() {
-	rw := roleRW(roleClient())
-	rw.RLock()
-	sayFound(rw.RLease(), rw.RUnlockContext)
-}
-
 // visitRole reads and writes many times from some goroutines, counts itself in Redis as one
 // or as 10000, and says what it found wrong.
 func visitRole() {
@@ -107,7 +100,7 @@ func TestPromiseReadersHaveDeadlinesOfTheirOwn(t *testing.T) {
 	s := redistest.Start(t)
 	other := newRW(s, long)
 	rlock(t, other)
-	c := startChild(t, s, "read", ttl)
+	c := startChild(t, s, holding("RWMutex reads"), ttl)
 	fence, id := c.held()
 	writer := newRW(s, long)
 	done := result(func() error { return writer.LockContext(within(t)) })
@@ -144,7 +137,7 @@ func TestReaderIsKilledWhileOthersRenew(t *testing.T) {
 	s := redistest.Start(t)
 	other := newRW(s, ttl)
 	l := rlock(t, other)
-	c := startChild(t, s, "read", ttl)
+	c := startChild(t, s, holding("RWMutex reads"), ttl)
 	_, id := c.held()
 	c.kill()
 	dead := stopwatch(t)
@@ -164,7 +157,7 @@ func TestWriterIsKilledBeforeReaders(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const ttl = 500 * time.Millisecond
 	s := redistest.Start(t)
-	c := startChild(t, s, "hold", ttl)
+	c := startChild(t, s, holding("Mutex"), ttl)
 	fence, _ := c.held()
 	var done []<-chan error
 	mutexes := []*warlock.RWMutex{newRW(s, ttl), newRW(s, ttl)}
@@ -197,7 +190,7 @@ func TestWaitingWriterIsKilledBeforeReaders(t *testing.T) {
 	s := redistest.Start(t)
 	holder, reader := newRW(s, long), newRW(s, ttl)
 	rlock(t, holder)
-	c := startChild(t, s, "hold", ttl)
+	c := startChild(t, s, holding("Mutex"), ttl)
 	queues(t, s, 1)
 	done := result(func() error { return reader.RLockContext(within(t)) })
 	queues(t, s, 2)
