@@ -388,10 +388,10 @@ func TestPromiseLockAllEndsWithItsContext(t *testing.T) {
 				done := result(func() error { _, err := k.LockAll(ctx, ids...); return err })
 				redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 && s.Get("invoice:149") != "" && k.Len() == 151 }, "it waits, and holds")
 				s.Pause()
-				ended := time.Now()
+				ended := stopwatch(t)
 				cancel()
 				err := wait(t, done, "LockAll returns")
-				if took := time.Since(ended); took > time.Second {
+				if took := ended(); took > time.Second {
 					t.Errorf("LockAll returned %v after the end of its context", took)
 				}
 				if !errors.Is(err, context.Canceled) {
@@ -435,10 +435,10 @@ func TestLockAllEndsWithItsContextWhileItTries(t *testing.T) {
 	redistest.Eventually(t, func() bool {
 		return k.Lease("a") != nil || k.Lease("b") != nil || k.Lease("c") != nil
 	}, "it holds one")
-	ended := time.Now()
+	ended := stopwatch(t)
 	cancel()
 	err := wait(t, done, "LockAll returns")
-	if took := time.Since(ended); took > time.Second || !errors.Is(err, context.Canceled) {
+	if took := ended(); took > time.Second || !errors.Is(err, context.Canceled) {
 		t.Errorf("LockAll returned %v, %v after the end of its context", err, took)
 	}
 	line.Break(nil)
