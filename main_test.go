@@ -49,12 +49,15 @@ func goroutinesLeft() string {
 	}
 }
 
+// libraryGoroutine returns the stack of a goroutine of the library, and "" if
+// there is none.
 func libraryGoroutine() string {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]
 	for stack := range strings.SplitSeq(string(buf), "\n\n") {
-		for _, ours := range []string{"warlock-go/warlock.", "warlock/internal/lease.", "warlock/internal/protocol.", "warlock/internal/send.", "warlock/internal/wait."} {
-			if strings.Contains(stack, ours) {
+		frames := strings.ReplaceAll(stack, "warlock/internal/redistest", "")
+		for _, ours := range []string{"warlock-go/warlock.", "warlock/internal/"} {
+			if strings.Contains(frames, ours) {
 				return stack
 			}
 		}
@@ -207,7 +210,8 @@ func (tl timeline) pass(d time.Duration) {
 	tl.Advance(d)
 }
 
-// waiters returns how many goroutines wait for their turn at a Mutex.
+// waiters returns how many goroutines of this process wait for their turn at a
+// lock. No other function of the tests knows how to tell.
 func waiters() (n int) {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]
