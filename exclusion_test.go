@@ -244,7 +244,10 @@ func exclude(t *testing.T, kind, name string) {
 func excludeEach(t *testing.T, network string) {
 	t.Helper()
 	for kind := range kinds {
-		t.Run(kind, func(t *testing.T) { exclude(t, kind, network) })
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			exclude(t, kind, network)
+		})
 	}
 }
 

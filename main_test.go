@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // clients are broken on purpose
-	_ = flag.Set("test.parallel", "24")            // those that run in parallel only wait; the command line may say otherwise
+	_ = flag.Set("test.parallel", "40")            // those that run in parallel only wait; the command line may say otherwise
 	code := m.Run()
 	if left := goroutinesLeft(); code == 0 && left != "" {
 		fmt.Println("FAIL: the library left goroutines:\n" + left)

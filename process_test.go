@@ -35,6 +35,7 @@ var roles = map[string]func(){
 	"another type":   func() { roleMutex().Lock() },
 	"closed client":  closedClientRole,
 	"hold many":      holdManyRole,
+	"crowd":          crowdRole,
 	"visit":          visitRole,
 	"read-unlock":    func() { roleRW(roleClient()).RUnlock() },
 }

@@ -191,7 +191,8 @@ func TestOutageIsLogged(t *testing.T) {
 		lockOnce(t, newMutex(s, long))
 		s.Kill()
 		log, clock := new(redistest.Log), clockwork.NewFakeClock()
-		m := warlock.NewMutex(s.Client(), key, long, warlock.WithLogger(log.Logger()), warlock.WithClock(clock))
+		client := s.Client(noRetries, func(o *redis.Options) { o.DialerRetryTimeout = time.Millisecond })
+		m := warlock.NewMutex(client, key, long, warlock.WithLogger(log.Logger()), warlock.WithClock(clock))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := result(func() error { return m.LockContext(ctx) })
 		lines := func() int { return log.Count("trying again") }
