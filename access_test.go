@@ -100,7 +100,8 @@ func TestClientClosedWhileWaiting(t *testing.T) {
 	})
 }
 
-// A closed client under a held lock: the lock is free when the lease has run out.
+// A closed client under a held lock: the lock is free when the lease has run
+// out.
 func TestClientClosedWhileHeld(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		log := new(redistest.Log)

@@ -93,8 +93,8 @@ func passTwice(t *testing.T, key string, servers []*redistest.Server, a, b redis
 	unlock(t, first)
 }
 
-// readAndWrite lets two processes read, one wait to write meanwhile, and the other to
-// read. Their locks are named key; a third client watches the queue.
+// readAndWrite lets two processes read, one wait to write meanwhile, and the
+// other to read. Their locks are named key; a third client watches the queue.
 func readAndWrite(t *testing.T, key string, watch, one, other redis.UniversalClient) {
 	t.Helper()
 	a, b := warlock.NewRWMutex(one, key, long), warlock.NewRWMutex(other, key, long)
@@ -124,7 +124,8 @@ func readAndWrite(t *testing.T, key string, watch, one, other redis.UniversalCli
 	runlock(t, b)
 }
 
-// On a cluster the lock is with one node and the subscription may be with another.
+// On a cluster the lock is with one node and the subscription may be with
+// another.
 func TestWaitingOnACluster(t *testing.T) {
 	t.Parallel() // a cluster takes two seconds to come up
 	a, b := redistest.StartNode(t), redistest.StartNode(t)

@@ -19,8 +19,9 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// Waiting between processes: the queue, wake-ups, and what happens without them.
-// A ttl of long means that who is woken was told: it would not ask by itself in time.
+// Waiting between processes: the queue, wake-ups, and what happens without
+// them. A ttl of long means that who is woken was told: it would not ask by
+// itself in time.
 
 const queue = "warlock:{invoice:42}:queue"
 
@@ -40,8 +41,8 @@ func mailboxes(t testing.TB, s *redistest.Server) int {
 	return len(channels)
 }
 
-// Promise: waiting is in order, between processes by arrival at Redis. And it is
-// cheap: two scripts for each acquisition.
+// Promise: waiting is in order, between processes by arrival at Redis. And it
+// is cheap: two scripts for each acquisition.
 func TestPromiseProcessesAreServedInOrder(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		const n = 10
@@ -76,7 +77,8 @@ func TestPromiseProcessesAreServedInOrder(t *testing.T) {
 			if got := slices.Collect(chanSeq(order)); !slices.IsSorted(got) {
 				t.Errorf("served in the order %v", got)
 			}
-			// In the first round each opened its mailbox, and asked again when it was open.
+			// In the first round each opened its mailbox, and asked again when
+			// it was open.
 			if got := count.Load(); round == 1 && got != 2*n {
 				t.Errorf("%d acquisitions took %d scripts, want two each", n, got)
 			}
@@ -156,8 +158,8 @@ func TestPromiseWakeUpsAreHints(t *testing.T) {
 	}
 }
 
-// waitAside lets m wait behind a holder, on a clock of its own, and returns when it
-// sleeps: it was refused, subscribed, and was refused again.
+// waitAside lets m wait behind a holder, on a clock of its own, and returns
+// when it sleeps: it was refused, subscribed, and was refused again.
 func waitAside(t *testing.T, s *redistest.Server) (m *warlock.Mutex, clock *clockwork.FakeClock, count *atomic.Int64, done <-chan error) {
 	t.Helper()
 	m, clock, count = counted(s)
@@ -169,8 +171,8 @@ func waitAside(t *testing.T, s *redistest.Server) (m *warlock.Mutex, clock *cloc
 	return m, clock, count, done
 }
 
-// Promise: the holder knows. A lease that a message grants counts from before the
-// request that it answers, however late the message is.
+// Promise: the holder knows. A lease that a message grants counts from before
+// the request that it answers, however late the message is.
 func TestPromiseTheHolderKnowsSinceWhenItWasGranted(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		m, clock, _, done := waitAside(t, s)
@@ -402,8 +404,9 @@ func TestTenThousandWaits(t *testing.T) {
 	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 0 }, "the mailbox is closed")
 }
 
-// A grant that comes when the wait has been given up is passed on, while a request is
-// still under way: that one might be carried out again, after the release, for nobody.
+// A grant that comes when the wait has been given up is passed on, while a
+// request is still under way: that one might be carried out again, after the
+// release, for nobody.
 func TestGrantWhileARequestIsUnderWay(t *testing.T) {
 	t.Parallel()
 	s := redistest.StartMini(t)

@@ -16,8 +16,8 @@ import (
 // These tests are of the contract that all types of locks share. Each test runs
 // over each face, on miniredis and on a real server.
 
-// eachFace runs a test for each face. The faces of a server take turns at it, and
-// find it empty.
+// eachFace runs a test for each face. The faces of a server take turns at it,
+// and find it empty.
 func eachFace(t *testing.T, test func(t *testing.T, s *redistest.Server, newFace newFace)) {
 	t.Helper()
 	eachOfThese(t, faces, test)
@@ -33,7 +33,9 @@ func eachWriter(t *testing.T, test func(t *testing.T, s *redistest.Server, newFa
 	eachOfThese(t, writers, test)
 }
 
-func eachOfThese(t *testing.T, faces map[string]newFace, test func(*testing.T, *redistest.Server, newFace)) {
+func eachOfThese(
+	t *testing.T, faces map[string]newFace, test func(*testing.T, *redistest.Server, newFace),
+) {
 	t.Helper()
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		for name, newFace := range faces {
@@ -78,7 +80,8 @@ func TestLockUnlock(t *testing.T) {
 		if ttl := s.TTL(key); ttl <= time.Minute-redistest.Patience || ttl > time.Minute {
 			t.Errorf("the key lives for %v, want about a minute", ttl)
 		}
-		if d := l.Deadline(); d.Before(before.Add(58*time.Second)) || !d.Before(time.Now().Add(time.Minute)) {
+		earliest, latest := before.Add(58*time.Second), time.Now().Add(time.Minute)
+		if d := l.Deadline(); d.Before(earliest) || !d.Before(latest) {
 			t.Errorf("the deadline is in %v, want a little less than a minute", time.Until(d))
 		}
 		if l.Fence() <= 0 || l.Fence() >= 1<<53 {
@@ -185,10 +188,13 @@ func TestUnlockFromAnotherGoroutine(t *testing.T) {
 	})
 }
 
+// lockers makes both sides of one lock. They are the same for a Mutex.
+type lockers func(client redis.UniversalClient) (write, read sync.Locker)
+
 // A lock serves wherever a sync.Locker does. Each side of a lock that reads and
 // writes has goroutines that wait for the same condition.
 func TestCond(t *testing.T) {
-	for name, lockers := range map[string]func(client redis.UniversalClient) (write, read sync.Locker){
+	for name, lockers := range map[string]lockers{
 		"Mutex": func(client redis.UniversalClient) (write, read sync.Locker) {
 			m := warlock.NewMutex(client, key, long)
 			return m, m
@@ -211,7 +217,7 @@ func TestCond(t *testing.T) {
 	}
 }
 
-func testCond(t *testing.T, lockers func(redis.UniversalClient) (write, read sync.Locker), s *redistest.Server) {
+func testCond(t *testing.T, lockers lockers, s *redistest.Server) {
 	t.Helper()
 	write, read := lockers(s.Client())
 	conds := []*sync.Cond{sync.NewCond(write), sync.NewCond(read)}
@@ -258,7 +264,8 @@ func TestUnlockOfUnlocked(t *testing.T) {
 	})
 }
 
-// One side of a lock that is held does not unlock the other side, nor another id.
+// One side of a lock that is held does not unlock the other side, nor another
+// id.
 func TestUnlockOfAnother(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		for name, kind := range kinds {

@@ -174,8 +174,8 @@ func retry(pause time.Duration) []warlock.Option {
 
 func killSubscriptions(s *redistest.Server) { s.Do("CLIENT", "KILL", "TYPE", "pubsub") }
 
-// processes returns n processes of the kind on n, each with a client of its own.
-// Every other client keeps deadlines by itself.
+// processes returns n processes of the kind on n, each with a client of its
+// own. Every other client keeps deadlines by itself.
 func (n network) processes(s *redistest.Server, kind kind, count int) (all []process) {
 	for i := range count {
 		client := n.client(s, func(o *redis.Options) { o.ContextTimeoutEnabled = i%2 == 0 })
@@ -225,19 +225,23 @@ var loads = map[string][]hammering{
 // exclude hammers one type of lock over one network.
 func exclude(t *testing.T, kind, name string) {
 	t.Helper()
-	n, each := networks[name], redistest.Each
-	if n.disturb != nil {
-		each = func(t *testing.T, test func(*testing.T, *redistest.Server)) { test(t, redistest.Start(t)) }
-	}
-	each(t, func(t *testing.T, s *redistest.Server) {
+	n := networks[name]
+	test := func(t *testing.T, s *redistest.Server) {
 		for _, h := range loads[kind] {
 			if s.Mini != nil {
 				h.visits /= slower
 			}
-			n.disturbed(t, s, func() { hammer(t, n.processes(s, kinds[kind], h.processes), h.load) })
+			n.disturbed(t, s, func() {
+				hammer(t, n.processes(s, kinds[kind], h.processes), h.load)
+			})
 			onlyFence(t, s)
 		}
-	})
+	}
+	if n.disturb != nil {
+		test(t, redistest.Start(t))
+		return
+	}
+	redistest.Each(t, test)
 }
 
 // excludeEach hammers each type of lock over one network.
@@ -257,7 +261,8 @@ func TestPromiseExclusion(t *testing.T) { exclude(t, "Mutex", "good") }
 // Promise: exclusion of readers and writers, by few and many of either.
 func TestPromiseExclusionOfReadersAndWriters(t *testing.T) { exclude(t, "RWMutex", "good") }
 
-// Promise: exclusion of each id's readers and writers, while others come and go.
+// Promise: exclusion of each id's readers and writers, while others come and
+// go.
 func TestPromiseExclusionOfEachID(t *testing.T) { exclude(t, "Keyed", "good") }
 
 // Exclusion over a network that loses replies.

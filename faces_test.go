@@ -13,8 +13,8 @@ import (
 
 // Many tests do the same with each type of lock, for readers and for writers.
 
-// A face is one lock as a test uses it: a Mutex, or one side of an RWMutex or of
-// an id of a Keyed.
+// A face is one lock as a test uses it: a Mutex, or one side of an RWMutex or
+// of an id of a Keyed.
 type face struct {
 	Lock           func()
 	LockContext    func(ctx context.Context) error
@@ -41,8 +41,8 @@ func (f face) unused(t testing.TB) {
 
 // A process stands for a process that has locks of one type, with one client.
 type process struct {
-	// lock returns both sides of the lock of an id, whose key is prefix+id. A Mutex
-	// has no side that reads.
+	// lock returns both sides of the lock of an id, whose key is prefix+id. A
+	// Mutex has no side that reads.
 	lock func(id string) (writes, reads face)
 
 	// inUse returns how many ids the process keeps.
@@ -58,7 +58,7 @@ func (p process) unused(t testing.TB) {
 }
 
 // A kind makes a process whose locks have one type.
-type kind func(client redis.UniversalClient, ttl time.Duration, opts ...warlock.Option) process
+type kind func(redis.UniversalClient, time.Duration, ...warlock.Option) process
 
 // kinds has each type of lock by its name.
 var kinds = map[string]kind{
@@ -116,7 +116,9 @@ func writesOfID(k *warlock.Keyed, id string) face {
 		func() { k.Unlock(id) },
 		func(ctx context.Context) error { return k.UnlockContext(ctx, id) },
 		func() *warlock.Lease { return k.Lease(id) },
-		func(ctx context.Context, fn func(context.Context) error) error { return k.Do(ctx, id, fn) },
+		func(ctx context.Context, fn func(context.Context) error) error {
+			return k.Do(ctx, id, fn)
+		},
 		process{},
 	}
 }
@@ -179,8 +181,8 @@ func unlockFace(t testing.TB, f face) {
 	}
 }
 
-// breakConnections closes all connections of all clients but the administrator's.
-// A client finds that out when it next uses one, and dials.
+// breakConnections closes all connections of all clients but the
+// administrator's. A client finds that out when it next uses one, and dials.
 func breakConnections(s *redistest.Server) {
 	s.Do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 }

@@ -16,7 +16,8 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// These tests are of what no waiting can mend, of clients that are closed, and of processes that end.
+// These tests are of what no waiting can mend, of clients that are closed, and
+// of processes that end.
 
 // keyOn returns a key whose slot s serves.
 func keyOn(s *redistest.Server, ok bool) string {
@@ -85,8 +86,8 @@ func TestFinalAnswers(t *testing.T) {
 	}
 }
 
-// An answer that nobody knows is waited out for some seconds, logged at once, and final when it has been the
-// only answer for that long.
+// An answer that nobody knows is waited out for some seconds, logged at once,
+// and final when it has been the only answer for that long.
 func TestStrangeAnswers(t *testing.T) {
 	const text = "ERR upstream failure"
 	start := func(t *testing.T) (*redistest.Server, *clockwork.FakeClock, *redistest.Log, <-chan error) {
@@ -127,7 +128,8 @@ func TestStrangeAnswers(t *testing.T) {
 	})
 }
 
-// A client is closed: nothing of the library is left soon after, whether somebody waits or has waited.
+// A client is closed: nothing of the library is left soon after, whether
+// somebody waits or has waited.
 func TestNothingRunsWhenTheClientIsClosed(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, s *redistest.Server, f face) <-chan error{
 		"after a contended lock": func(t *testing.T, s *redistest.Server, f face) <-chan error {
@@ -171,8 +173,9 @@ func TestNothingRunsWhenTheClientIsClosed(t *testing.T) {
 	}
 }
 
-// testNothingRuns closes a client with which prepare has locked, or waits: then done yields its error. It fails if
-// goroutines of the library run for longer after that.
+// testNothingRuns closes a client with which prepare has locked, or waits: then
+// done yields its error. It fails if goroutines of the library run for longer
+// after that.
 func testNothingRuns(t *testing.T, name string, prepare func(*testing.T, *redistest.Server, *redis.Client) (done <-chan error)) {
 	const most, tries = 100 * time.Millisecond, 5
 	t.Run(name, func(t *testing.T) {
@@ -210,7 +213,8 @@ func init() {
 	}
 }
 
-// giveUpRole returns a role that waits in vain for a lock until it is told to give up, and ends at once.
+// giveUpRole returns a role that waits in vain for a lock until it is told to
+// give up, and ends at once.
 func giveUpRole(newFace newFace) func() { return func() { giveUp(newFace(roleClient(), roleTTL())) } }
 
 func giveUp(f face) {
@@ -225,7 +229,8 @@ func giveUp(f face) {
 	os.Exit(0)
 }
 
-// A process that ends right after its LockContext failed leaves nothing in the queue.
+// A process that ends right after its LockContext failed leaves nothing in the
+// queue.
 func TestProcessThatGivesUpAndEnds(t *testing.T) {
 	for name := range faces {
 		t.Run(name, func(t *testing.T) {

@@ -26,7 +26,8 @@ const (
 	id     = "42" // so the key is the one that other tests use
 )
 
-// newKeyed returns a Keyed with a client of its own, as another process would have.
+// newKeyed returns a Keyed with a client of its own, as another process would
+// have.
 func newKeyed(s *redistest.Server, ttl time.Duration, opts ...warlock.Option) *warlock.Keyed {
 	return warlock.NewKeyed(s.Client(), prefix, ttl, opts...)
 }
@@ -312,7 +313,8 @@ func TestPromiseNothingIsLeftOfUsedIDs(t *testing.T) {
 
 // ---- Hammers.
 
-// Goroutines that lock and unlock a few ids without a pause meet entries that come and go.
+// Goroutines that lock and unlock a few ids without a pause meet entries that
+// come and go.
 func TestEntriesComeAndGo(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		k := newKeyed(s, long)
@@ -374,8 +376,8 @@ func crowdRole() {
 	fmt.Println("lost", lost, "most", most, "in use", k.Len())
 }
 
-// Many locks that were taken together are held for as long as it takes, and their
-// renewals are spread and keep no goroutines.
+// Many locks that were taken together are held for as long as it takes, and
+// their renewals are spread and keep no goroutines.
 func TestManyAreHeld(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
@@ -394,8 +396,8 @@ func TestManyAreHeld(t *testing.T) {
 	onlyFence(t, s)
 }
 
-// Renewals of leases that began at the same instant are made at different times, none
-// later than a third of the ttl.
+// Renewals of leases that began at the same instant are made at different
+// times, none later than a third of the ttl.
 func TestRenewalsOfAKeyedAreSpread(t *testing.T) {
 	tl := newTimeline(redistest.StartMini(t))
 	const n, ttl = 50, 12 * time.Second

@@ -17,8 +17,8 @@ import (
 
 // These tests are of what comes late, or ends early, or is never answered.
 
-// Promise: exclusion. A lease that was extended stands to its end, though a later reader of its process has a
-// shorter one.
+// Promise: exclusion. A lease that was extended stands to its end, though a
+// later reader of its process has a shorter one.
 func TestPromiseAnExtendedReadLeaseOutlivesLaterOnes(t *testing.T) {
 	s := redistest.StartMini(t)
 	tl := newTimeline(s)
@@ -57,7 +57,8 @@ func TestPromiseAnExtendedReadLeaseOutlivesLaterOnes(t *testing.T) {
 	}
 }
 
-// Who gives up while its request is under way leaves nothing behind when it returns, if Redis answers soon.
+// Who gives up while its request is under way leaves nothing behind when it
+// returns, if Redis answers soon.
 func TestGiveUpWhileAnAnswerIsOnItsWay(t *testing.T) {
 	t.Parallel() // it mostly waits
 	for name, held := range map[string]bool{"free": false, "held": true} {
@@ -95,7 +96,8 @@ func TestGiveUpWhileAnAnswerIsOnItsWay(t *testing.T) {
 	}
 }
 
-// Whether a client may publish is found out by the first request that is answered, and not only by the first.
+// Whether a client may publish is found out by the first request that is
+// answered, and not only by the first.
 func TestMuteIsSeenToUntilItIsAnswered(t *testing.T) {
 	for name, miss := range map[string]func(t *testing.T, client *redis.Client, line *redistest.Line){
 		"the first is lost": func(t *testing.T, client *redis.Client, line *redistest.Line) {
@@ -135,8 +137,8 @@ func TestMuteIsSeenToUntilItIsAnswered(t *testing.T) {
 	}
 }
 
-// Subscriptions that break again and again, under waiters that ask all the time, are not taken for astray: in the end
-// the server counts the waiters.
+// Subscriptions that break again and again, under waiters that ask all the
+// time, are not taken for astray: in the end the server counts the waiters.
 func TestWaitersAreCountedAfterManyBreaks(t *testing.T) {
 	const n, breaks, ttl = 100, 20, 200 * time.Millisecond
 	s := redistest.Start(t)
@@ -163,8 +165,8 @@ func TestWaitersAreCountedAfterManyBreaks(t *testing.T) {
 	onlyFence(t, s)
 }
 
-// The server's clock leaps ahead by more than the ttl of the waiters, and less than two. They live: one has the lock soon
-// after it is free.
+// The server's clock leaps ahead by more than the ttl of the waiters, and less
+// than two. They live: one has the lock soon after it is free.
 func TestWaitersOutliveALeapOfTheClock(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const waiterTTL, leap, enough = 40 * time.Second, time.Minute, 1500 * time.Millisecond
@@ -178,7 +180,8 @@ func TestWaitersOutliveALeapOfTheClock(t *testing.T) {
 	got, done := make(chan *warlock.Mutex, n), make([]<-chan error, n)
 	for i := range n {
 		client := s.Client()
-		// Its mailbox is open before it waits, so that it asks once, and sleeps.
+		// Its mailbox is open before it waits, so that it asks once, and
+		// sleeps.
 		first := warlock.NewMutex(client, "other", long)
 		done[i] = result(func() error { return first.LockContext(ctx) })
 		redistest.Eventually(t, func() bool {
@@ -214,8 +217,8 @@ func TestWaitersOutliveALeapOfTheClock(t *testing.T) {
 	onlyFence(t, s)
 }
 
-// An unlock whose context has ended returns soon in real time, though its lock is on a clock that stands and Redis
-// does not answer.
+// An unlock whose context has ended returns soon in real time, though its lock
+// is on a clock that stands and Redis does not answer.
 func TestUnlockOnAClockThatStands(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const enough = 1500 * time.Millisecond

@@ -76,7 +76,8 @@ func (u *underWay) add(n int64) {
 	}
 }
 
-// More ids than are asked for at once, which are not asked for one after another.
+// More ids than are asked for at once, which are not asked for one after
+// another.
 func TestLockAllOfMany(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		client, requests := s.Client(), new(underWay)
@@ -101,7 +102,8 @@ func TestLockAllOfMany(t *testing.T) {
 	})
 }
 
-// What is taken is waited for while those before it in order are held, and no others.
+// What is taken is waited for while those before it in order are held, and no
+// others.
 func TestLockAllWaitsInOrder(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		holder, k, other := newKeyed(s, long), newKeyed(s, long), newKeyed(s, long)
@@ -186,8 +188,8 @@ func TestLockAllThatFails(t *testing.T) {
 	})
 }
 
-// Promise: all are held when LockAll returns, though a lease was lost while another id was
-// waited for.
+// Promise: all are held when LockAll returns, though a lease was lost while
+// another id was waited for.
 func TestPromiseLockAllHoldsAll(t *testing.T) {
 	const ttl = 9 * time.Second
 	for name, c := range map[string]struct {
@@ -229,13 +231,14 @@ func TestPromiseLockAllHoldsAll(t *testing.T) {
 	}
 }
 
-// limits are the options under which a lease lives for a ttl, or two, and no longer.
+// limits are the options under which a lease lives for a ttl, or two, and no
+// longer.
 func limits(ttl time.Duration) map[string]warlock.Option {
 	return map[string]warlock.Option{"WithoutRenewal": warlock.WithoutRenewal(), "WithMaxHold": warlock.WithMaxHold(ttl)}
 }
 
-// contend lets n other clients take turns at id, each for a while, until stop is called.
-// Somebody waits for id throughout.
+// contend lets n other clients take turns at id, each for a while, until stop
+// is called. Somebody waits for id throughout.
 func contend(t *testing.T, s *redistest.Server, id string, n int, hold time.Duration) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -258,8 +261,8 @@ func contend(t *testing.T, s *redistest.Server, id string, n int, hold time.Dura
 	}
 }
 
-// Promise: LockAll gets there though one id is contended for longer than a lease
-// lives, and though the others are contended, too.
+// Promise: LockAll gets there though one id is contended for longer than a
+// lease lives, and though the others are contended, too.
 func TestPromiseLockAllUnderContention(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const ttl = 600 * time.Millisecond
@@ -296,8 +299,9 @@ func TestPromiseLockAllUnderContention(t *testing.T) {
 	}
 }
 
-// While it waits, it holds what is not renewed for a share of the ttl only, and less if it
-// waits against the order. It keeps its place in the queue of what it waits for.
+// While it waits, it holds what is not renewed for a share of the ttl only, and
+// less if it waits against the order. It keeps its place in the queue of what
+// it waits for.
 func TestLockAllLetsGoOfWhatIsLimited(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const ttl = 12 * time.Second
@@ -364,8 +368,8 @@ func TestLockAllLetsGoOfWhatIsLimited(t *testing.T) {
 	}
 }
 
-// It is back soon after the end of its context though the server hangs, and what it held
-// is free when the server goes on.
+// It is back soon after the end of its context though the server hangs, and
+// what it held is free when the server goes on.
 func TestPromiseLockAllEndsWithItsContext(t *testing.T) {
 	t.Parallel() // it mostly waits
 	for name, opts := range map[string][]warlock.Option{
@@ -474,7 +478,8 @@ func TestLockAllAfterALeaseWasLost(t *testing.T) {
 	})
 }
 
-// Promise: LockAlls do not deadlock, whatever the order of their ids, nor with those that lock one.
+// Promise: LockAlls do not deadlock, whatever the order of their ids, nor with
+// those that lock one.
 func TestPromiseLockAllDoesNotDeadlock(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		const ids, workers, visits = 6, 3, 20
@@ -529,9 +534,10 @@ func TestPromiseLockAllDoesNotDeadlock(t *testing.T) {
 	})
 }
 
-// Promise: nor do LockAlls of different options deadlock, on ids that are wanted all the
-// time for longer than a lease lives. Overlap is told by the tokens, as a slow machine
-// may lose such short leases: nobody with a lease that lives meets a later token.
+// Promise: nor do LockAlls of different options deadlock, on ids that are
+// wanted all the time for longer than a lease lives. Overlap is told by the
+// tokens, as a slow machine may lose such short leases: nobody with a lease
+// that lives meets a later token.
 func TestPromiseLockAllsOfAllKindsGetThere(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const ttl, ids, workers, visits = 400 * time.Millisecond, 4, 3, 8

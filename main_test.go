@@ -38,8 +38,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// goroutinesLeft returns the stack of a goroutine of the library, if there still
-// is one after some patience.
+// goroutinesLeft returns the stack of a goroutine of the library, if there
+// still is one after some patience.
 func goroutinesLeft() string {
 	for limit := time.Now().Add(redistest.Patience); ; <-time.After(time.Millisecond) {
 		left := libraryGoroutine()
@@ -127,8 +127,9 @@ func wait[T any](t testing.TB, c <-chan T, what string) (v T) {
 	return v
 }
 
-// stopwatch starts to count time, and returns how much it has counted. It is for bounds from above: of time in which a
-// busy machine did not get round to this process it counts little, and on one that is idle all of it.
+// stopwatch starts to count time, and returns how much it has counted. It is
+// for bounds from above: of time in which a busy machine did not get round to
+// this process it counts little, and on one that is idle all of it.
 func stopwatch(t testing.TB) (counted func() time.Duration) {
 	const most = 2 * time.Millisecond // of what a millisecond took
 	var sum atomic.Int64

@@ -69,7 +69,8 @@ func TestPromiseNothingIsLeftOfWhatWasGivenUp(t *testing.T) {
 	}
 }
 
-// Nobody waits for an answer longer than the context says, though go-redis would.
+// Nobody waits for an answer longer than the context says, though go-redis
+// would.
 func TestCallsEndWithTheirContext(t *testing.T) {
 	t.Parallel() // it mostly waits
 	type call func(ctx context.Context, client *redis.Client, l *warlock.Lease) error
@@ -118,8 +119,8 @@ func TestCallsEndWithTheirContext(t *testing.T) {
 	}
 }
 
-// An acquisition that is given up is not left on its way, where the release that
-// follows could overtake it: its answer is read before.
+// An acquisition that is given up is not left on its way, where the release
+// that follows could overtake it: its answer is read before.
 func TestGivenUpAcquisitionIsAnsweredBeforeItsRelease(t *testing.T) {
 	s := redistest.Start(t)
 	var watch atomic.Bool
@@ -166,7 +167,8 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Who waited in vain learns what was wrong, also if the context ended during a try.
+// Who waited in vain learns what was wrong, also if the context ended during a
+// try.
 func TestEndOfAWaitNamesTheTrouble(t *testing.T) {
 	t.Parallel() // it mostly waits
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -209,8 +211,8 @@ func lastID(client *redis.Client) (id func() string) {
 	return func() string { return last.Load().(string) }
 }
 
-// A request that was not answered, and is carried out late, takes the lock for nobody: it is
-// released once more.
+// A request that was not answered, and is carried out late, takes the lock for
+// nobody: it is released once more.
 func TestStraysAreSwept(t *testing.T) {
 	for name, ask := range map[string]func(t *testing.T, m *warlock.Mutex, line *redistest.Line){
 		"held": func(t *testing.T, m *warlock.Mutex, line *redistest.Line) {
@@ -278,7 +280,8 @@ func TestLimitedTriesThatFailLeaveNothing(t *testing.T) {
 
 // A reply that comes when the lease has run out is no lock.
 func TestReplyAfterTheLease(t *testing.T) {
-	// slow returns a Mutex of a ttl of a second whose first request takes as long.
+	// slow returns a Mutex of a ttl of a second whose first request takes as
+	// long.
 	slow := func(t *testing.T) (*redistest.Server, timeline, *warlock.Mutex) {
 		s := redistest.StartMini(t)
 		lockOnce(t, newMutex(s, long)) // loads the scripts

@@ -210,7 +210,8 @@ func TestLockIgnoresTheLimit(t *testing.T) {
 	})
 }
 
-// However long the pauses, a waiter does not sleep past the end of the holder's lease.
+// However long the pauses, a waiter does not sleep past the end of the holder's
+// lease.
 func TestNoPauseBeyondTheHoldersLease(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		s.Do("SET", key, "a process that died", "PX", 50)

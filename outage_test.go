@@ -15,7 +15,8 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// These tests are of servers that refuse every request, or lose keys or scripts.
+// These tests are of servers that refuse every request, or lose keys or
+// scripts.
 
 // A trouble is something about a server that passes.
 type trouble struct {
@@ -64,7 +65,8 @@ var troubles = []trouble{
 		says: "connection refused", end: func(t *testing.T, s *redistest.Server) { s.Restart() }},
 }
 
-// misconfigure makes a background save fail, after which the server takes no writes.
+// misconfigure makes a background save fail, after which the server takes no
+// writes.
 func misconfigure(t *testing.T, s *redistest.Server) {
 	dir, err := s.Admin.ConfigGet(t.Context(), "dir").Result()
 	if err != nil {

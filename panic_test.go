@@ -18,8 +18,9 @@ import (
 )
 
 // Hooks are the user's own code. The library calls them from the goroutine of
-// its caller, and from goroutines of its own: for renewals, for batches, and for
-// what is released in the background. A panic there must not end the process.
+// its caller, and from goroutines of its own: for renewals, for batches, and
+// for what is released in the background. A panic there must not end the
+// process.
 
 // errOfHook is what the hooks of these tests panic with.
 var errOfHook = errors.New("a hook is broken")
@@ -85,8 +86,8 @@ func valueOf(f func()) (v any) {
 	return nil
 }
 
-// hookedCalls has the calls that ask Redis. Those that unlock or extend are made
-// while f is held.
+// hookedCalls has the calls that ask Redis. Those that unlock or extend are
+// made while f is held.
 var hookedCalls = map[string]struct {
 	held bool
 	call func(t *testing.T, f face)
@@ -103,15 +104,15 @@ var hookedCalls = map[string]struct {
 	"Extend":         {true, func(t *testing.T, f face) { _ = f.Lease().Extend(t.Context(), 2*long) }},
 }
 
-// hookTimes has the times at which a hook breaks a request: before it is sent, and
-// after it was carried out.
+// hookTimes has the times at which a hook breaks a request: before it is sent,
+// and after it was carried out.
 var hookTimes = map[string]func(h *brokenHook) *atomic.Pointer[func()]{
 	"before": func(h *brokenHook) *atomic.Pointer[func()] { return &h.before },
 	"after":  func(h *brokenHook) *atomic.Pointer[func()] { return &h.after },
 }
 
-// A panic of a hook reaches the caller with its value. The lock works afterwards,
-// and nothing is left of the call in Redis.
+// A panic of a hook reaches the caller with its value. The lock works
+// afterwards, and nothing is left of the call in Redis.
 func TestPanicOfAHook(t *testing.T) {
 	t.Parallel() // sweeps take a second
 	for name, newFace := range faces {
@@ -227,8 +228,8 @@ func TestPanicOfOnConnect(t *testing.T) {
 	}
 }
 
-// go-redis dials on a goroutine of its own, and makes an error of a panic there.
-// So a Lock waits until the hook is mended.
+// go-redis dials on a goroutine of its own, and makes an error of a panic
+// there. So a Lock waits until the hook is mended.
 func TestPanicOfADialHook(t *testing.T) {
 	for name, newFace := range faces {
 		t.Run(name, func(t *testing.T) {
@@ -266,8 +267,8 @@ func manyIDs() (ids []string) {
 	return ids
 }
 
-// A hook that breaks while requests go in batches, on goroutines of the library,
-// fails each call in a batch. A panic reaches the caller of each.
+// A hook that breaks while requests go in batches, on goroutines of the
+// library, fails each call in a batch. A panic reaches the caller of each.
 func TestPanicOfAHookUnderBatches(t *testing.T) {
 	for name, breaks := range map[string]func(){
 		"panics": func() { panic(errOfHook) },
@@ -375,8 +376,8 @@ func TestPanicOfAHookInLockAll(t *testing.T) {
 	}
 }
 
-// A panic of a hook in a renewal ends nothing: the lease is renewed when the hook
-// is mended.
+// A panic of a hook in a renewal ends nothing: the lease is renewed when the
+// hook is mended.
 func TestPanicOfAHookInARenewal(t *testing.T) {
 	t.Parallel() // it mostly waits
 	for name, newFace := range faces {
@@ -409,8 +410,8 @@ func TestPanicOfAHookInARenewal(t *testing.T) {
 	}
 }
 
-// A panic of a hook in the mailbox, which dials by itself, ends nothing: the waiter
-// asks at intervals.
+// A panic of a hook in the mailbox, which dials by itself, ends nothing: the
+// waiter asks at intervals.
 func TestPanicOfAHookInAMailbox(t *testing.T) {
 	for name, newFace := range faces {
 		t.Run(name, func(t *testing.T) {

@@ -54,7 +54,8 @@ func TestSmallPool(t *testing.T) {
 	lockOnce(t, m)
 }
 
-// Readers, who wait and let others in, and writers get by with one connection each.
+// Readers, who wait and let others in, and writers get by with one connection
+// each.
 func TestSmallPoolOfReaders(t *testing.T) {
 	s := redistest.Start(t)
 	var processes []process

@@ -54,8 +54,8 @@ func roleTTL() time.Duration {
 	return ttl
 }
 
-// uncounted is a client whose subscription PUBLISH does not count, as far as the
-// library can tell.
+// uncounted is a client whose subscription PUBLISH does not count, as far as
+// the library can tell.
 type uncounted struct{ redis.UniversalClient }
 
 // holding returns the role that holds a face.
@@ -97,7 +97,8 @@ func holdManyRole() {
 	sayFound(k.Lease(id), func(ctx context.Context) error { return k.UnlockContext(ctx, id) })
 }
 
-// lockMany locks many ids, all at a time, beside the one that children are asked about.
+// lockMany locks many ids, all at a time, beside the one that children are
+// asked about.
 func lockMany(k *warlock.Keyed) {
 	var group sync.WaitGroup
 	for i := range many {
@@ -181,7 +182,8 @@ func (c *child) goOn() {
 	redistest.GoOn(c.t, c.cmd.Process)
 }
 
-// renewedFor waits until the lease on key has been renewed for d, by the server's account, and runs check meanwhile.
+// renewedFor waits until the lease on key has been renewed for d, by the
+// server's account, and runs check meanwhile.
 func renewedFor(t *testing.T, s *redistest.Server, key string, d time.Duration, check func()) {
 	t.Helper()
 	expires := func() int64 { return s.Do("PEXPIRETIME", key).(int64) }
@@ -295,8 +297,9 @@ func TestPromiseTheHolderKnowsAfterItWasStopped(t *testing.T) {
 	}
 }
 
-// A waiter that was stopped in the queue is granted the lock and lets its grant run
-// out: the next holds within a ttl. The stopped one waits on when it wakes up.
+// A waiter that was stopped in the queue is granted the lock and lets its grant
+// run out: the next holds within a ttl. The stopped one waits on when it wakes
+// up.
 func TestWaiterIsStopped(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const ttl = 500 * time.Millisecond
@@ -326,8 +329,8 @@ func TestWaiterIsStopped(t *testing.T) {
 	}
 }
 
-// However many waiters are killed, the next live one holds within one ttl: where
-// PUBLISH tells that nobody listens any more, and where it does not.
+// However many waiters are killed, the next live one holds within one ttl:
+// where PUBLISH tells that nobody listens any more, and where it does not.
 func TestPromiseTheDeadDoNotHoldUpTheQueue(t *testing.T) {
 	const n, ttl = 20, 700 * time.Millisecond
 	for _, role := range []string{holding("Mutex"), "hold uncounted"} {

@@ -113,8 +113,8 @@ func TestConcurrentUse(t *testing.T) {
 	onlyFence(t, s)
 }
 
-// Neither starves the other: a writer gets in among readers of several processes that
-// overlap without a pause, and a reader among such writers.
+// Neither starves the other: a writer gets in among readers of several
+// processes that overlap without a pause, and a reader among such writers.
 func TestPromiseNobodyStarves(t *testing.T) {
 	t.Parallel() // it mostly waits
 	for name, c := range map[string]struct {

@@ -33,8 +33,8 @@ func newRW(s *redistest.Server, ttl time.Duration, opts ...warlock.Option) *warl
 	return warlock.NewRWMutex(s.Client(), key, ttl, opts...)
 }
 
-// countedRW returns an RWMutex on a fake clock, and a count of the scripts it runs,
-// which are loaded.
+// countedRW returns an RWMutex on a fake clock, and a count of the scripts it
+// runs, which are loaded.
 func countedRW(t *testing.T, s *redistest.Server, opts ...warlock.Option) (*warlock.RWMutex, *clockwork.FakeClock, *atomic.Int64) {
 	t.Helper()
 	client, clock := s.Client(), clockwork.NewFakeClock()
@@ -83,8 +83,8 @@ func reads(s *redistest.Server) int64 {
 	return n
 }
 
-// Promise: exclusion. Readers of all processes share; a writer, a Mutex and a plain
-// SET NX exclude all, and are excluded.
+// Promise: exclusion. Readers of all processes share; a writer, a Mutex and a
+// plain SET NX exclude all, and are excluded.
 func TestPromiseReadersShareAndWritersExclude(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		rw, other, m := newRW(s, long), newRW(s, long), newMutex(s, long)
@@ -154,8 +154,8 @@ func TestPromiseTokensRiseOverReadersAndWriters(t *testing.T) {
 	})
 }
 
-// The goroutines of a process share a lease: who comes second asks nothing of Redis, nor
-// does who leaves first.
+// The goroutines of a process share a lease: who comes second asks nothing of
+// Redis, nor does who leaves first.
 func TestReadersOfAProcessShareALease(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		rw, clock, count := countedRW(t, s)
@@ -225,7 +225,8 @@ func TestReadersOfAProcessShareALease(t *testing.T) {
 	})
 }
 
-// A writer that waits elsewhere stops later readers, be its message heard or not.
+// A writer that waits elsewhere stops later readers, be its message heard or
+// not.
 func TestWaitingWriterStopsLaterReaders(t *testing.T) {
 	for _, listens := range []bool{true, false} {
 		redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -319,8 +320,8 @@ func TestRenewalTellsOfWhoWaits(t *testing.T) {
 	})
 }
 
-// In a process too, writers and readers wait in one order, and neighbouring readers are let in
-// together.
+// In a process too, writers and readers wait in one order, and neighbouring
+// readers are let in together.
 func TestGoroutinesThatReadAndWriteAreServedInOrder(t *testing.T) {
 	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		rw := newRW(s, long)
@@ -401,8 +402,8 @@ func readRequests(client *redis.Client) *atomic.Int64 {
 	return count
 }
 
-// Readers behind a writer elsewhere, that gives up, go on under the lease that their
-// process still has.
+// Readers behind a writer elsewhere, that gives up, go on under the lease that
+// their process still has.
 func TestWriterElsewhereThatGivesUpLetsReadersIn(t *testing.T) {
 	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		rw, clock, _ := countedRW(t, s)
@@ -433,8 +434,8 @@ func TestWriterElsewhereThatGivesUpLetsReadersIn(t *testing.T) {
 	})
 }
 
-// Without renewal each reader is due its ttl, so those who come later have a lease of
-// their own; the earlier keep theirs, and each unlocks once.
+// Without renewal each reader is due its ttl, so those who come later have a
+// lease of their own; the earlier keep theirs, and each unlocks once.
 func TestReadersWithoutRenewalAfterAWriterGaveUp(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		rw, _, _ := countedRW(t, s, warlock.WithoutRenewal())
@@ -531,8 +532,8 @@ func TestRLocker(t *testing.T) {
 	})
 }
 
-// A lease that was lost under some readers does not stop others, who have one of their
-// own; each unlocks once.
+// A lease that was lost under some readers does not stop others, who have one
+// of their own; each unlocks once.
 func TestReadersWhoseLeaseWasLost(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		rw := newRW(s, long)
@@ -597,7 +598,8 @@ func TestReadersWithoutRenewal(t *testing.T) {
 	}
 }
 
-// A reader that is stuck lets go, as the longest hold counts from when the last came.
+// A reader that is stuck lets go, as the longest hold counts from when the last
+// came.
 func TestReadersWithMaxHold(t *testing.T) {
 	s := redistest.StartMini(t)
 	tl := newTimeline(s)
@@ -622,7 +624,8 @@ func TestReadersWithMaxHold(t *testing.T) {
 	}
 }
 
-// step lets d pass, at the end of which a renewal is sent, and waits for its answer.
+// step lets d pass, at the end of which a renewal is sent, and waits for its
+// answer.
 func step(t *testing.T, s *redistest.Server, tl timeline, d time.Duration) {
 	t.Helper()
 	left := s.TTL(key)
@@ -630,7 +633,8 @@ func step(t *testing.T, s *redistest.Server, tl timeline, d time.Duration) {
 	redistest.Eventually(t, func() bool { return s.TTL(key) > left-d }, "the lease is renewed")
 }
 
-// A process's readers are renewed, and its share ends with it, whatever the others do.
+// A process's readers are renewed, and its share ends with it, whatever the
+// others do.
 func TestReadersAreRenewedEachByItself(t *testing.T) {
 	s := redistest.Start(t)
 	const ttl = long / 10
@@ -678,7 +682,8 @@ func TestRLockWithRetry(t *testing.T) {
 	})
 }
 
-// A try that comes while another goroutine asks waits for that answer, and shares.
+// A try that comes while another goroutine asks waits for that answer, and
+// shares.
 func TestTryRLockWhileAnotherAsks(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		rw := newRW(s, long)
@@ -710,8 +715,8 @@ func TestTryRLockWhileAnotherAsks(t *testing.T) {
 	})
 }
 
-// Promise: nothing is left of a wait that is given up, nor of one that is given up at
-// the instant of its grant.
+// Promise: nothing is left of a wait that is given up, nor of one that is given
+// up at the instant of its grant.
 func TestPromiseNothingIsLeftOfReaders(t *testing.T) {
 	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		rw, writer := newRW(s, long), newRW(s, long)
@@ -747,8 +752,8 @@ func TestPromiseNothingIsLeftOfReaders(t *testing.T) {
 	})
 }
 
-// Promise: wake-ups are hints. A reader whose mailbox hears nothing lets a writer have the lock
-// all the same, and gets it back.
+// Promise: wake-ups are hints. A reader whose mailbox hears nothing lets a
+// writer have the lock all the same, and gets it back.
 func TestPromiseWakeUpsAreHintsForReaders(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "default", "resetchannels")
@@ -775,8 +780,8 @@ func TestPromiseWakeUpsAreHintsForReaders(t *testing.T) {
 	onlyFence(t, s)
 }
 
-// Requests of readers whose replies are lost find themselves done, and what was given
-// up is released.
+// Requests of readers whose replies are lost find themselves done, and what was
+// given up is released.
 func TestReadersWhoseRepliesAreLost(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		lockOnce(t, newMutex(s, long))

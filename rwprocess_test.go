@@ -19,8 +19,8 @@ func roleRW(client redis.UniversalClient) *warlock.RWMutex {
 	return warlock.NewRWMutex(client, key, roleTTL())
 }
 
-// visitRole reads and writes many times from some goroutines, counts itself in Redis as one
-// or as 10000, and says what it found wrong.
+// visitRole reads and writes many times from some goroutines, counts itself in
+// Redis as one or as 10000, and says what it found wrong.
 func visitRole() {
 	ctx, client := context.Background(), roleClient()
 	rw := roleRW(client)
@@ -92,8 +92,9 @@ func TestPromiseExclusionOfReadersAndWritersInProcesses(t *testing.T) {
 	onlyFence(t, s)
 }
 
-// Promise: readers have deadlines of their own. The share of one that was killed ends at its own deadline, whatever the
-// others do: a writer that waits holds within that ttl of the last of the others leaving.
+// Promise: readers have deadlines of their own. The share of one that was
+// killed ends at its own deadline, whatever the others do: a writer that waits
+// holds within that ttl of the last of the others leaving.
 func TestPromiseReadersHaveDeadlinesOfTheirOwn(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const ttl = time.Second
@@ -130,7 +131,8 @@ func TestPromiseReadersHaveDeadlinesOfTheirOwn(t *testing.T) {
 	onlyFence(t, s)
 }
 
-// A reader that is killed while others renew and read on has no share after its deadline.
+// A reader that is killed while others renew and read on has no share after its
+// deadline.
 func TestReaderIsKilledWhileOthersRenew(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const ttl = 2 * time.Second

@@ -240,8 +240,8 @@ func TestBusyProcessLetsOthersIn(t *testing.T) {
 	})
 }
 
-// A wait inside the process that is cancelled at the instant of its grant passes it
-// on, be it the turn or the lease.
+// A wait inside the process that is cancelled at the instant of its grant
+// passes it on, be it the turn or the lease.
 func TestLocalWaitCancelledAtItsGrant(t *testing.T) {
 	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		m := newMutex(s, long)

@@ -17,9 +17,11 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// These tests are of what a caller, and a log, learn of a Redis in trouble, and of a lock that is taken.
+// These tests are of what a caller, and a log, learn of a Redis in trouble, and
+// of a lock that is taken.
 
-// A lock that is taken and a Redis that is down read differently, however the wait ends.
+// A lock that is taken and a Redis that is down read differently, however the
+// wait ends.
 func TestTakenAndDownAreToldApart(t *testing.T) {
 	t.Parallel()                  // it mostly waits
 	const short = 2 * time.Second // long enough for an answer on a busy machine
@@ -78,7 +80,8 @@ func TestTakenAndDownAreToldApart(t *testing.T) {
 	}
 }
 
-// A key, or an id, that cannot be used is ErrBadKey, whether it is returned or panicked with.
+// A key, or an id, that cannot be used is ErrBadKey, whether it is returned or
+// panicked with.
 func TestBadKeysAreOneCondition(t *testing.T) {
 	s := redistest.StartMini(t)
 	client := s.Client()
@@ -109,8 +112,8 @@ func TestBadKeysAreOneCondition(t *testing.T) {
 	}
 }
 
-// What the work returns when its lease is lost: ErrLeaseLost alone where it returned only that its
-// context was cancelled, and both else.
+// What the work returns when its lease is lost: ErrLeaseLost alone where it
+// returned only that its context was cancelled, and both else.
 func TestDoWhoseLeaseIsLost(t *testing.T) {
 	t.Parallel() // it mostly waits
 	failed := errors.New("the disk is full")
@@ -182,8 +185,8 @@ func TestLostLeaseIsLogged(t *testing.T) {
 	})
 }
 
-// An outage is told to the log at once, and again every so often, whether connections are refused or
-// nobody answers.
+// An outage is told to the log at once, and again every so often, whether
+// connections are refused or nobody answers.
 func TestOutageIsLogged(t *testing.T) {
 	t.Parallel() // it mostly waits
 	t.Run("refused", func(t *testing.T) {
@@ -273,7 +276,8 @@ func TestLongWaitIsLogged(t *testing.T) {
 	}
 }
 
-// The key of a held lock is deleted by hand: a waiter has it within 5 s, however long the ttl is.
+// The key of a held lock is deleted by hand: a waiter has it within 5 s,
+// however long the ttl is.
 func TestKeyDeletedByHandIsFound(t *testing.T) {
 	for name, newFace := range faces {
 		t.Run(name, func(t *testing.T) {
@@ -336,7 +340,8 @@ func TestRingIsRefused(t *testing.T) {
 	}
 }
 
-// A try on a server that hangs is over within the ttl, and leaves nothing when it goes on.
+// A try on a server that hangs is over within the ttl, and leaves nothing when
+// it goes on.
 func TestTryOnAServerThatHangs(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const ttl = time.Second

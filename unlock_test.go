@@ -19,7 +19,8 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// These tests are of how long an unlock takes, and of releases in the background.
+// These tests are of how long an unlock takes, and of releases in the
+// background.
 
 // A gate is what a user gave a client to call. It minds no context.
 type gate struct {
@@ -45,8 +46,8 @@ func (g *gate) Subscribe(auth.CredentialsListener) (auth.Credentials, auth.Unsub
 	return auth.NewBasicCredentials("default", ""), func() error { return nil }, nil
 }
 
-// Unlock returns by the lease's deadline, whatever the client has to call before it
-// has a connection. ContextTimeoutEnabled does not bound these calls.
+// Unlock returns by the lease's deadline, whatever the client has to call
+// before it has a connection. ContextTimeoutEnabled does not bound these calls.
 func TestUnlockDoesNotWaitForWhatTheClientCalls(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const ttl = time.Second
@@ -91,7 +92,8 @@ func TestUnlockDoesNotWaitForWhatTheClientCalls(t *testing.T) {
 	}
 }
 
-// Unlock waits for an answer until the lease's deadline, and not a moment longer.
+// Unlock waits for an answer until the lease's deadline, and not a moment
+// longer.
 func TestUnlockDoesNotOutlastTheLease(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		const ttl = time.Minute
@@ -117,8 +119,8 @@ func TestUnlockDoesNotOutlastTheLease(t *testing.T) {
 	})
 }
 
-// The same by the real clock, where a client that keeps deadlines is called without
-// a goroutine of its own: whatever it waits for, Unlock returns.
+// The same by the real clock, where a client that keeps deadlines is called
+// without a goroutine of its own: whatever it waits for, Unlock returns.
 func TestUnlockDoesNotOutlastTheLeaseInRealTime(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const ttl = 300 * time.Millisecond
@@ -170,8 +172,8 @@ func TestUnlockDoesNotOutlastTheLeaseInRealTime(t *testing.T) {
 	}
 }
 
-// Where the client keeps deadlines, Lock and Unlock ask Redis from the goroutine of
-// their caller.
+// Where the client keeps deadlines, Lock and Unlock ask Redis from the
+// goroutine of their caller.
 func TestUnlockStartsNoGoroutine(t *testing.T) {
 	s := redistest.Start(t)
 	for _, keeps := range []bool{false, true} {

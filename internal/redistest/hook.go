@@ -49,7 +49,9 @@ func (h Hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 	if h.Pipeline == nil {
 		return next
 	}
-	return func(ctx context.Context, cmds []redis.Cmder) error { return h.Pipeline(ctx, cmds, next) }
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		return h.Pipeline(ctx, cmds, next)
+	}
 }
 
 // IsScript reports whether cmd runs a script.

@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// A Log keeps what is written to it. Its methods may be called concurrently. The
-// zero value is an empty Log.
+// A Log keeps what is written to it. Its methods may be called concurrently.
+// The zero value is an empty Log.
 type Log struct {
 	mu  sync.Mutex
 	buf bytes.Buffer // guarded by mu
