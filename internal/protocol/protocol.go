@@ -48,8 +48,8 @@ var (
 	contendSource string
 	//go:embed release.lua
 	releaseSource string
-	//go:embed handon.lua
-	handOnSource string
+	//go:embed handoff.lua
+	handOffSource string
 	//go:embed renew.lua
 	renewSource string
 	//go:embed probe.lua
@@ -57,7 +57,7 @@ var (
 
 	// What a free lock needs stands first, ahead of all the rest.
 	acquireScript = newScript(lockSource + acquireSource + shareSource + queueSource + contendSource)
-	releaseScript = newScript(lockSource + releaseSource + shareSource + queueSource + handOnSource)
+	releaseScript = newScript(lockSource + releaseSource + shareSource + queueSource + handOffSource)
 	renewScript   = newScript(lockSource + shareSource + renewSource)
 	probeScript   = newScript(probeSource)
 )
