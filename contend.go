@@ -277,7 +277,7 @@ func (a *acquisition) request(ctx context.Context) (*Lease, protocol.Grant, erro
 	answer, err := a.send(ctx)
 	if err == nil && a.channel != "" {
 		a.channel = ""
-		a.m.box.Checked(answer.Mute)
+		a.m.box.PublishChecked(answer.Mute)
 	}
 	if answer.Mute != nil {
 		a.m.reportMailbox()
@@ -306,7 +306,7 @@ func (a *acquisition) send(ctx context.Context) (answer protocol.Grant, err erro
 	a.spare = m.spare(a.mode)
 	a.sent = m.opts.clock.Now()
 	a.heard = a.waiter != nil && m.box.Open()
-	subscription, counts := m.box.Counts()
+	subscription, counts := m.box.Subscription()
 	a.subscription = subscription
 	if a.round > 0 {
 		m.watch.begin()
@@ -356,7 +356,7 @@ func (a *acquisition) note(ctx context.Context, answer protocol.Grant, err error
 		return
 	}
 	a.place = answer.Place
-	a.told = a.heard && a.waiter.Heard(answer.Heard, a.subscription)
+	a.told = a.heard && a.waiter.TakeRefusal(answer, a.subscription)
 	if a.holder != answer.Holder {
 		a.holder, a.since, a.noted = answer.Holder, now, false
 	}
@@ -471,7 +471,7 @@ func (a *acquisition) report(ctx context.Context) {
 
 // reportMailbox logs, once for each client, why waiters are not woken.
 func (m *Mutex) reportMailbox() {
-	if err := m.box.Trouble(); err != nil {
+	if err := m.box.TakeTrouble(); err != nil {
 		m.log().Warn("warlock: waiters cannot be told of their grants; they ask at intervals", "error", err)
 	}
 }
@@ -540,10 +540,10 @@ func (a *acquisition) hold(ctx context.Context, l *Lease) *Lease {
 func (a *acquisition) stay(l *Lease) {
 	switch {
 	case a.waiter != nil:
-		a.waiter.Stay()
+		a.waiter.Suspend()
 		l.waiter, a.waiter = a.waiter, nil
 	case a.round > 0 && (a.place > 0 || a.pending):
-		l.waiter = a.m.box.Stand(l.id)
+		l.waiter = a.m.box.Register(l.id)
 	}
 }
 

@@ -74,11 +74,11 @@ func (s *share) open(m *Mutex) bool {
 func (s *share) listenLocked(m *Mutex) {
 	l := s.lease
 	if l.waiter == nil {
-		l.waiter = m.box.Stand(l.id)
+		l.waiter = m.box.Register(l.id)
 	}
 	s.waiter = l.waiter
 	s.waiter.Resume(m.lock)
-	context.AfterFunc(l.Context(), s.waiter.Stay)
+	context.AfterFunc(l.Context(), s.waiter.Suspend)
 }
 
 // answered lets those know that only try: the reader that asks was not granted the lock

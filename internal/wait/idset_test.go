@@ -6,8 +6,8 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// A grant that arrives before the answer by which its waiter would join is not released: the waiter will
-// find itself the holder.
+// The mailbox does not release a grant to an expected ID that has not joined
+// yet.
 func TestGrantThatIsExpected(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		b := newMailbox(s.Client())
@@ -17,18 +17,19 @@ func TestGrantThatIsExpected(t *testing.T) {
 		s.Do("SET", key, id, "PX", 600_000)
 		tell(s, id, 1, 5)
 		tell(s, other.id, 1, 6)
-		next(t, other) // so the one before has arrived
-		w := b.Stand(id)
+		next(t, other) // so the first notice has arrived too
+		w := b.Register(id)
 		b.Forget(id)
 		tell(s, id, 1, 5)
 		tell(s, other.id, 1, 6)
 		next(t, other)
 		if got := s.Get(key); got != id {
-			t.Errorf("the lock of one that is about to wait, or holds, is %q's", got)
+			t.Errorf("the ID waits or holds, but the lock is %q's", got)
 		}
 		w.Leave()
 		tell(s, id, 1, 5)
-		redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "the lock of nobody is released")
+		released := func() bool { return s.Get(key) == "" }
+		redistest.Eventually(t, released, "the lock of an ID that is not registered is released")
 		other.Leave()
 	})
 }
