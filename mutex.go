@@ -282,10 +282,10 @@ func (l *Lease) keep() bool {
 // A renewer is a lease as it is renewed.
 type renewer Lease
 
-func (r *renewer) Renew(ctx context.Context, ttl time.Duration) error {
-	waiting, err := r.lock.Renew(ctx, r.id, r.last, ttl)
+func (r *renewer) Renew(ctx context.Context, ttl time.Duration) (waiting bool, err error) {
+	waiting, err = r.lock.Renew(ctx, r.id, r.last, ttl)
 	r.note(waiting)
-	return err
+	return waiting, err
 }
 
 func (r *renewer) RenewLater(ctx context.Context, ttl time.Duration, done func(error)) {
@@ -335,7 +335,10 @@ func (l *Lease) Extend(ctx context.Context, ttl time.Duration) error {
 		return err
 	}
 	l.keep() // the next holder is not to inherit a longer lease than its own
-	return explained(ctx, l.lock, "extend", func() error { return l.lease.Extend(ctx, ttl) })
+	return explained(ctx, l.lock, "extend", func() error {
+		_, err := l.lease.Extend(ctx, ttl)
+		return err
+	})
 }
 
 // explained does op, which asks Redis, within ctx, and returns its error as users see it.

@@ -128,7 +128,10 @@ func (m *Mutex) rejoin(ctx context.Context) (*Lease, error) {
 	heard := m.box.Open()
 	m.mu.Unlock()
 
-	_, err := send.Wait(ctx, func() error { return s.lease.lease.Extend(ctx, m.ttl) })
+	_, err := send.Wait(ctx, func() error {
+		_, err := s.lease.lease.Extend(ctx, m.ttl)
+		return err
+	})
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -155,7 +158,10 @@ func (a *acquisition) beginShare(ctx context.Context, l *Lease) *Lease {
 	m.mu.Unlock()
 	confirmed := false
 	if s != nil && !m.opts.once && s.lease.lease.Err() == nil {
-		_, err := send.Wait(ctx, func() error { return s.lease.lease.Extend(ctx, m.ttl) })
+		_, err := send.Wait(ctx, func() error {
+			_, err := s.lease.lease.Extend(ctx, m.ttl)
+			return err
+		})
 		confirmed = err == nil
 	}
 	m.mu.Lock()

@@ -262,7 +262,7 @@ func (m *Mutex) handOnLocked(l *Lease) bool {
 	if !m.writerNextLocked() || l.fence == l.last || !l.fate.CompareAndSwap(undecided, handedOn) {
 		return false
 	}
-	next, ok := l.lease.HandOn(l.until)
+	next, ok := l.lease.HandOff(l.until)
 	if !ok { // the process's turn is over, or the lease lost, as unlock will find
 		return false
 	}
