@@ -39,7 +39,7 @@ var final = []struct{ text, advice string }{
 	{"NOPERM", noperm},
 	{"The user executing the script", noperm},
 	{"ACL failure in script", noperm},
-	{wrongType, "one of KEYS has a value that is not a lock's: use another key, or delete that value"},
+	{wrongType, "one of KEYS holds no lock's value: use another key, or delete that value"},
 	{"CROSSSLOT", "KEYS must share a hash slot"},
 	{"unknown command", "the server must offer " + commands},
 	{"unknown Redis command", "the server must offer, also to scripts, " + commands},
@@ -52,8 +52,8 @@ var final = []struct{ text, advice string }{
 
 // passing lists the texts in the answers of a server that will recover.
 var passing = []string{
-	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF", "NOREPLICAS",
-	"max number of clients", "NOSCRIPT", "MOVED ", "ASK ",
+	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF",
+	"NOREPLICAS", "max number of clients", "NOSCRIPT", "MOVED ", "ASK ",
 }
 
 // A misdirected error is a MOVED answer to a client of one server, which does

@@ -30,7 +30,8 @@ func newLock(t *testing.T, client redis.UniversalClient) *protocol.Lock {
 	return l
 }
 
-// acquire returns the token of an acquisition that must be granted.
+// acquire returns the token of an acquisition. The test ends unless it is
+// granted.
 func acquire(t *testing.T, l *protocol.Lock, id string) int64 {
 	t.Helper()
 	grant, err := l.Acquire(t.Context(), protocol.Request{ID: id, TTL: ttl})
@@ -40,9 +41,10 @@ func acquire(t *testing.T, l *protocol.Lock, id string) int64 {
 	return grant.Token
 }
 
+// about reports whether got is want, less the time that a busy machine takes.
 func about(got, want time.Duration) bool { return got > want-redistest.Patience && got <= want }
 
-// release releases id.
+// release releases id, and returns the error.
 func release(t testing.TB, l *protocol.Lock, id string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), redistest.Patience)
@@ -50,12 +52,13 @@ func release(t testing.TB, l *protocol.Lock, id string) error {
 	return l.NewRelease(id, 0).Run(ctx, func(error) {})
 }
 
-// renew renews the lease of id, which nobody shares.
+// renew renews the lease of id, and returns the error. The test fails if the
+// answer says that others wait.
 func renew(t testing.TB, l *protocol.Lock, id string, token int64, ttl time.Duration) error {
 	t.Helper()
 	waiting, err := l.Renew(t.Context(), id, token, ttl)
 	if waiting {
-		t.Error("told that others wait")
+		t.Error("the renewal says that others wait")
 	}
 	return err
 }
@@ -67,17 +70,18 @@ func TestAcquire(t *testing.T) {
 		if s.Get(key) != "a" || !about(s.TTL(key), ttl) {
 			t.Errorf("the lock holds %q for %v", s.Get(key), s.TTL(key))
 		}
-		if got := s.Get(fence); got != strconv.FormatInt(token, 10) || !about(s.TTL(fence), ttl+protocol.FloorLifetime) {
+		if got := s.Get(fence); got != strconv.FormatInt(token, 10) ||
+			!about(s.TTL(fence), ttl+protocol.FloorLifetime) {
 			t.Errorf("the fence holds %q for %v, want %d", got, s.TTL(fence), token)
 		}
 		grant, err := l.Acquire(t.Context(), protocol.Request{ID: "b", TTL: ttl})
 		if err != nil || grant.Granted || !about(grant.Remaining, ttl) {
-			t.Errorf("acquire of a taken lock: %+v, %v", grant, err)
+			t.Errorf("acquire of a lock that is held: %+v, %v", grant, err)
 		}
 		s.Do("SET", key, "for ever")
 		grant, err = l.Acquire(t.Context(), protocol.Request{ID: "b", TTL: ttl})
 		if err != nil || grant.Granted || grant.Remaining >= 0 {
-			t.Errorf("acquire of a lock that never ends: %+v, %v", grant, err)
+			t.Errorf("acquire of a lock that never expires: %+v, %v", grant, err)
 		}
 	})
 }
@@ -93,8 +97,8 @@ func TestTokenIsTheServersTime(t *testing.T) {
 	})
 }
 
-// Promise: idempotence. Each script may run twice, and a request that arrives
-// late takes nothing back.
+// Promise: idempotence. Each script may run twice, and a late request takes
+// nothing back.
 func TestPromiseIdempotence(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
@@ -189,7 +193,7 @@ func TestExtendKnowsPlainLocks(t *testing.T) {
 	})
 }
 
-// Promise: tokens rise, however the lease before ended, and whatever became of
+// Promise: tokens rise, however the last lease ended, and whatever happened to
 // the server's scripts.
 func TestPromiseTokensRise(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -215,7 +219,8 @@ func TestPromiseTokensRise(t *testing.T) {
 		}
 		var last int64
 		for name, end := range ends {
-			for _, ahead := range []time.Duration{0, time.Minute} { // how far the clock was before
+			// by how much the clock was ahead at that time
+			for _, ahead := range []time.Duration{0, time.Minute} {
 				acquire(t, l, name)
 				last = time.Now().Add(ahead).UnixMicro()
 				s.Do("SET", fence, last, "PX", protocol.FloorLifetime.Milliseconds())
@@ -229,8 +234,8 @@ func TestPromiseTokensRise(t *testing.T) {
 	})
 }
 
-// The fence stays until the server's clock has passed its value by the floor
-// lifetime, also if that clock was set back before.
+// The fence stays until the server's clock is past its value by the floor
+// lifetime. A step back of the clock does not shorten that.
 func TestFenceOutlivesAStepBack(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		last := time.Now().Add(time.Hour).UnixMicro()
@@ -238,13 +243,14 @@ func TestFenceOutlivesAStepBack(t *testing.T) {
 		if token := acquire(t, newLock(t, s.Client()), "a"); token != last+1 {
 			t.Errorf("the token is %d, want %d", token, last+1)
 		}
-		if s.Get(fence) != strconv.FormatInt(last+1, 10) || !about(s.TTL(fence), time.Hour+ttl+protocol.FloorLifetime) {
+		if s.Get(fence) != strconv.FormatInt(last+1, 10) ||
+			!about(s.TTL(fence), time.Hour+ttl+protocol.FloorLifetime) {
 			t.Errorf("the fence holds %s for %v", s.Get(fence), s.TTL(fence))
 		}
 	})
 }
 
-// However long a lease is held, the fence outlives it by the floor lifetime.
+// The fence outlives a renewed lease by the floor lifetime.
 func TestFenceOutlivesARenewedLease(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
@@ -253,7 +259,7 @@ func TestFenceOutlivesARenewedLease(t *testing.T) {
 			"renew":  func() error { return renew(t, l, "a", token, ttl) },
 			"extend": func() error { return l.Extend(t.Context(), "a", ttl) },
 		} {
-			s.Do("PEXPIRE", fence, 1000) // as after a hold of almost two minutes
+			s.Do("PEXPIRE", fence, 1000) // as after a hold of almost 2 minutes
 			if err := renew(); err != nil {
 				t.Fatal(err)
 			}
@@ -267,8 +273,8 @@ func TestFenceOutlivesARenewedLease(t *testing.T) {
 	})
 }
 
-// go-redis asks again where a reply got lost. So does Release, which takes "not
-// held" for success then.
+// go-redis sends a request again if its reply is lost. So does Release: then
+// "not held" counts as success.
 func TestLostReplies(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		line := new(redistest.Line)
@@ -290,13 +296,14 @@ func TestLostReplies(t *testing.T) {
 		}
 
 		line.BreakFirst(100, redistest.Cut)
-		if err := l.NewRelease("a", 0).Try(t.Context()); err == nil || errors.Is(err, protocol.ErrNotHeld) {
-			t.Errorf("release without any reply: %v, want an error that leaves it open", err)
+		if err := l.NewRelease("a", 0).Try(t.Context()); err == nil ||
+			errors.Is(err, protocol.ErrNotHeld) {
+			t.Errorf("release without any reply: %v, want an error that is not ErrNotHeld", err)
 		}
 	})
 }
 
-// A release whose reply is lost after somebody else has acquired leaves the
+// A release is sent again after another ID has acquired the lock. It leaves the
 // newer lease alone.
 func TestLostReplyOfReleaseAndASuccessor(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -310,7 +317,7 @@ func TestLostReplyOfReleaseAndASuccessor(t *testing.T) {
 			switch n {
 			case 1:
 				return redistest.Cut
-			case 2: // the first was carried out
+			case 2: // the first request was carried out
 				acquire(t, other, "b")
 			}
 			return redistest.None
@@ -337,8 +344,8 @@ func warm(t *testing.T, l *protocol.Lock) {
 	}
 }
 
-// What a server says decides whether waiting helps, wherever in the text the
-// code stands.
+// A server's answer decides whether waiting helps. The code may stand anywhere
+// in its text.
 func TestPermanent(t *testing.T) {
 	s := redistest.StartMini(t)
 	l := newLock(t, s.Client(func(o *redis.Options) { o.MaxRetries = -1 }))
@@ -380,7 +387,8 @@ func TestPermanent(t *testing.T) {
 			t.Errorf("%q is no answer", text)
 		}
 		said := l.Explain("lock", err).Error()
-		if !strings.HasPrefix(said, `warlock: lock "invoice:42": `+text) || permanent != strings.HasSuffix(said, ")") {
+		if !strings.HasPrefix(said, `warlock: lock "invoice:42": `+text) ||
+			permanent != strings.HasSuffix(said, ")") {
 			t.Errorf("explained as %q", said)
 		}
 	}
