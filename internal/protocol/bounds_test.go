@@ -222,10 +222,10 @@ func startSlow(tb testing.TB) *redistest.Server {
 // ms, with 100 000 waiters or readers, dead or alive.
 func TestPromiseBoundedWork(t *testing.T) {
 	s := startSlow(t)
-	const n, most = 100_000, 5 * time.Millisecond
+	const n, limit = 100_000, 5 * time.Millisecond
 	for kind, k := range crowds {
 		for name, ask := range k.asks {
-			if took := k.cost(t, s, n, most, ask); took > most {
+			if took := k.cost(t, s, n, limit, ask); took > limit {
 				t.Errorf("%s among %d %s took %v", name, n, kind, took)
 			}
 		}
@@ -233,13 +233,12 @@ func TestPromiseBoundedWork(t *testing.T) {
 }
 
 // Promise: nothing is left. The dead of a queue are never many more than the
-// living. Here 50 waiters a second die behind a long holder, beside one that
-// lives.
+// living. Here 50 waiters a second die behind a long holder. One waiter lives.
 func TestPromiseTheDeadAreFew(t *testing.T) {
 	s := redistest.StartMini(t)
 	l := newLock(t, s.Client())
 	clock := time.Now()
-	const life, most = 500 * time.Millisecond, 64
+	const life, limit = 500 * time.Millisecond, 64
 	pass := func(d time.Duration) {
 		clock = clock.Add(d)
 		s.Mini.FastForward(d)
@@ -263,8 +262,8 @@ func TestPromiseTheDeadAreFew(t *testing.T) {
 		pass(time.Second / 50)
 		longest = max(longest, len(queued(t, s)))
 	}
-	if longest >= most {
-		t.Errorf("up to %d waiters queued, want less than %d", longest, most)
+	if longest >= limit {
+		t.Errorf("up to %d waiters queued, want less than %d", longest, limit)
 	}
 	if got := queued(t, s); !slices.Contains(got, id(1, 1)) {
 		t.Error("the live waiter is not in the queue")

@@ -59,8 +59,7 @@ func keys(key string) (names [keyCount]string, err error) {
 	return names, nil
 }
 
-// companionOf returns the suffix of the companion whose form of name key has,
-// or "".
+// companionOf returns the suffix of the companion that key is named as, or "".
 func companionOf(key string) string {
 	for _, c := range companions {
 		wrapped := strings.HasPrefix(key, prefixed) && strings.HasSuffix(key, "}"+c)

@@ -110,7 +110,14 @@ func TestPromiseIdempotence(t *testing.T) {
 		if !about(s.TTL(key), ttl) || s.TTL(key) < 2*time.Second {
 			t.Errorf("granted again, the lock lives for %v", s.TTL(key))
 		}
+	})
+}
 
+// Promise: idempotence, of renewals.
+func TestPromiseIdempotenceOfRenewals(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		acquire(t, l, "a")
 		s.Do("PEXPIRE", key, time.Hour.Milliseconds())
 		late := acquire(t, l, "a")
 		for what, err := range map[string]error{
@@ -136,7 +143,14 @@ func TestPromiseIdempotence(t *testing.T) {
 		if !about(s.TTL(key), 3*time.Hour) || !about(s.TTL(fence), 3*time.Hour+protocol.FloorLifetime) {
 			t.Errorf("the lock lives for %v and its fence for %v", s.TTL(key), s.TTL(fence))
 		}
+	})
+}
 
+// Promise: idempotence, of releases.
+func TestPromiseIdempotenceOfReleases(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		acquire(t, l, "a")
 		if err := release(t, l, "a"); err != nil {
 			t.Errorf("release: %v", err)
 		}
@@ -344,38 +358,41 @@ func warm(t *testing.T, l *protocol.Lock) {
 	}
 }
 
+// answers has answers of servers, and whether they are permanent errors.
+var answers = map[string]bool{
+	"NOAUTH Authentication required.":                                               true,
+	"WRONGPASS invalid username-password pair or user is disabled.":                 true,
+	"NOPERM this user has no permissions to run the 'evalsha' command":              true,
+	"ERR Error running script: NOPERM this user has no permissions":                 true,
+	"ERR The user executing the script can't run this command or access":            true,
+	"ERR ACL failure in script: User a has no permissions to run the 'set' command": true,
+	"WRONGTYPE Operation against a key holding the wrong kind of value":             true,
+	"ERR Error running script (call to f_0): @user_script:1: WRONGTYPE Op":          true,
+	"CROSSSLOT Keys in request don't hash to the same slot":                         true,
+	"ERR unknown command 'evalsha', with args beginning with:":                      true,
+	"DENIED Redis is running in protected mode":                                     true,
+
+	"LOADING Redis is loading the dataset in memory":                             false,
+	"READONLY You can't write against a read only replica.":                      false,
+	"MASTERDOWN Link with MASTER is down":                                        false,
+	"CLUSTERDOWN The cluster is down":                                            false,
+	"TRYAGAIN Multiple keys request during rehashing of slot":                    false,
+	"BUSY Redis is busy running a script.":                                       false,
+	"OOM command not allowed when used memory > 'maxmemory'.":                    false,
+	"MISCONF Redis is configured to save RDB snapshots":                          false,
+	"NOREPLICAS Not enough good replicas to write.":                              false,
+	"ERR max number of clients reached":                                          false,
+	"ERR something that nobody has heard of":                                     false,
+	"ERR Error running script (call to f_0): @user_script:1: OOM command not al": false,
+}
+
 // A server's answer decides whether waiting helps. The code may stand anywhere
 // in its text.
 func TestPermanent(t *testing.T) {
 	s := redistest.StartMini(t)
 	l := newLock(t, s.Client(func(o *redis.Options) { o.MaxRetries = -1 }))
 	warm(t, l)
-	for text, permanent := range map[string]bool{
-		"NOAUTH Authentication required.":                                               true,
-		"WRONGPASS invalid username-password pair or user is disabled.":                 true,
-		"NOPERM this user has no permissions to run the 'evalsha' command":              true,
-		"ERR Error running script: NOPERM this user has no permissions":                 true,
-		"ERR The user executing the script can't run this command or access":            true,
-		"ERR ACL failure in script: User a has no permissions to run the 'set' command": true,
-		"WRONGTYPE Operation against a key holding the wrong kind of value":             true,
-		"ERR Error running script (call to f_0): @user_script:1: WRONGTYPE Op":          true,
-		"CROSSSLOT Keys in request don't hash to the same slot":                         true,
-		"ERR unknown command 'evalsha', with args beginning with:":                      true,
-		"DENIED Redis is running in protected mode":                                     true,
-
-		"LOADING Redis is loading the dataset in memory":                             false,
-		"READONLY You can't write against a read only replica.":                      false,
-		"MASTERDOWN Link with MASTER is down":                                        false,
-		"CLUSTERDOWN The cluster is down":                                            false,
-		"TRYAGAIN Multiple keys request during rehashing of slot":                    false,
-		"BUSY Redis is busy running a script.":                                       false,
-		"OOM command not allowed when used memory > 'maxmemory'.":                    false,
-		"MISCONF Redis is configured to save RDB snapshots":                          false,
-		"NOREPLICAS Not enough good replicas to write.":                              false,
-		"ERR max number of clients reached":                                          false,
-		"ERR something that nobody has heard of":                                     false,
-		"ERR Error running script (call to f_0): @user_script:1: OOM command not al": false,
-	} {
+	for text, permanent := range answers {
 		s.Mini.SetError(text)
 		_, err := l.Acquire(t.Context(), protocol.Request{ID: "a", TTL: ttl})
 		s.Mini.SetError("")

@@ -1,5 +1,5 @@
--- queue.lua: the waiters, and the hand-off of the lock to them. It stands
--- before contend.lua and handoff.lua.
+-- queue.lua: the waiters, and the hand-off of the lock to them. In a script, it
+-- comes before contend.lua or handoff.lua.
 --
 -- The record of a waiter is "asked ttl round reserve subscribed mode":
 --   asked       when the waiter last asked (us, server's time)

@@ -259,6 +259,23 @@ func TestReaderDiesAmongOthers(t *testing.T) {
 	acquireRound(t, l, id(3, 1))
 }
 
+// steps has the releases by which a queue of a writer, two readers, a writer and
+// a reader is served: the ID that leaves, the waiters that are granted the lock,
+// the lock's value then, and its readers.
+var steps = []struct {
+	leaves  string
+	granted []int
+	value   string
+	readers []string
+}{
+	{id(0, 1), []int{1}, id(1, 1), nil},
+	{id(1, 1), []int{2, 3}, shared, []string{id(1, 2), id(1, 3)}},
+	{id(1, 2), nil, shared, []string{id(1, 3)}},
+	{id(1, 3), []int{4}, id(1, 4), nil},
+	{id(1, 4), []int{5}, shared, []string{id(1, 5)}},
+	{id(1, 5), nil, "", nil},
+}
+
 // Promise: waiting is in order, for readers and writers together. Readers that
 // stand together get the lock together, and are told.
 func TestPromiseOrderOfReadersAndWriters(t *testing.T) {
@@ -266,96 +283,79 @@ func TestPromiseOrderOfReadersAndWriters(t *testing.T) {
 		l := newLock(t, s.Client())
 		next := listen(t, s.Client(), 1)
 		last := read(t, l, id(0, 1), ttl)
-		ask := func(n int, mode protocol.Mode) {
-			t.Helper()
-			enqueue(t, l, protocol.Request{ID: id(1, n), Mode: mode, Round: int64(n)})
+		var waiting []string
+		for i, mode := range []protocol.Mode{
+			protocol.Write, protocol.Read, protocol.Read, protocol.Write, protocol.Read,
+		} {
+			r := protocol.Request{ID: id(1, i+1), Mode: mode, Round: int64(i + 1)}
+			enqueue(t, l, r)
+			waiting = append(waiting, r.ID)
 		}
-		ask(1, protocol.Write)
-		ask(2, protocol.Read) // readers hold, but a writer waits
-		ask(3, protocol.Read)
-		ask(4, protocol.Write)
-		ask(5, protocol.Read)
-		// a reader that only tries does not pass either
+		// A reader that only tries does not pass the first writer either.
 		refused(t, l, protocol.Request{ID: id(2, 1), Mode: protocol.Read})
-		wantGrant := func(n int) {
-			t.Helper()
-			if got := next(); got.ID != id(1, n) || got.Round != int64(n) || got.Token <= last {
-				t.Errorf("the notice is %+v after token %d, want the grant of %s", got, last, id(1, n))
-			} else {
-				last = got.Token
-			}
-		}
-		leave := func(id string) {
-			t.Helper()
-			if err := release(t, l, id); err != nil {
+		for _, step := range steps {
+			if err := release(t, l, step.leaves); err != nil {
 				t.Fatal(err)
 			}
+			for _, n := range step.granted {
+				want := protocol.Notice{ID: id(1, n), Round: int64(n)}
+				last = wantGrant(t, next, last, want).Token
+			}
+			waiting = waiting[len(step.granted):]
+			wantReaders(t, s, step.readers...)
+			if got := queued(t, s); s.Get(key) != step.value || !slices.Equal(got, waiting) {
+				t.Errorf("%s left: the lock holds %q, and %q queue", step.leaves, s.Get(key), got)
+			}
 		}
-		leave(id(0, 1))
-		wantGrant(1)
-		if s.Get(key) != id(1, 1) {
-			t.Errorf("the lock holds %q", s.Get(key))
-		}
-		leave(id(1, 1))
-		wantGrant(2)
-		wantGrant(3)
-		wantReaders(t, s, id(1, 2), id(1, 3))
-		leave(id(1, 2))
-		wantReaders(t, s, id(1, 3))
-		leave(id(1, 3))
-		wantGrant(4)
-		if got := queued(t, s); s.Get(key) != id(1, 4) || !slices.Equal(got, []string{id(1, 5)}) {
-			t.Errorf("the lock holds %q, and %q queue", s.Get(key), got)
-		}
-		leave(id(1, 4))
-		wantGrant(5)
-		leave(id(1, 5))
 		if n := s.Do("EXISTS", key, readers, queue, waiters); n != int64(0) {
 			t.Errorf("%d keys are left", n)
 		}
 	})
 }
 
+// exits has the ways by which a writer, the ID (1, 1), leaves the queue. Each
+// returns the readers that then hold the lock.
+var exits = map[string]func(*testing.T, *redistest.Server, *protocol.Lock) (joined []string){
+	"it withdraws": func(t *testing.T, _ *redistest.Server, l *protocol.Lock) []string {
+		if err := release(t, l, id(1, 1)); !errors.Is(err, protocol.ErrNotHeld) {
+			t.Error(err)
+		}
+		return []string{id(1, 2), id(1, 3)}
+	},
+	"a reader asks again": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
+		s.Do("HDEL", waiters, id(1, 1)) // as if the writer had died
+		r := protocol.Request{ID: id(1, 3), Mode: protocol.Read, TTL: ttl, Round: 2}
+		grant, err := l.Acquire(t.Context(), r)
+		if err != nil || !grant.Granted {
+			t.Errorf("%+v, %v, want the lock", grant, err)
+		}
+		return []string{id(1, 2), id(1, 3)}
+	},
+	"a reader tries": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
+		s.Do("HDEL", waiters, id(1, 1))
+		read(t, l, id(1, 9), ttl)
+		return []string{id(1, 2), id(1, 3), id(1, 9)}
+	},
+	"another writer asks": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
+		s.Do("HDEL", waiters, id(1, 1))
+		refused(t, l, protocol.Request{ID: id(1, 8)})
+		return []string{id(1, 2), id(1, 3)}
+	},
+	"a reader leaves": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
+		read := protocol.Request{ID: id(0, 2), Mode: protocol.Read, TTL: ttl}
+		s.Do("ZADD", readers, time.Now().Add(ttl).UnixMilli(), read.ID)
+		s.Do("HDEL", waiters, id(1, 1))
+		if err := release(t, l, read.ID); err != nil {
+			t.Error(err)
+		}
+		return []string{id(1, 2), id(1, 3)}
+	},
+}
+
 // Readers wait behind a writer. They join the readers that hold once the writer
 // withdraws, or is found dead.
-func TestReadersBehindAWriterThatGoes(t *testing.T) {
-	type goes = func(t *testing.T, s *redistest.Server, l *protocol.Lock) (joined []string)
-	for name, goes := range map[string]goes{
-		"it withdraws": func(t *testing.T, _ *redistest.Server, l *protocol.Lock) []string {
-			if err := release(t, l, id(1, 1)); !errors.Is(err, protocol.ErrNotHeld) {
-				t.Error(err)
-			}
-			return []string{id(1, 2), id(1, 3)}
-		},
-		"a reader asks again": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
-			s.Do("HDEL", waiters, id(1, 1)) // as if the writer had died
-			r := protocol.Request{ID: id(1, 3), Mode: protocol.Read, TTL: ttl, Round: 2}
-			grant, err := l.Acquire(t.Context(), r)
-			if err != nil || !grant.Granted {
-				t.Errorf("%+v, %v, want the lock", grant, err)
-			}
-			return []string{id(1, 2), id(1, 3)}
-		},
-		"a reader tries": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
-			s.Do("HDEL", waiters, id(1, 1))
-			read(t, l, id(1, 9), ttl)
-			return []string{id(1, 2), id(1, 3), id(1, 9)}
-		},
-		"another writer asks": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
-			s.Do("HDEL", waiters, id(1, 1))
-			refused(t, l, protocol.Request{ID: id(1, 8)})
-			return []string{id(1, 2), id(1, 3)}
-		},
-		"a reader leaves": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
-			read := protocol.Request{ID: id(0, 2), Mode: protocol.Read, TTL: ttl}
-			s.Do("ZADD", readers, time.Now().Add(ttl).UnixMilli(), read.ID)
-			s.Do("HDEL", waiters, id(1, 1))
-			if err := release(t, l, read.ID); err != nil {
-				t.Error(err)
-			}
-			return []string{id(1, 2), id(1, 3)}
-		},
-	} {
+func TestReadersBehindAWriterThatLeaves(t *testing.T) {
+	for name, exit := range exits {
 		t.Run(name, func(t *testing.T) {
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 				l := newLock(t, s.Client())
@@ -363,7 +363,7 @@ func TestReadersBehindAWriterThatGoes(t *testing.T) {
 				enqueue(t, l, protocol.Request{ID: id(1, 1)})
 				enqueue(t, l, protocol.Request{ID: id(1, 2), Mode: protocol.Read})
 				enqueue(t, l, protocol.Request{ID: id(1, 3), Mode: protocol.Read})
-				wantReaders(t, s, append([]string{id(0, 1)}, goes(t, s, l)...)...)
+				wantReaders(t, s, append([]string{id(0, 1)}, exit(t, s, l)...)...)
 				if got := queued(t, s); len(got) > 0 {
 					t.Errorf("%q queue", got)
 				}
@@ -465,7 +465,14 @@ func TestReadersWhoseLockIsGone(t *testing.T) {
 			}
 			s.Do("DEL", key)
 		}
-		// A new reader does not share with readers of an earlier lock.
+	})
+}
+
+// A new reader does not share with readers of an earlier lock. Strangers can
+// neither release nor extend its share.
+func TestNewReaderSharesWithNobody(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
 		token := read(t, l, id(1, 1), time.Hour)
 		s.Do("DEL", key)
 		read(t, l, id(2, 1), ttl)

@@ -1,4 +1,4 @@
--- share.lua: the shares of readers. It stands before queue.lua, and before
+-- share.lua: the shares of readers. In a script, it comes before queue.lua or
 -- renew.lua.
 --
 --  1. A share ends at its own deadline, whatever other readers do.
