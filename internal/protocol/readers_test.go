@@ -259,9 +259,9 @@ func TestReaderDiesAmongOthers(t *testing.T) {
 	acquireRound(t, l, id(3, 1))
 }
 
-// steps has the releases by which a queue of a writer, two readers, a writer and
-// a reader is served: the ID that leaves, the waiters that are granted the lock,
-// the lock's value then, and its readers.
+// steps has the releases by which a queue of a writer, two readers, a writer
+// and a reader is served: the ID that leaves, the waiters that are granted the
+// lock, the lock's value then, and its readers.
 var steps = []struct {
 	leaves  string
 	granted []int
