@@ -71,7 +71,7 @@ func (s *server) RenewLater(ctx context.Context, ttl time.Duration, done func(er
 	done(err)
 }
 
-func extend(t *testing.T, l *lease.Lease, ttl time.Duration) error {
+func tryExtend(t *testing.T, l *lease.Lease, ttl time.Duration) error {
 	_, err := l.Extend(t.Context(), ttl)
 	return err
 }
@@ -215,7 +215,7 @@ func TestPromiseTheHolderKnowsBeforeTimersRun(t *testing.T) {
 	looks := map[string]func(l *lease.Lease) error{
 		"Context": func(l *lease.Lease) error { return context.Cause(l.Context()) },
 		"Release": (*lease.Lease).Release,
-		"Extend":  func(l *lease.Lease) error { return extend(t, l, ttl) },
+		"Extend":  func(l *lease.Lease) error { return tryExtend(t, l, ttl) },
 	}
 	for name, look := range looks {
 		t.Run(name, func(t *testing.T) {
@@ -339,7 +339,7 @@ func TestHandOff(t *testing.T) {
 	if context.Cause(before) != context.Canceled || context.Cause(old.Context()) != context.Canceled {
 		t.Errorf("the old context ended with %v", context.Cause(before))
 	}
-	for what, err := range map[string]error{"Release": old.Release(), "Extend": extend(t, old, ttl)} {
+	for what, err := range map[string]error{"Release": old.Release(), "Extend": tryExtend(t, old, ttl)} {
 		if !errors.Is(err, protocol.ErrNotHeld) {
 			t.Errorf("%s of the old lease: %v", what, err)
 		}
@@ -413,7 +413,7 @@ func TestExtend(t *testing.T) {
 	extend := func(ttl time.Duration, answer error) error {
 		t.Helper()
 		done := make(chan error, 1)
-		go func() { done <- extend(t, k.Lease, ttl) }()
+		go func() { done <- tryExtend(t, k.Lease, ttl) }()
 		c := k.renewal(k.clock.Since(k.start))
 		if c.ttl != ttl {
 			t.Errorf("Extend asks for %v, want %v", c.ttl, ttl)
@@ -442,7 +442,7 @@ func TestExtend(t *testing.T) {
 	if err := extend(time.Minute, protocol.ErrNotHeld); !errors.Is(err, lease.ErrLost) {
 		t.Errorf("Extend of a lease that was taken: %v", err)
 	}
-	if err := extend(t, k.Lease, time.Minute); !errors.Is(err, lease.ErrLost) {
+	if err := tryExtend(t, k.Lease, time.Minute); !errors.Is(err, lease.ErrLost) {
 		t.Errorf("Extend of a lost lease: %v", err)
 	}
 	k.quiet()
