@@ -1,22 +1,32 @@
 package warlock_test
 
 import (
+	"cmp"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/redistest"
 )
 
 // pages are those whose statements these tests compare with the code.
 var pages = []string{
+	"CONTRIBUTING.md",
 	"docs/guarantees.md",
+	"docs/operations.md",
 }
 
 // page returns the text of a page.
@@ -152,5 +162,246 @@ func TestPageOfGuaranteesIsComplete(t *testing.T) {
 	}
 	if promises == 0 {
 		t.Error("no test of a promise was found")
+	}
+}
+
+// The access list on the page allows the commands that an error would ask for,
+// and what wakes waiters; no more, and no less.
+func TestPageListsThePermissions(t *testing.T) {
+	want := []string{"publish", "subscribe", "pubsub|numsub"}
+	for _, c := range strings.FieldsFunc(commandsOfScripts(t), func(r rune) bool { return r == ' ' || r == ',' }) {
+		if c != "and" {
+			want = append(want, strings.ToLower(c))
+		}
+	}
+	var got []string
+	for _, rule := range accessList(t) {
+		if c, ok := strings.CutPrefix(rule, "+"); ok {
+			got = append(got, c)
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("docs/operations.md allows\n%q, want\n%q", got, want)
+	}
+}
+
+// accessList returns the words of the ACL command on the page.
+func accessList(t *testing.T) []string {
+	t.Helper()
+	for line := range strings.Lines(page(t, "docs/operations.md")) {
+		if strings.HasPrefix(line, "ACL SETUSER ") {
+			return strings.Fields(line)
+		}
+	}
+	t.Fatal("docs/operations.md has no ACL command")
+	return nil
+}
+
+// commandsOfScripts returns the list of commands that errors advise to allow.
+func commandsOfScripts(t *testing.T) string {
+	t.Helper()
+	const name = "internal/protocol/errors.go"
+	file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := ""
+	ast.Inspect(file, func(n ast.Node) bool {
+		if c, ok := n.(*ast.ValueSpec); ok && c.Names[0].Name == "commands" {
+			list = text(c.Values[0])
+		}
+		return true
+	})
+	if list == "" {
+		t.Fatal(name + " has no constant named commands")
+	}
+	return list
+}
+
+// A user with the access list on the page can do all that a lock does, and the
+// log has nothing to say about it.
+func TestAccessListOfThePage(t *testing.T) {
+	words := func(more ...any) []any {
+		var all []any
+		for _, w := range accessList(t) {
+			all = append(all, w)
+		}
+		return append(all, more...)
+	}
+	t.Run("one server", func(t *testing.T) {
+		s := redistest.Start(t)
+		s.Do(words()...)
+		login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
+		passOn(t, s.Client(login), s.Client(login))
+		readBoth(t, s.Client(login), s.Client(login))
+	})
+	t.Run("a cluster", func(t *testing.T) {
+		t.Parallel()
+		a, b := redistest.StartNode(t), redistest.StartNode(t)
+		redistest.Cluster(t, a, b)
+		a.Do(words("+cluster|slots")...)
+		b.Do(words("+cluster|slots")...)
+		login := func() redis.UniversalClient {
+			c := redis.NewClusterClient(&redis.ClusterOptions{
+				Addrs: []string{a.Addr, b.Addr}, Username: "billing", Password: "secret",
+			})
+			t.Cleanup(func() { _ = c.Close() })
+			return c
+		}
+		passOn(t, login(), login())
+		readBoth(t, login(), login())
+	})
+}
+
+// silent returns an option by which each line of the log fails the test.
+func silent(t *testing.T) warlock.Option {
+	return warlock.WithLogger(slog.New(slog.NewTextHandler(complaint{t}, nil)))
+}
+
+type complaint struct{ *testing.T }
+
+func (c complaint) Write(line []byte) (int, error) {
+	c.Errorf("logged: %s", line)
+	return len(line), nil
+}
+
+// passOn lets the lock pass from one client to another, which waits for it.
+func passOn(t *testing.T, one, other redis.UniversalClient) {
+	t.Helper()
+	holder := warlock.NewMutex(one, key, long, silent(t))
+	waiter := warlock.NewMutex(other, key, long, silent(t))
+	if err := holder.LockContext(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	done := result(func() error { return waiter.LockContext(within(t)) })
+	redistest.Eventually(t, func() bool { return queueLength(t, one) == 1 }, "the waiter is in the queue")
+	if err := holder.Lease().Extend(within(t), long); err != nil {
+		t.Error(err)
+	}
+	if err := holder.UnlockContext(within(t)); err != nil {
+		t.Error(err)
+	}
+	if err := wait(t, done, "the waiter has the lock"); err != nil {
+		t.Fatal(err)
+	}
+	if err := waiter.UnlockContext(within(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+// readBoth lets two clients read together, and one of them write afterwards.
+func readBoth(t *testing.T, one, other redis.UniversalClient) {
+	t.Helper()
+	a := warlock.NewRWMutex(one, key, long, silent(t))
+	b := warlock.NewRWMutex(other, key, long, silent(t))
+	for _, rw := range []*warlock.RWMutex{a, b} {
+		if err := rw.RLockContext(within(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	written := result(func() error { return a.LockContext(within(t)) })
+	redistest.Eventually(t, func() bool { return queueLength(t, one) == 1 }, "the writer is in the queue")
+	for _, rw := range []*warlock.RWMutex{a, b} {
+		if err := rw.RUnlockContext(within(t)); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := wait(t, written, "the writer has the lock"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.UnlockContext(within(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+func queueLength(t *testing.T, client redis.UniversalClient) int64 {
+	t.Helper()
+	n, err := client.ZCard(t.Context(), "warlock:{"+key+"}:queue").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// anyWord stands in a message of the log for what is only known when it is logged.
+const anyWord = "\x00"
+
+// text returns the string that an expression of literals makes, with anyWord for
+// its other parts; and "" if it does not begin with a literal.
+func text(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		if s, err := strconv.Unquote(e.Value); e.Kind == token.STRING && err == nil {
+			return s
+		}
+	case *ast.ParenExpr:
+		return text(e.X)
+	case *ast.BinaryExpr:
+		left, right := text(e.X), text(e.Y)
+		if left == "" || e.Op != token.ADD {
+			return ""
+		}
+		return left + cmp.Or(right, anyWord)
+	}
+	return ""
+}
+
+// messages returns the messages that the library logs, as patterns: whatever
+// begins as one and is given to a function that makes neither an error nor a panic.
+func messages(t *testing.T) map[string]*regexp.Regexp {
+	t.Helper()
+	patterns := make(map[string]*regexp.Regexp)
+	sources(t, isSource, func(file *ast.File) {
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || makesError(call) {
+				return true
+			}
+			for _, arg := range call.Args {
+				if m := text(arg); strings.HasPrefix(m, "warlock: ") {
+					quoted := strings.ReplaceAll(regexp.QuoteMeta(m), anyWord, `\w+`)
+					patterns[m] = regexp.MustCompile("^" + quoted + "$")
+				}
+			}
+			return true
+		})
+	})
+	return patterns
+}
+
+func makesError(call *ast.CallExpr) bool {
+	switch f := call.Fun.(type) {
+	case *ast.Ident:
+		return f.Name == "panic"
+	case *ast.SelectorExpr:
+		return slices.Contains([]string{"New", "Errorf", "Sprintf", "HasPrefix"}, f.Sel.Name)
+	}
+	return false
+}
+
+// Each message that the library logs stands on the page, and no other.
+func TestPageExplainsTheLog(t *testing.T) {
+	logged := messages(t)
+	if len(logged) == 0 {
+		t.Fatal("no messages were found")
+	}
+	found := make(map[string]bool)
+	for _, m := range regexp.MustCompile("(?m)^\\| `(warlock: [^`]*)`").FindAllStringSubmatch(page(t, "docs/operations.md"), -1) {
+		known := false
+		for source, pattern := range logged {
+			if pattern.MatchString(m[1]) {
+				known, found[source] = true, true
+			}
+		}
+		if !known {
+			t.Errorf("docs/operations.md explains %q, which is not logged", m[1])
+		}
+	}
+	for source := range logged {
+		if !found[source] {
+			t.Errorf("docs/operations.md does not explain %q", strings.ReplaceAll(source, anyWord, "..."))
+		}
 	}
 }
