@@ -27,6 +27,7 @@ var pages = []string{
 	"CONTRIBUTING.md",
 	"docs/guarantees.md",
 	"docs/operations.md",
+	"docs/performance.md",
 }
 
 // page returns the text of a page.
@@ -402,6 +403,59 @@ func TestPageExplainsTheLog(t *testing.T) {
 	for source := range logged {
 		if !found[source] {
 			t.Errorf("docs/operations.md does not explain %q", strings.ReplaceAll(source, anyWord, "..."))
+		}
+	}
+}
+
+// A row is a line of a table: its cells by the titles of their columns. The first
+// two cells say what the others are about.
+type row struct {
+	about [2]string
+	cells map[string]string
+}
+
+// figures returns the rows of those tables of a page that are of cases of the bench.
+func figures(text string) (rows []row) {
+	var titles []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if !strings.HasPrefix(line, "| ") {
+			titles = nil
+			continue
+		}
+		cells := strings.Split(strings.Trim(line, "|"), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		switch {
+		case titles == nil:
+			titles = cells
+		case titles[0] == "case" && cells[0] != "---":
+			r := row{[2]string{cells[0], cells[1]}, make(map[string]string)}
+			for i, title := range titles[2:] {
+				r.cells[title] = cells[2+i]
+			}
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+// Each figure on the page is what the bench has measured.
+func TestPageHasTheFiguresOfTheBench(t *testing.T) {
+	measured := make(map[[2]string]map[string]string)
+	for _, r := range figures(page(t, "bench/README.md")) {
+		measured[r.about] = r.cells
+	}
+	shown := figures(page(t, "docs/performance.md"))
+	if len(shown) == 0 {
+		t.Fatal("no figures were found")
+	}
+	for _, r := range shown {
+		for title, cell := range r.cells {
+			if got, ok := measured[r.about][title]; !ok || got != cell {
+				t.Errorf("docs/performance.md says %q of %q, %s; the bench measured %q", cell, r.about, title, got)
+			}
 		}
 	}
 }
