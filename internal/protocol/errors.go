@@ -135,7 +135,7 @@ func (l *Lock) ExplainEnd(ctx context.Context, doing string, problem error) erro
 func (l *Lock) names() string {
 	quoted := make([]string, keyCount)
 	for i, key := range l.keys {
-		quoted[i] = Quote(key)
+		quoted[i] = Quote(key.(string))
 	}
 	last := len(quoted) - 1
 	return strings.Join(quoted[:last], ", ") + " and " + quoted[last]

@@ -150,11 +150,11 @@ func TestFreeLockGoesToTheFirstWaiter(t *testing.T) {
 			l := newLock(t, s.Client())
 			next := listen(t, s.Client(), 1)
 			acquire(t, l, id(0, 0))
-			enqueue(t, l, protocol.Request{ID: id(1, 1), Spare: 10})
+			enqueue(t, l, protocol.Request{ID: id(1, 1), Reserve: 10})
 			s.Expire(key)
 			r := protocol.Request{ID: id(2, 1), TTL: time.Hour, Round: round}
 			grant, err := l.Acquire(t.Context(), r)
-			if err != nil || grant.Granted || !about(grant.Remaining, ttl) || !grant.HandsOn ||
+			if err != nil || grant.Granted || !about(grant.Remaining, ttl) || !grant.HandsOff ||
 				(grant.Place > 0) != (round > 0) {
 				t.Errorf("a newcomer: %+v, %v", grant, err)
 			}
@@ -359,14 +359,14 @@ const reserve = int64(time.Hour / time.Microsecond)
 func TestReservedTokens(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
-		grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 0), TTL: ttl, Spare: reserve})
+		grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 0), TTL: ttl, Reserve: reserve})
 		if err != nil || !grant.Granted || s.Get(fence) != fmt.Sprint(grant.Token+reserve) {
 			t.Fatalf("%+v, %v, the fence is %s", grant, err, s.Get(fence))
 		}
 		if got := s.TTL(fence); !about(got, ttl+protocol.FloorLifetime+time.Hour) || got < time.Hour {
 			t.Errorf("the fence lives for %v", got)
 		}
-		enqueue(t, l, protocol.Request{ID: id(1, 1), Spare: reserve})
+		enqueue(t, l, protocol.Request{ID: id(1, 1), Reserve: reserve})
 		used := grant.Token + time.Minute.Microseconds()
 		if err := l.NewRelease(id(0, 0), used).Try(t.Context()); err != nil {
 			t.Fatal(err)
@@ -393,7 +393,7 @@ func TestReservedTokens(t *testing.T) {
 func TestReservedTokensOfWhichNothingIsSaid(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
-		grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 1), TTL: ttl, Spare: reserve})
+		grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 1), TTL: ttl, Reserve: reserve})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -414,8 +414,8 @@ func TestHandsOff(t *testing.T) {
 		} {
 			s.Do("SET", key, holder)
 			grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 0), TTL: ttl, Round: 1})
-			if err != nil || grant.HandsOn != handsOff {
-				t.Errorf("%q holds: %+v, %v, want HandsOn %v", holder, grant, err, handsOff)
+			if err != nil || grant.HandsOff != handsOff {
+				t.Errorf("%q holds: %+v, %v, want HandsOff %v", holder, grant, err, handsOff)
 			}
 		}
 	})
@@ -509,16 +509,16 @@ func TestPublishDenied(t *testing.T) {
 		return g
 	}
 	acquire(t, l, id(0, 0)+"m")
-	if refusal(other, id(1, 1)).HandsOn {
+	if refusal(other, id(1, 1)).HandsOff {
 		t.Error("a waiter relies on a holder that may not publish")
 	}
 	if err := release(t, l, id(0, 0)+"m"); err != nil || s.Get(key) != id(1, 1) {
 		t.Errorf("release: %v, the lock is %q's", err, s.Get(key))
 	}
-	if !refusal(l, id(2, 2)+"m").HandsOn {
+	if !refusal(l, id(2, 2)+"m").HandsOff {
 		t.Error("a waiter that may not publish does not rely on a holder that may")
 	}
-	if refusal(other, id(1, 2)).HandsOn {
+	if refusal(other, id(1, 2)).HandsOff {
 		t.Error("a waiter relies on a waiter before it that may not publish")
 	}
 }
