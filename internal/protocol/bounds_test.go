@@ -272,7 +272,7 @@ func TestPromiseTheDeadAreFew(t *testing.T) {
 
 // Promise: the dead do not hold up the queue. Each call drops a bounded number
 // of them, and tells a live waiter to ask again.
-func TestPromiseTheDeadAreDroppedInBatches(t *testing.T) {
+func TestPromiseTheDeadAreDroppedInShares(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
 		next := listen(t, s.Client(), 5000)

@@ -100,68 +100,68 @@ func TestTokenIsTheServersTime(t *testing.T) {
 // Promise: idempotence. Each script may run twice, and a late request takes
 // nothing back.
 func TestPromiseIdempotence(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		l := newLock(t, s.Client())
-		first := acquire(t, l, "a")
-		s.Do("PEXPIRE", key, 1000)
-		if again := acquire(t, l, "a"); again <= first {
-			t.Errorf("granted again with token %d after %d", again, first)
-		}
-		if !about(s.TTL(key), ttl) || s.TTL(key) < 2*time.Second {
-			t.Errorf("granted again, the lock lives for %v", s.TTL(key))
-		}
-	})
+	for name, test := range map[string]func(*testing.T, *redistest.Server){
+		"acquire": acquireTwice, "renew": renewTwice, "release": releaseTwice,
+	} {
+		t.Run(name, func(t *testing.T) { redistest.Each(t, test) })
+	}
 }
 
-// Promise: idempotence, of renewals.
-func TestPromiseIdempotenceOfRenewals(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		l := newLock(t, s.Client())
-		acquire(t, l, "a")
-		s.Do("PEXPIRE", key, time.Hour.Milliseconds())
-		late := acquire(t, l, "a")
-		for what, err := range map[string]error{
-			"renew":  renew(t, l, "a", late, ttl),
-			"extend": l.Extend(t.Context(), "a", ttl),
-		} {
-			if err != nil {
-				t.Errorf("%s: %v", what, err)
-			}
-		}
-		if !about(s.TTL(key), time.Hour) {
-			t.Errorf("a late request shortened the lease to %v", s.TTL(key))
-		}
-
-		for range 2 {
-			if err := renew(t, l, "a", late, 2*time.Hour); err != nil {
-				t.Errorf("renew: %v", err)
-			}
-			if err := l.Extend(t.Context(), "a", 3*time.Hour); err != nil {
-				t.Errorf("extend: %v", err)
-			}
-		}
-		if !about(s.TTL(key), 3*time.Hour) || !about(s.TTL(fence), 3*time.Hour+protocol.FloorLifetime) {
-			t.Errorf("the lock lives for %v and its fence for %v", s.TTL(key), s.TTL(fence))
-		}
-	})
+func acquireTwice(t *testing.T, s *redistest.Server) {
+	l := newLock(t, s.Client())
+	first := acquire(t, l, "a")
+	s.Do("PEXPIRE", key, 1000)
+	if again := acquire(t, l, "a"); again <= first {
+		t.Errorf("granted again with token %d after %d", again, first)
+	}
+	if !about(s.TTL(key), ttl) || s.TTL(key) < 2*time.Second {
+		t.Errorf("granted again, the lock lives for %v", s.TTL(key))
+	}
 }
 
-// Promise: idempotence, of releases.
-func TestPromiseIdempotenceOfReleases(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		l := newLock(t, s.Client())
-		acquire(t, l, "a")
-		if err := release(t, l, "a"); err != nil {
-			t.Errorf("release: %v", err)
+func renewTwice(t *testing.T, s *redistest.Server) {
+	l := newLock(t, s.Client())
+	acquire(t, l, "a")
+	s.Do("PEXPIRE", key, time.Hour.Milliseconds())
+	late := acquire(t, l, "a")
+	for what, err := range map[string]error{
+		"renew":  renew(t, l, "a", late, ttl),
+		"extend": l.Extend(t.Context(), "a", ttl),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
 		}
-		acquire(t, l, "b")
-		if err := release(t, l, "a"); !errors.Is(err, protocol.ErrNotHeld) {
-			t.Errorf("release again: %v", err)
+	}
+	if !about(s.TTL(key), time.Hour) {
+		t.Errorf("a late request shortened the lease to %v", s.TTL(key))
+	}
+
+	for range 2 {
+		if err := renew(t, l, "a", late, 2*time.Hour); err != nil {
+			t.Errorf("renew: %v", err)
 		}
-		if s.Get(key) != "b" {
-			t.Errorf("releasing again left %q under the lock", s.Get(key))
+		if err := l.Extend(t.Context(), "a", 3*time.Hour); err != nil {
+			t.Errorf("extend: %v", err)
 		}
-	})
+	}
+	if !about(s.TTL(key), 3*time.Hour) || !about(s.TTL(fence), 3*time.Hour+protocol.FloorLifetime) {
+		t.Errorf("the lock lives for %v and its fence for %v", s.TTL(key), s.TTL(fence))
+	}
+}
+
+func releaseTwice(t *testing.T, s *redistest.Server) {
+	l := newLock(t, s.Client())
+	acquire(t, l, "a")
+	if err := release(t, l, "a"); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	acquire(t, l, "b")
+	if err := release(t, l, "a"); !errors.Is(err, protocol.ErrNotHeld) {
+		t.Errorf("release again: %v", err)
+	}
+	if s.Get(key) != "b" {
+		t.Errorf("releasing again left %q under the lock", s.Get(key))
+	}
 }
 
 func TestNothingIsRevived(t *testing.T) {
