@@ -28,7 +28,7 @@ func (l readLock) lock(ctx context.Context) error { return l.rw.RLockContext(ctx
 
 func (l readLock) unlock() error { return l.rw.RUnlockContext(context.Background()) }
 
-func (l readLock) renew(context.Context) error    { return nil }
+func (l readLock) renew(context.Context) error { return nil }
 
 // The load of the case "a writer among 8 readers".
 const (
