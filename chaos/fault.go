@@ -243,8 +243,8 @@ func (r *scenarioRun) noReplicas() {
 
 // readOnly lets the server refuse to write, as a replica.
 func (r *scenarioRun) readOnly() {
-	nobody := []any{"REPLICAOF", "127.0.0.1", 1} // where no server listens
-	r.refuse(nobody, []any{"REPLICAOF", "NO", "ONE"})
+	noMaster := []any{"REPLICAOF", "127.0.0.1", 1} // no server listens there
+	r.refuse(noMaster, []any{"REPLICAOF", "NO", "ONE"})
 }
 
 // refuse lets servers refuse to write, from the command begin to the command

@@ -126,7 +126,7 @@ func TestMutantIsCaught(t *testing.T) {
 	}
 	p := newPlan(t)
 	p.duration = 2 * time.Second
-	if err := runMutants(t.Context(), "whoever has it", p, io.Discard, io.Discard); err != nil {
+	if err := runMutants(t.Context(), "from its holder", p, io.Discard, io.Discard); err != nil {
 		t.Error(err)
 	}
 }

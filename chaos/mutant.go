@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -42,15 +43,15 @@ const (
 )
 
 var mutants = []mutant{
-	{"the lock is taken whoever has it", "calm", []edit{{luaAcquire,
+	{"the lock is taken from its holder", "calm", []edit{{luaAcquire,
 		`'NX', 'PX', TTL)`, `'PX', TTL)`}}},
-	{"a release does not look whose the lock is", "calm", []edit{{luaHandOn,
+	{"a release does not check the holder", "calm", []edit{{luaHandOn,
 		"if holder ~= ID then\n", "if not holder then\n"}}},
 	{"a release hands nothing on", "calm", []edit{{luaHandOn,
 		"local outcome = hand_on(nil, FLOOR, USED > 0 and USED or nil)", "local outcome = {}"}}},
-	{"nobody is told of a grant", "calm", []edit{{luaQueue,
+	{"no waiter is told of its grant", "calm", []edit{{luaQueue,
 		"  redis.pcall('PUBLISH', channel(id), id .. ' ' .. round .. ' ' .. int(token) .. ' ' .. LOCK)\n", ""}}},
-	{"the last to come is the first to be served", "calm", []edit{{luaQueue,
+	{"the last waiter is served first", "calm", []edit{{luaQueue,
 		"local head = lenient('ZRANGE', QUEUE, 0, 0)\n    local id", "local head = lenient('ZRANGE', QUEUE, -1, -1)\n    local id"}}},
 	{"readers pass writers that wait", "calm", []edit{{luaContend,
 		"(not waiting or redis.call('ZSCORE', READERS, ID))", "true"}}},
@@ -62,12 +63,12 @@ var mutants = []mutant{
 		"if !a.pending && a.place == 0 {", "if true {"}}},
 	{"the mailbox is never closed", "calm", []edit{{mailbox,
 		"if b.waiting == 0 && b.session != nil {", "if false {"}}},
-	{"what is known of waiters never expires", "crash", []edit{{luaContend,
+	{"the data of waiters never expires", "crash", []edit{{luaContend,
 		"  keep(WAITERS)\n", ""}}},
 	{"dead waiters are never skipped", "stop", []edit{{luaQueue,
 		"if now >= seen and now - seen <= ttl * 1000 then", "if seen then"}, {luaQueue,
 		"if stale and #stale > 0 then", "if false then"}}},
-	{"a lease is believed in beyond its deadline", "stop", []edit{{leaseFile,
+	{"a lease counts as held beyond its deadline", "stop", []edit{{leaseFile,
 		"if k.current.state != held || now.Before(k.deadline) {", "if now.Before(now.Add(1)) {"}}},
 	{"a reader that expires ends the others' shares", "readers", []edit{{luaShare,
 		"return redis.call('ZREM', READERS, '', unpack(past))\n",
@@ -86,7 +87,7 @@ var mutants = []mutant{
 		"k.grantedLocked(sent, ttl)\n", "k.grantedLocked(now, ttl)\n"}}},
 	{"a renewal makes the key again", "deleted", []edit{{luaRenew,
 		"elseif holder == ID then\n  prolong(LOCK, TTL)\n", "elseif not holder or holder == ID then\n  redis.call('SET', LOCK, ID, 'PX', TTL)\n"}}},
-	{"a renewal does not look whose the lock is", "deleted", []edit{{luaRenew,
+	{"a renewal does not check the holder", "deleted", []edit{{luaRenew,
 		"elseif holder == ID then\n", "elseif holder then\n"}}},
 	{"tokens have no floor", "clock", []edit{{luaLock,
 		"if not last or last < now or", "if true or"}}},
@@ -127,19 +128,18 @@ func runMutants(ctx context.Context, only string, p *plan, stdout, stderr io.Wri
 	fmt.Fprintln(t, "mutant\tscenario\tcaught by\ttries")
 	var uncaught []string
 	for _, m := range chosen {
-		own := &plan{seed: p.seed, duration: p.duration}
-		h := hunted{}
-		if own.program, err = m.build(ctx, source, dir); err == nil {
-			h, err = m.hunt(ctx, own, stderr)
+		program, err := m.build(ctx, source, dir)
+		if err != nil {
+			return err
 		}
+		h, err := m.hunt(ctx, &plan{seed: p.seed, duration: p.duration, program: program}, stderr)
 		if err != nil {
 			return fmt.Errorf("mutant %q: %w", m.name, err)
 		}
-		by := strings.Join(h.judges, ", ")
-		if by == "" {
-			by = "NOBODY"
+		if len(h.judges) == 0 {
 			uncaught = append(uncaught, m.name)
 		}
+		by := cmp.Or(strings.Join(h.judges, ", "), "NOBODY")
 		fmt.Fprintf(stderr, "%-50s %s\n", m.name, by)
 		fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", m.name, m.scenario, by, h.tries)
 	}
@@ -234,6 +234,11 @@ func (m *mutant) broken(source string) (map[string][]byte, error) {
 
 // build builds this program with the mutant, and returns its path.
 func (m *mutant) build(ctx context.Context, source, dir string) (program string, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("mutant %q: %w", m.name, err)
+		}
+	}()
 	files, err := m.broken(source)
 	if err != nil {
 		return "", err

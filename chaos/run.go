@@ -206,7 +206,7 @@ func (r *scenarioRun) subscriptionsLeft() []judge.Violation {
 			return list == ""
 		})
 		if list != "" {
-			f.Add(judge.AllKeys, "subscriptions when nobody waits:\n%s", list)
+			f.Add(judge.AllKeys, "subscriptions when no worker waits:\n%s", list)
 		}
 	}
 	return f.Violations

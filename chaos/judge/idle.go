@@ -74,7 +74,7 @@ func judgeIdle(h *History) []Violation {
 			excused := h.excusedAnywhere(DelaysMessages|MayLoseData, begin, end) ||
 				h.excused(g.op.Slot, StopsProcess, g.from, end)
 			if idle > limit && !excused {
-				f.Add(key, "nobody held the lock for %v, more than %v, before %s", idle, limit, g.op)
+				f.Add(key, "no op held the lock for %v, more than %v, before %s", idle, limit, g.op)
 			}
 		}
 	}

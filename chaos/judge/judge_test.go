@@ -3,7 +3,10 @@ package judge
 import (
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -270,21 +273,21 @@ var histories = map[string]struct {
 		h.asks(h.holds(0, 0, 1, 50, 10), Renew, 30, Yes)
 		h.suffers(MayLoseData|LosesData, everywhere, 0, 20, 21)
 	}, []string{"revived"}},
-	"one that passes another": {func(h *builder) {
+	"a process that passes another": {func(h *builder) {
 		h.holds(0, 0, 1, 50, 10)
 		h.holds(1, 5, 60, 65, 20)
 		h.holds(2, 20, 51, 59, 15)
 	}, []string{"order"}},
-	"one that passes another that did not ask in time": {func(h *builder) {
+	"a process that passes another, which did not ask in time": {func(h *builder) {
 		h.holds(0, 0, 1, 950, 10)
 		h.holds(1, 5, 1060, 0, 20)
 		h.holds(2, 20, 951, 959, 15)
 	}, nil},
-	"a holder that does not mind its deadline": {func(h *builder) {
+	"a holder that ignores its deadline": {func(h *builder) {
 		o := h.holds(0, 0, 1, 50, 10)
 		o.Checks[1].Deadline = at(49)
 	}, []string{"belief"}},
-	"one that passes another that a fault hit": {func(h *builder) {
+	"a process that passes another, which a fault hit": {func(h *builder) {
 		h.holds(0, 0, 1, 50, 10)
 		h.holds(1, 5, 60, 65, 20)
 		h.holds(2, 20, 51, 59, 15)
@@ -295,32 +298,32 @@ var histories = map[string]struct {
 		h.holds(0, 5, 170, 180, 20)
 		h.holds(0, 100, 151, 160, 15)
 	}, []string{"turns"}},
-	"a lock that nobody holds": {func(h *builder) {
+	"an idle lock": {func(h *builder) {
 		h.holds(0, 0, 1, 50, 10)
 		h.holds(1, 5, 600, 610, 20)
 	}, []string{"idle"}},
-	"a lock that nobody holds, as the server refused to write": {func(h *builder) {
+	"an idle lock, as the server refused to write": {func(h *builder) {
 		h.holds(0, 0, 1, 50, 10)
 		h.suffers(RefusesWrites, everywhere, AllKeys, 40, 400)
 		h.holds(1, 5, 890, 910, 20)
 	}, nil},
-	"a lock that nobody holds, long after the server refused to write": {func(h *builder) {
+	"an idle lock, long after the server refused to write": {func(h *builder) {
 		h.holds(0, 0, 1, 50, 10)
 		h.suffers(RefusesWrites, everywhere, AllKeys, 40, 400)
 		h.holds(1, 5, 910, 920, 20)
 	}, []string{"idle"}},
-	"a lock that nobody holds, after the server refused to write": {func(h *builder) {
+	"an idle lock, after the server refused to write": {func(h *builder) {
 		h.suffers(RefusesWrites, everywhere, AllKeys, 0, 40)
 		h.holds(0, 41, 42, 50, 10)
 		h.holds(1, 45, 600, 610, 20)
 	}, []string{"idle"}},
-	"one that passes another while the server refuses to write": {func(h *builder) {
+	"a process that passes another while the server refuses to write": {func(h *builder) {
 		h.holds(0, 0, 1, 50, 10)
 		h.holds(1, 5, 60, 65, 20)
 		h.holds(2, 20, 51, 59, 15)
 		h.suffers(RefusesWrites, everywhere, AllKeys, 7, 8)
 	}, nil},
-	"a lock that nobody wants": {func(h *builder) {
+	"a lock without waiters": {func(h *builder) {
 		h.holds(0, 0, 1, 50, 10)
 		h.holds(1, 600, 601, 610, 20)
 	}, nil},
@@ -348,7 +351,7 @@ var histories = map[string]struct {
 		h.suffers(StopsProcess|KillsProcess, 0, AllKeys, 30, 40)
 		h.asks(h.holds(1, 5, 1020, 1030, 20), Acquire, 900, No)
 	}, nil},
-	"a crash that costs more than a ttl and a little": {func(h *builder) {
+	"a crash that costs more than a ttl and 200 ms": {func(h *builder) {
 		h.holds(0, 0, 1, 0, 10)
 		h.Processes[0].Ended = at(30)
 		h.suffers(StopsProcess|KillsProcess, 0, AllKeys, 30, 40)
@@ -430,5 +433,26 @@ func TestRecorder(t *testing.T) {
 	}
 	if p := h.Processes[number]; p.Slot != 3 || p.Ended != at(5) {
 		t.Errorf("process %+v, want slot 3 and its first end", p)
+	}
+}
+
+// Draw writes a page with the ops and the faults.
+func TestDraw(t *testing.T) {
+	h := newBuilder()
+	h.holds(0, 0, 1, 50, 10)
+	h.suffers(DelaysMessages, everywhere, AllKeys, 20, 30)
+	Judge(h.History)
+	file := filepath.Join(t.TempDir(), "page.html")
+	if err := h.Draw(0, file); err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"lock: writer 0/0, token 10", "unlock: writer 0/0", "workers []"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("the page does not have %q", want)
+		}
 	}
 }

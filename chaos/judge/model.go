@@ -11,10 +11,10 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// The model of one key says who holds it, and the last tokens. A history is
-// right if its calls can be put in a possible order (linearizability: Herlihy
-// and Wing, 1990). In that order each call takes effect between its begin and
-// its return, and each call is possible when it takes effect.
+// The model of one key says which ops hold it, and the last tokens. A history
+// is right if its calls can be put in a possible order (linearizability:
+// Herlihy and Wing, 1990). In that order each call takes effect between its
+// begin and its return, and each call is possible when it takes effect.
 //
 // A lease may end by itself, but only from a certain time on. So a state has a
 // time as well. Each call takes effect at the earliest time at which it can,
