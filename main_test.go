@@ -55,7 +55,7 @@ func libraryGoroutine() string {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]
 	for stack := range strings.SplitSeq(string(buf), "\n\n") {
-		for _, ours := range []string{"warlock-go/warlock.", "warlock/internal/lease.", "warlock/internal/protocol.", "warlock/internal/send.", "warlock/internal/wait."} {
+		for _, ours := range []string{"warlock-go/warlock.", "warlock/internal/lock.", "warlock/internal/lease.", "warlock/internal/protocol.", "warlock/internal/send.", "warlock/internal/wait."} {
 			if strings.Contains(stack, ours) {
 				return stack
 			}
@@ -255,7 +255,7 @@ func waiters() (n int) {
 	for stack := range strings.SplitSeq(string(buf), "\n\n") {
 		state, frames, _ := strings.Cut(stack, "\n")
 		waits := strings.Contains(state, "[select") || strings.Contains(state, "[chan receive")
-		if waits && strings.HasPrefix(frames, "github.com/warlock-go/warlock.(*Mutex).enter(") {
+		if waits && strings.HasPrefix(frames, "github.com/warlock-go/warlock/internal/lock.(*claim[...]).await(") {
 			n++
 		}
 	}

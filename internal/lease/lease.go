@@ -83,7 +83,7 @@ type Timers interface {
 type Server interface {
 	// Renew asks the server to let the lease live for ttl. It returns nil,
 	// protocol.ErrNotHeld, or an error after which neither is known.
-	Renew(ctx context.Context, ttl time.Duration) error
+	Renew(ctx context.Context, ttl time.Duration) (waiting bool, err error)
 
 	// RenewLater is Renew for a timer, which need not wait: it calls done with what Renew
 	// would have returned, and returns before or after that.
@@ -167,17 +167,18 @@ func (l *Lease) Deadline() time.Time {
 
 // Extend makes the lease live for at least ttl from now. It returns ErrLost,
 // protocol.ErrNotHeld after a release, or an error that leaves the lease as it was.
-func (l *Lease) Extend(ctx context.Context, ttl time.Duration) error {
+func (l *Lease) Extend(ctx context.Context, ttl time.Duration) (waiting bool, err error) {
 	k := l.keeper
 	sent := k.terms.Clock.Now()
 	if err := l.err(sent); err != nil {
-		return err
+		return false, err
 	}
-	err := k.renewed(sent, ttl, k.terms.Server.Renew(ctx, ttl))
+	waiting, err = k.terms.Server.Renew(ctx, ttl)
+	err = k.renewed(sent, ttl, err)
 	if ended := l.err(k.terms.Clock.Now()); ended != nil {
-		return ended
+		return false, ended
 	}
-	return err
+	return waiting, err
 }
 
 // Release ends the lease on the holder's side; freeing the lock on the server
@@ -196,10 +197,10 @@ func (l *Lease) Release() error {
 	return nil
 }
 
-// HandOn ends the lease as Release does, for the next holder in this process,
+// HandOff ends the lease as Release does, for the next holder in this process,
 // whose lease it returns: the server sees one lease that goes on. If the lease is not
 // held any more, or it is until or later, it stays as it is, and ok is false.
-func (l *Lease) HandOn(until time.Time) (next *Lease, ok bool) {
+func (l *Lease) HandOff(until time.Time) (next *Lease, ok bool) {
 	k := l.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -211,6 +212,18 @@ func (l *Lease) HandOn(until time.Time) (next *Lease, ok bool) {
 	l.leaveLocked(released, context.Canceled)
 	k.beginLocked(now, now)
 	return k.current, true
+}
+
+// Joinable reports whether Join at now would succeed.
+func (l *Lease) Joinable(now time.Time) bool {
+	k := l.keeper
+	if k.terms.Renewals <= 0 {
+		return k.validAt(now)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.checkLocked(now)
+	return l.state == held && !k.overdueLocked(now)
 }
 
 // Join lets one more hold under the lease, which is not handed on, and whose longest

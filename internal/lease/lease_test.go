@@ -60,14 +60,20 @@ func (k *keeper) terms(clock clockwork.Clock, renewals time.Duration) lease.Term
 // A server is the keeper's as the lease sees it.
 type server keeper
 
-func (s *server) Renew(_ context.Context, ttl time.Duration) error {
+func (s *server) Renew(_ context.Context, ttl time.Duration) (waiting bool, err error) {
 	c := call{s.clock.Now(), ttl, make(chan error, 1)}
 	s.calls <- c
-	return <-c.answer
+	return false, <-c.answer
 }
 
 func (s *server) RenewLater(ctx context.Context, ttl time.Duration, done func(error)) {
-	done(s.Renew(ctx, ttl))
+	_, err := s.Renew(ctx, ttl)
+	done(err)
+}
+
+func tryExtend(t *testing.T, l *lease.Lease, ttl time.Duration) error {
+	_, err := l.Extend(t.Context(), ttl)
+	return err
 }
 
 // to moves the clock to d after the start, with the timer armed for what is next.
@@ -209,7 +215,7 @@ func TestPromiseTheHolderKnowsBeforeTimersRun(t *testing.T) {
 	looks := map[string]func(l *lease.Lease) error{
 		"Context": func(l *lease.Lease) error { return context.Cause(l.Context()) },
 		"Release": (*lease.Lease).Release,
-		"Extend":  func(l *lease.Lease) error { return l.Extend(t.Context(), ttl) },
+		"Extend":  func(l *lease.Lease) error { return tryExtend(t, l, ttl) },
 	}
 	for name, look := range looks {
 		t.Run(name, func(t *testing.T) {
@@ -315,7 +321,7 @@ func TestRenewalsEnd(t *testing.T) {
 func (k *keeper) handOn() (ended *lease.Lease) {
 	k.t.Helper()
 	ended = k.Lease
-	next, ok := ended.HandOn(k.clock.Now().Add(1))
+	next, ok := ended.HandOff(k.clock.Now().Add(1))
 	if !ok {
 		k.t.Fatal("the lease is not handed on")
 	}
@@ -324,7 +330,7 @@ func (k *keeper) handOn() (ended *lease.Lease) {
 }
 
 // Handed on, the lease goes on for the next holder as if nothing had happened.
-func TestHandOn(t *testing.T) {
+func TestHandOff(t *testing.T) {
 	k := start(t, -1)
 	k.to(ttl / 3)
 	first := k.renewal(ttl / 3) // under way as the lease changes hands
@@ -333,12 +339,12 @@ func TestHandOn(t *testing.T) {
 	if context.Cause(before) != context.Canceled || context.Cause(old.Context()) != context.Canceled {
 		t.Errorf("the old context ended with %v", context.Cause(before))
 	}
-	for what, err := range map[string]error{"Release": old.Release(), "Extend": old.Extend(t.Context(), ttl)} {
+	for what, err := range map[string]error{"Release": old.Release(), "Extend": tryExtend(t, old, ttl)} {
 		if !errors.Is(err, protocol.ErrNotHeld) {
 			t.Errorf("%s of the old lease: %v", what, err)
 		}
 	}
-	if _, ok := old.HandOn(k.clock.Now().Add(1)); ok {
+	if _, ok := old.HandOff(k.clock.Now().Add(1)); ok {
 		t.Error("the old lease was handed on")
 	}
 	first.answer <- nil
@@ -356,7 +362,7 @@ func TestHandOn(t *testing.T) {
 }
 
 // An answer to a renewal that was sent for an earlier holder counts for the next.
-func TestNotYoursAfterHandOn(t *testing.T) {
+func TestNotYoursAfterHandOff(t *testing.T) {
 	k := start(t, -1)
 	k.to(ttl / 3)
 	asked := k.renewal(ttl / 3)
@@ -368,20 +374,20 @@ func TestNotYoursAfterHandOn(t *testing.T) {
 	if err := context.Cause(old.Context()); err != context.Canceled {
 		t.Errorf("the old lease ended with %v", err)
 	}
-	if _, ok := k.HandOn(k.clock.Now().Add(1)); ok {
+	if _, ok := k.HandOff(k.clock.Now().Add(1)); ok {
 		t.Error("a lost lease was handed on")
 	}
 }
 
 // A lease is not handed on when the time for that is over, and goes on, nor when
 // it has run out.
-func TestHandOnTooLate(t *testing.T) {
+func TestHandOffTooLate(t *testing.T) {
 	k := start(t, 0)
-	if _, ok := k.HandOn(k.clock.Now()); ok || k.Context().Err() != nil {
+	if _, ok := k.HandOff(k.clock.Now()); ok || k.Context().Err() != nil {
 		t.Errorf("handed on when it is too late: %v; the lease: %v", ok, k.Context().Err())
 	}
 	k.to(ttl)
-	if _, ok := k.HandOn(k.clock.Now().Add(1)); ok {
+	if _, ok := k.HandOff(k.clock.Now().Add(1)); ok {
 		t.Error("a lease that has run out was handed on")
 	}
 }
@@ -407,7 +413,7 @@ func TestExtend(t *testing.T) {
 	extend := func(ttl time.Duration, answer error) error {
 		t.Helper()
 		done := make(chan error, 1)
-		go func() { done <- k.Extend(t.Context(), ttl) }()
+		go func() { done <- tryExtend(t, k.Lease, ttl) }()
 		c := k.renewal(k.clock.Since(k.start))
 		if c.ttl != ttl {
 			t.Errorf("Extend asks for %v, want %v", c.ttl, ttl)
@@ -436,7 +442,7 @@ func TestExtend(t *testing.T) {
 	if err := extend(time.Minute, protocol.ErrNotHeld); !errors.Is(err, lease.ErrLost) {
 		t.Errorf("Extend of a lease that was taken: %v", err)
 	}
-	if err := k.Extend(t.Context(), time.Minute); !errors.Is(err, lease.ErrLost) {
+	if err := tryExtend(t, k.Lease, time.Minute); !errors.Is(err, lease.ErrLost) {
 		t.Errorf("Extend of a lost lease: %v", err)
 	}
 	k.quiet()

@@ -24,7 +24,7 @@ func TestGarbageInTheFence(t *testing.T) {
 				}
 				s.Do("SET", fence, garbage)
 				for n := range 5 {
-					r := protocol.Request{ID: id(1, n), TTL: ttl, Spare: 4096, Mode: protocol.Mode(n % 2)}
+					r := protocol.Request{ID: id(1, n), TTL: ttl, Reserve: 4096, Mode: protocol.Mode(n % 2)}
 					g, err := l.Acquire(t.Context(), r)
 					if err != nil || !g.Granted || g.Token <= before {
 						t.Fatalf("after the token %d: %+v, %v", before, g, err)
@@ -103,7 +103,7 @@ func TestPlainLockThatLooksShared(t *testing.T) {
 		refused(t, l, protocol.Request{ID: id(0, 0), TTL: ttl, Mode: protocol.Read})
 		refused(t, l, protocol.Request{ID: id(0, 1), TTL: ttl, Mode: protocol.Write})
 		g := refused(t, l, protocol.Request{ID: id(0, 2), TTL: ttl, Mode: protocol.Read, Round: 1})
-		if g.HandsOn || g.Holder != shared {
+		if g.HandsOff || g.Holder != shared {
 			t.Errorf("told %+v, want that nobody hands it on", g)
 		}
 		for _, id := range []string{id(0, 0), id(0, 2), "a stranger"} {

@@ -120,7 +120,7 @@ type Request struct {
 	ID    string
 	Mode  Mode          // the same in all requests of an ID
 	TTL   time.Duration // of the lease, from when the server runs the script
-	Spare int64         // tokens to reserve above the one granted
+	Reserve int64       // tokens to reserve above the one granted
 
 	// A waiter queues if it is refused. Its rounds count from 1, and each of its
 	// requests has the next one.
@@ -138,7 +138,7 @@ type Grant struct {
 	Granted   bool
 	Token     int64         // if granted: the fencing token
 	Remaining time.Duration // if refused: until the holder's lease ends; negative if it never does
-	HandsOn   bool          // if refused: the holder hands the lock on to the first in the queue, and tells it
+	HandsOff  bool          // if refused: the holder hands the lock on to the first in the queue, and tells it
 	Place     int64         // if refused: the waiter's, for its next request
 	Heard     bool          // if refused: the server has a subscriber of its mailbox, or was not asked
 	Holder    string        // if refused: the ID of one that holds
@@ -166,7 +166,7 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	var pauses pauses
 	for repeats, stray := send.Repeats(l.sender.Client()), false; ; repeats-- {
 		reply, err := l.run(send.WithoutDeadline(ctx), send.Once, acquireScript,
-			r.ID, r.TTL.Milliseconds(), (r.TTL + FloorLifetime).Milliseconds(), r.Spare, r.Round, r.Place, counted, modes[r.Mode], r.Channel)
+			r.ID, r.TTL.Milliseconds(), (r.TTL + FloorLifetime).Milliseconds(), r.Reserve, r.Round, r.Place, counted, modes[r.Mode], r.Channel)
 		if repeats > 0 && isRepeated(err) && pauses.wait(ctx) == nil {
 			stray = stray || send.Lost(err)
 			continue
@@ -215,7 +215,7 @@ func refusal(reply []any) (g Grant, ok bool) {
 		}
 	}
 	holder, ok := reply[parts-1].(string)
-	g = Grant{Remaining: milliseconds(numbers[0]), HandsOn: numbers[1] == 1, Place: numbers[2], Heard: numbers[3] == 1, Holder: holder}
+	g = Grant{Remaining: milliseconds(numbers[0]), HandsOff: numbers[1] == 1, Place: numbers[2], Heard: numbers[3] == 1, Holder: holder}
 	return g, ok
 }
 

@@ -136,10 +136,10 @@ func TestFreeLockGoesToWhoWaits(t *testing.T) {
 			l := newLock(t, s.Client())
 			heard := hear(t, s.Client(), 1)
 			acquire(t, l, id(0, 0))
-			enqueue(t, l, protocol.Request{ID: id(1, 1), Spare: 10})
+			enqueue(t, l, protocol.Request{ID: id(1, 1), Reserve: 10})
 			s.Expire(key)
 			grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(2, 1), TTL: time.Hour, Round: round})
-			if err != nil || grant.Granted || !about(grant.Remaining, ttl) || !grant.HandsOn || (grant.Place > 0) != (round > 0) {
+			if err != nil || grant.Granted || !about(grant.Remaining, ttl) || !grant.HandsOff || (grant.Place > 0) != (round > 0) {
 				t.Errorf("a newcomer: %+v, %v", grant, err)
 			}
 			if n := heard(); n.ID != id(1, 1) || s.Get(key) != n.ID || s.Get(fence) != fmt.Sprint(n.Token+10) {
@@ -333,14 +333,14 @@ func TestSpareTokens(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
 		const spare = int64(time.Hour / time.Microsecond) // more than time passes here
-		grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 0), TTL: ttl, Spare: spare})
+		grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 0), TTL: ttl, Reserve: spare})
 		if err != nil || !grant.Granted || s.Get(fence) != fmt.Sprint(grant.Token+spare) {
 			t.Fatalf("%+v, %v, the fence is %s", grant, err, s.Get(fence))
 		}
 		if got := s.TTL(fence); !about(got, ttl+protocol.FloorLifetime+time.Hour) || got < time.Hour {
 			t.Errorf("the fence lives for %v", got)
 		}
-		enqueue(t, l, protocol.Request{ID: id(1, 1), Spare: spare})
+		enqueue(t, l, protocol.Request{ID: id(1, 1), Reserve: spare})
 		used := grant.Token + time.Minute.Microseconds()
 		if err := l.NewRelease(id(0, 0), used).Try(t.Context()); err != nil {
 			t.Fatal(err)
@@ -359,7 +359,7 @@ func TestSpareTokens(t *testing.T) {
 			t.Errorf("the next token is %d, want one above %d", next, used)
 		}
 		// Given up without a word of what was used, all count as used.
-		if grant, err = l.Acquire(t.Context(), protocol.Request{ID: id(0, 1), TTL: ttl, Spare: spare}); err != nil {
+		if grant, err = l.Acquire(t.Context(), protocol.Request{ID: id(0, 1), TTL: ttl, Reserve: spare}); err != nil {
 			t.Fatal(err)
 		}
 		if err := release(t, l, id(0, 1)); err != nil || s.Get(fence) != fmt.Sprint(grant.Token+spare) {
@@ -377,8 +377,8 @@ func TestWhoHandsOn(t *testing.T) {
 		} {
 			s.Do("SET", key, holder)
 			grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 0), TTL: ttl, Round: 1})
-			if err != nil || grant.HandsOn != handsOn {
-				t.Errorf("%q holds: %+v, %v, want HandsOn %v", holder, grant, err, handsOn)
+			if err != nil || grant.HandsOff != handsOn {
+				t.Errorf("%q holds: %+v, %v, want HandsOff %v", holder, grant, err, handsOn)
 			}
 		}
 	})
@@ -468,16 +468,16 @@ func TestPublishDenied(t *testing.T) {
 		return g
 	}
 	acquire(t, l, id(0, 0)+"m")
-	if refusal(other, id(1, 1)).HandsOn {
+	if refusal(other, id(1, 1)).HandsOff {
 		t.Error("a waiter is to be told by a holder that cannot")
 	}
 	if err := release(t, l, id(0, 0)+"m"); err != nil || s.Get(key) != id(1, 1) {
 		t.Errorf("release: %v, the lock is %q's", err, s.Get(key))
 	}
-	if !refusal(l, id(2, 2)+"m").HandsOn {
+	if !refusal(l, id(2, 2)+"m").HandsOff {
 		t.Error("a mute waiter is not to be told by a holder that can")
 	}
-	if refusal(other, id(1, 2)).HandsOn {
+	if refusal(other, id(1, 2)).HandsOff {
 		t.Error("a waiter is to be told by a waiter before it that cannot")
 	}
 }

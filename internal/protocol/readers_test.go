@@ -84,7 +84,7 @@ func TestReadersShare(t *testing.T) {
 			t.Errorf("the fence lives for %v", got)
 		}
 		grant := refused(t, l, protocol.Request{ID: id(0, 1)})
-		if !about(grant.Remaining, ttl) || !grant.HandsOn {
+		if !about(grant.Remaining, ttl) || !grant.HandsOff {
 			t.Errorf("a writer: %+v", grant)
 		}
 		if s.Do("SET", key, "a plain one", "NX", "PX", 1000) != nil {
@@ -110,7 +110,7 @@ func TestReadersBehindAPlainHolder(t *testing.T) {
 		l := newLock(t, s.Client())
 		s.Do("SET", key, "a plain one", "PX", 60000)
 		grant := refused(t, l, protocol.Request{ID: id(1, 1), Mode: protocol.Read, Round: 1})
-		if grant.HandsOn || grant.Place == 0 {
+		if grant.HandsOff || grant.Place == 0 {
 			t.Errorf("a reader: %+v", grant)
 		}
 		s.Do("DEL", key)

@@ -1,4 +1,4 @@
-package warlock
+package lock
 
 import (
 	"sync/atomic"
@@ -12,7 +12,7 @@ import (
 func TestSilenceIsReportedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var reports atomic.Int64
-		w := watch{report: func() { reports.Add(1) }}
+		w := silence{report: func() { reports.Add(1) }}
 		after := func(d time.Duration, want int64) {
 			t.Helper()
 			time.Sleep(d) // by the bubble's clock
