@@ -27,7 +27,7 @@ const (
 	killGrace = 200 * time.Millisecond
 )
 
-// abreast is how many holders run at the same time, each of its own key.
+// abreast is how many holders run at the same time, each with its own key.
 const abreast = 5
 
 // kills measures n times how long a waiter in this process waits after kill -9

@@ -10,7 +10,7 @@ import (
 type system struct {
 	name    string
 	connect func(setup) (client, error)
-	endless bool // lock under contexts that never end, and serve all waiters at the end
+	endless bool // lock under contexts that never end; at the end all waiters are served
 	shares  bool // several goroutines hold a lock at once
 }
 

@@ -196,7 +196,7 @@ func (a *attempt) hold(c choices) {
 	_ = a.worker.store.Call("Store.SetFenced", access, new(Values)) // fails if it comes too late
 }
 
-// unlock unlocks.
+// unlock unlocks, and notes the outcome.
 func (a *attempt) unlock(c choices) {
 	a.checkLease()
 	ctx, cancel := context.WithCancel(context.Background())

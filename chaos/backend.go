@@ -175,7 +175,7 @@ func (b *backend) master(t *testbed, key string) *redistest.Server {
 	var found *redistest.Server
 	redistest.Eventually(t, func() bool {
 		for _, s := range b.masters() {
-			if s.Admin.Exists(context.Background(), key).Err() == nil { // it would be MOVED
+			if s.Admin.Exists(context.Background(), key).Err() == nil { // other masters answer MOVED
 				found = s
 				return true
 			}

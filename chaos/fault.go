@@ -134,7 +134,8 @@ func (r *scenarioRun) dropReplies() {
 	})
 }
 
-// slowThenGone delays the replies to renewals, and then drops them.
+// slowThenGone delays replies, and then drops requests. So renewals get late
+// replies at first, and then none.
 func (r *scenarioRun) slowThenGone() {
 	slots := r.randomSlots(1, 3)
 	r.during(judge.DelaysMessages, slots, judge.AllKeys, func() {

@@ -162,15 +162,15 @@ func chooseMutants(part string) (chosen []mutant, err error) {
 	return chosen, nil
 }
 
-// A hunted says which judges caught a mutant, and after how many runs.
-type hunted struct {
+// A huntResult says which judges caught a mutant, and after how many runs.
+type huntResult struct {
 	judges []string
 	tries  int
 }
 
 // hunt runs a mutant until a judge catches it, up to 5 times with seeds that
 // follow. It returns the judges that caught it.
-func (m *mutant) hunt(ctx context.Context, p *plan, stderr io.Writer) (h hunted, err error) {
+func (m *mutant) hunt(ctx context.Context, p *plan, stderr io.Writer) (h huntResult, err error) {
 	chosen, err := choose(m.scenario)
 	if err != nil {
 		return h, err
