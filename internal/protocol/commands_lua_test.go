@@ -71,7 +71,8 @@ func checkLua(scripts ...script) (problems []string, used map[string]bool) {
 func (c *luaCheck) findWrappers(all []lexeme) {
 	for i := range all {
 		for _, f := range []string{"call", "pcall"} {
-			if name := function(all, i); name != "" && texts(all, i, "redis", ".", f, "(", "...", ")") {
+			name := function(all, i)
+			if name != "" && texts(all, i, "redis", ".", f, "(", "...", ")") {
 				c.wrappers[name] = true
 			}
 		}

@@ -86,14 +86,14 @@ func StartMini(tb TB) *Server {
 // Start starts a real redis-server with args. Two environment variables matter:
 //
 //   - WARLOCK_REDIS_SERVER is the path of a redis-server or a valkey-server.
-//     Tests start this program, also as a node of a cluster and as a Sentinel. If
-//     the path names no program, the test fails. If the variable is empty, tests
-//     start the redis-server in PATH.
+//     Tests start this program, also as a node of a cluster and as a Sentinel.
+//     If the path names no program, the test fails. If the variable is empty,
+//     tests start the redis-server in PATH.
 //   - WARLOCK_REQUIRE_REDIS set to 1 fails a test that finds no redis-server in
 //     PATH. Otherwise the test is skipped.
 //
-// Redis 7.0 is the oldest server on which the tests run: nodes of a cluster need
-// its --cluster-port and its ADDSLOTSRANGE.
+// The tests need Redis 7.0 or later. Nodes of a cluster need its --cluster-port,
+// and some tests ask for PEXPIRETIME or COMMAND DOCS.
 func Start(tb TB, args ...string) *Server {
 	tb.Helper()
 	s := &Server{tb: tb, args: args}
