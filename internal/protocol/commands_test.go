@@ -83,10 +83,10 @@ var sends = map[string]string{
 	"ReceiveTimeout": "SUBSCRIBE", // on a new connection
 }
 
-// Promise: Redis 6.2 and Valkey 7.2 are enough. The library uses no command and
-// no option that is newer, in its scripts and in its Go code. The test does not
+// Redis 6.2 and Valkey 7.2 are enough: the library uses no command and no
+// option that is newer, in its scripts and in its Go code. The test does not
 // look at the commands that go-redis itself sends on a new connection.
-func TestPromiseCommandsOfRedis62(t *testing.T) {
+func TestNoCommandIsNewerThanRedis62(t *testing.T) {
 	shipped := list(t, "../..")
 	var scripts []script
 	for _, p := range shipped.own {
