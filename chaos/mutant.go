@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,17 +14,20 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/warlock-go/warlock/chaos/judge"
 )
 
-// A mutant is the library with one line broken, or what there is twice. Its workers are built with
-// other files in the place of the library's; servers, faults and judges are as ever.
+// A mutant is the library with one line broken, or with one property that two
+// lines keep. Its workers are built with other files in place of the library's.
+// Servers, faults and judges stay the same.
 type mutant struct {
 	name     string
-	scenario string // in which it shows
+	scenario string // the scenario in which a judge notices it
 	edits    []edit
 }
 
-// An edit is of a file of the library. What is old is there once.
+// An edit replaces old by new in a file of the library. old occurs once there.
 type edit struct{ file, old, new string }
 
 const (
@@ -39,15 +43,15 @@ const (
 )
 
 var mutants = []mutant{
-	{"the lock is taken whoever has it", "calm", []edit{{luaAcquire,
+	{"the lock is taken from its holder", "calm", []edit{{luaAcquire,
 		`'NX', 'PX', TTL)`, `'PX', TTL)`}}},
-	{"a release does not look whose the lock is", "calm", []edit{{luaHandOn,
+	{"a release does not check the holder", "calm", []edit{{luaHandOn,
 		"if holder ~= ID then\n", "if not holder then\n"}}},
 	{"a release hands nothing on", "calm", []edit{{luaHandOn,
 		"local outcome = hand_on(nil, FLOOR, USED > 0 and USED or nil)", "local outcome = {}"}}},
-	{"nobody is told of a grant", "calm", []edit{{luaQueue,
+	{"no waiter is told of its grant", "calm", []edit{{luaQueue,
 		"  redis.pcall('PUBLISH', channel(id), id .. ' ' .. round .. ' ' .. int(token) .. ' ' .. LOCK)\n", ""}}},
-	{"the last to come is the first to be served", "calm", []edit{{luaQueue,
+	{"the last waiter is served first", "calm", []edit{{luaQueue,
 		"local head = lenient('ZRANGE', QUEUE, 0, 0)\n    local id", "local head = lenient('ZRANGE', QUEUE, -1, -1)\n    local id"}}},
 	{"readers pass writers that wait", "calm", []edit{{luaContend,
 		"(not waiting or redis.call('ZSCORE', READERS, ID))", "true"}}},
@@ -59,12 +63,12 @@ var mutants = []mutant{
 		"if !a.granted && (a.pending || a.place > 0) {", "if false {"}}},
 	{"the mailbox is never closed", "calm", []edit{{mailbox,
 		"if b.waiting == 0 && b.session != nil {", "if false {"}}},
-	{"what is known of waiters never expires", "crash", []edit{{luaContend,
+	{"the data of waiters never expires", "crash", []edit{{luaContend,
 		"  keep(WAITERS)\n", ""}}},
 	{"dead waiters are never skipped", "stop", []edit{{luaQueue,
 		"if now >= seen and now - seen <= ttl * 1000 then", "if seen then"}, {luaQueue,
 		"if stale and #stale > 0 then", "if false then"}}},
-	{"a lease is believed in beyond its deadline", "stop", []edit{{leaseFile,
+	{"a lease counts as held beyond its deadline", "stop", []edit{{leaseFile,
 		"if k.current.state != held || now.Before(k.deadline) {", "if now.Before(now.Add(1)) {"}}},
 	{"a reader that expires ends the others' shares", "readers", []edit{{luaShare,
 		"return redis.call('ZREM', READERS, '', unpack(past))\n",
@@ -83,7 +87,7 @@ var mutants = []mutant{
 		"k.grantedLocked(sent, ttl)\n", "k.grantedLocked(now, ttl)\n"}}},
 	{"a renewal makes the key again", "deleted", []edit{{luaRenew,
 		"elseif holder == ID then\n  prolong(LOCK, TTL)\n", "elseif not holder or holder == ID then\n  redis.call('SET', LOCK, ID, 'PX', TTL)\n"}}},
-	{"a renewal does not look whose the lock is", "deleted", []edit{{luaRenew,
+	{"a renewal does not check the holder", "deleted", []edit{{luaRenew,
 		"elseif holder == ID then\n", "elseif holder then\n"}}},
 	{"tokens have no floor", "clock", []edit{{luaLock,
 		"if not last or last < now or", "if true or"}}},
@@ -102,11 +106,12 @@ var mutants = []mutant{
 
 const library = "github.com/warlock-go/warlock"
 
-// runMutants runs each mutant whose name has only in it in its scenario, and errs if one is not caught.
+// runMutants runs the mutants whose names contain only, each in its scenario.
+// It fails if no judge catches a mutant.
 func runMutants(ctx context.Context, only string, p *plan, stdout, stderr io.Writer) error {
-	chosen := slices.DeleteFunc(slices.Clone(mutants), func(m mutant) bool { return !strings.Contains(m.name, only) })
-	if len(chosen) == 0 {
-		return fmt.Errorf("no mutant has %q in its name", only)
+	chosen, err := chooseMutants(only)
+	if err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp("", "warlock-mutants-")
 	if err != nil {
@@ -117,63 +122,81 @@ func runMutants(ctx context.Context, only string, p *plan, stdout, stderr io.Wri
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "seed %d, %v of load each\n", p.seed, p.duration)
+	fmt.Fprintf(stdout, seedLine, p.seed, p.duration)
 	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "mutant\tscenario\tcaught by\ttries")
 	var uncaught []string
 	for _, m := range chosen {
-		own := *p
-		own.keep = ""
-		if own.program, err = m.build(ctx, source, dir); err != nil {
-			return fmt.Errorf("mutant %q: %w", m.name, err)
+		program, err := m.build(ctx, source, dir)
+		if err != nil {
+			return err
 		}
-		judges, tries, err := m.hunt(ctx, &own, stderr)
+		h, err := m.hunt(ctx, &plan{seed: p.seed, duration: p.duration, program: program}, stderr)
 		if err != nil {
 			return fmt.Errorf("mutant %q: %w", m.name, err)
 		}
-		by := strings.Join(judges, ", ")
-		if by == "" {
-			by = "NOBODY"
+		if len(h.judges) == 0 {
 			uncaught = append(uncaught, m.name)
 		}
+		by := cmp.Or(strings.Join(h.judges, ", "), "NOBODY")
 		fmt.Fprintf(stderr, "%-50s %s\n", m.name, by)
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", m.name, m.scenario, by, tries)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", m.name, m.scenario, by, h.tries)
 	}
-	_ = t.Flush() // as with the standard output everywhere
+	_ = t.Flush() // fails only if stdout does
 	if len(uncaught) > 0 {
 		return fmt.Errorf("not caught with seed %d: %s", p.seed, strings.Join(uncaught, "; "))
 	}
 	return nil
 }
 
-// hunt runs a mutant until a judge has caught it, and returns which did.
-func (m *mutant) hunt(ctx context.Context, p *plan, stderr io.Writer) (judges []string, tries int, err error) {
+// chooseMutants returns the mutants whose names contain part.
+func chooseMutants(part string) (chosen []mutant, err error) {
+	for _, m := range mutants {
+		if strings.Contains(m.name, part) {
+			chosen = append(chosen, m)
+		}
+	}
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("no mutant has %q in its name", part)
+	}
+	return chosen, nil
+}
+
+// A huntResult says which judges caught a mutant, and after how many runs.
+type huntResult struct {
+	judges []string
+	tries  int
+}
+
+// hunt runs a mutant until a judge catches it, up to 5 times with seeds that
+// follow. It returns the judges that caught it.
+func (m *mutant) hunt(ctx context.Context, p *plan, stderr io.Writer) (h huntResult, err error) {
 	chosen, err := choose(m.scenario)
 	if err != nil {
-		return nil, 0, err
+		return h, err
 	}
 	const most = 5
-	for tries = 1; ; tries++ {
+	for h.tries = 1; ; h.tries++ {
 		bar := newBar(m.scenario, p.duration, stderr)
 		p.progress = bar.show
 		v, err := chosen[0].run(ctx, p)
 		bar.end()
 		if err != nil {
-			return nil, tries, err
+			return h, err
 		}
 		for _, x := range v.Violations {
-			if x.Judge != undecided && !slices.Contains(judges, x.Judge) {
-				judges = append(judges, x.Judge)
+			if x.Judge != judge.Undecided && !slices.Contains(h.judges, x.Judge) {
+				h.judges = append(h.judges, x.Judge)
 			}
 		}
-		if len(judges) > 0 || tries == most {
-			return judges, tries, nil
+		if len(h.judges) > 0 || h.tries == most {
+			return h, nil
 		}
 		p.seed++
 	}
 }
 
-// sourceOf returns where a package's source is.
+// sourceOf returns the folder of a package's source.
 func sourceOf(ctx context.Context, pkg string) (string, error) {
 	out, err := output(exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", pkg))
 	if err != nil {
@@ -182,15 +205,15 @@ func sourceOf(ctx context.Context, pkg string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// apply returns text, which is of the edit's file, as the mutant has it.
+// apply returns the edit's file with the edit, given its text.
 func (e *edit) apply(text []byte) ([]byte, error) {
 	if n := bytes.Count(text, []byte(e.old)); n != 1 {
-		return nil, fmt.Errorf("%q is %d times in %s, and not once", e.old, n, e.file)
+		return nil, fmt.Errorf("%q occurs %d times in %s, and not once", e.old, n, e.file)
 	}
 	return bytes.Replace(text, []byte(e.old), []byte(e.new), 1), nil
 }
 
-// broken returns the files of the library that the mutant changes, by name.
+// broken returns the edited files of the library, by name.
 func (m *mutant) broken(source string) (map[string][]byte, error) {
 	files := make(map[string][]byte)
 	for _, e := range m.edits {
@@ -208,8 +231,13 @@ func (m *mutant) broken(source string) (map[string][]byte, error) {
 	return files, nil
 }
 
-// build builds this program over the mutant, and returns its path.
+// build builds this program with the mutant, and returns its path.
 func (m *mutant) build(ctx context.Context, source, dir string) (program string, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("mutant %q: %w", m.name, err)
+		}
+	}()
 	files, err := m.broken(source)
 	if err != nil {
 		return "", err
@@ -230,17 +258,19 @@ func (m *mutant) build(ctx context.Context, source, dir string) (program string,
 	if err != nil {
 		return "", err
 	}
-	_, err = output(exec.CommandContext(ctx, "go", "build", "-overlay", overlay, "-o", program, library+"/chaos"))
+	args := []string{"build", "-overlay", overlay, "-o", program, library + "/chaos"}
+	_, err = output(exec.CommandContext(ctx, "go", args...))
 	return program, err
 }
 
-// output runs a command, and returns its output, or an error with what it said.
+// output returns the output of a command. Its error has what the command wrote
+// to standard error.
 func output(cmd *exec.Cmd) ([]byte, error) {
-	var said bytes.Buffer
-	cmd.Stderr = &said
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		err = fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, said.Bytes())
+		err = fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, stderr.Bytes())
 	}
 	return out, err
 }

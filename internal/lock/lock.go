@@ -4,8 +4,8 @@
 //
 // # How a goroutine gets the lock
 //
-// A goroutine first waits for its turn in the queue of its process (queue.go).
-// It may get a hold there: a writer's, that is handed off to it, or a share of
+// A goroutine first waits for its turn in its process (turn.go, queue.go). It may
+// get a hold there: a writer's, that is handed off to it, or a share of
 // the hold of other readers (share.go). Otherwise the goroutine asks Redis
 // (ask.go). Redis grants the lock, or refuses it and puts the ID in a queue of
 // its own. A refused waiter stays in that queue. It learns of its grant from a
@@ -21,17 +21,15 @@
 // # Invariants
 //
 //  1. Only a goroutine that has the turn sends requests for the lock.
-//  2. writer is set only while a writer has the turn.
-//  3. A hold that no goroutine comes to have is given back: when a wait ended at
+//  2. A hold that no goroutine comes to have is given back: when a wait ended at
 //     its grant, and when its lease was lost before its goroutine ran.
-//  4. No mutex is held during a request to Redis.
+//  3. No mutex is held during a request to Redis.
 package lock
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -64,15 +62,7 @@ var (
 
 // A Lock is one lock in this process. Init makes it usable. It must not be
 // copied after that. Its methods may be called concurrently.
-type Lock struct {
-	site
-
-	mu     sync.Mutex // guards the following; never held during a request to Redis
-	queue  queue[*Hold]
-	writer *Hold  // the hold under which a goroutine writes; nil: none writes
-	shares shares // the holds under which goroutines read
-	stuck  stuck
-}
+type Lock struct{ turns }
 
 // Init makes l the lock named key. It panics if an argument cannot be used.
 func (l *Lock) Init(client redis.UniversalClient, key string, ttl time.Duration, o Options) {
@@ -130,20 +120,6 @@ func (l *Lock) UnlockContext(ctx context.Context, mode Mode) error {
 	return l.writeUnlock(ctx)
 }
 
-// Held returns the hold of the goroutine that writes, or of those that read, and
-// nil if there is none.
-func (l *Lock) Held(mode Mode) *Hold {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if mode == Write {
-		return l.writer
-	}
-	if s := l.shares.newest(); s != nil {
-		return s.hold
-	}
-	return nil
-}
-
 // acquire locks as LockContext does.
 func (l *Lock) acquire(ctx context.Context, mode Mode) (*Hold, error) {
 	if l.check(); l.Attempts == 0 {
@@ -164,7 +140,7 @@ func (l *Lock) wait(ctx context.Context, mode Mode) (h *Hold, err error) {
 	if ctx.Err() != nil {
 		return nil, l.server.ExplainEnd(ctx, "lock", nil)
 	}
-	h, err = l.enter(ctx, mode)
+	h, err = l.takeTurn(ctx, mode)
 	switch {
 	case err != nil:
 		return nil, l.server.ExplainEnd(ctx, "lock", nil)
@@ -279,55 +255,45 @@ func (l *Lock) hold(ctx context.Context, a *ask, h *Hold) *Hold {
 	if a.mode == Read {
 		return l.beginShare(ctx, a, h)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.writer = h
+	l.setWriter(h)
 	return h
 }
 
 // writeUnlock hands the writer's hold off, or ends it.
 func (l *Lock) writeUnlock(ctx context.Context) error {
-	l.mu.Lock()
-	h := l.writer
-	l.writer = nil
-	passed := h != nil && l.handOffLocked(h)
-	l.mu.Unlock()
-	if passed {
+	h, passed := l.endWrite()
+	switch {
+	case passed:
 		return nil
-	}
-	if h == nil {
+	case h == nil:
 		return l.server.Explain("unlock", errUnlocked)
 	}
 	defer l.leave()
 	return h.end(ctx)
 }
 
-// handOffLocked hands h off to the writer that is next, and reports whether it
-// did.
-func (l *Lock) handOffLocked(h *Hold) bool {
-	if !l.queue.writerIsNext() {
-		return false
+// takeTurn waits for the turn. It returns a hold if the goroutine got one in
+// place of the turn, or along with it. The error is that of ctx.
+func (l *Lock) takeTurn(ctx context.Context, mode Mode) (*Hold, error) {
+	for {
+		h, err := l.enter(ctx, mode)
+		switch {
+		case err != nil:
+			if h != nil { // the wait ended at its grant
+				go l.dispose(ctx, mode)
+			}
+			return nil, err
+		case h == nil || h.lease.Err() == nil:
+			return h, nil
+		}
+		// The process was stopped between the grant and now.
+		if mode == Write {
+			l.setWriter(nil)
+			go h.abandon(ctx)
+			return nil, nil // the turn is this goroutine's
+		}
+		go l.dispose(ctx, mode)
 	}
-	next, ok := h.handOff()
-	if !ok {
-		return false
-	}
-	l.writer = next
-	l.queue.handOff(next)
-	return true
-}
-
-// reserve returns how many tokens to reserve for hand-offs.
-func (l *Lock) reserve(mode Mode) int64 {
-	if mode == Read || l.NoRenewal {
-		return 0
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.queue.writerIsNext() {
-		return 0
-	}
-	return maxHandOffs
 }
 
 // dispose unlocks in the background, where there is no caller to return an error

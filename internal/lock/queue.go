@@ -19,7 +19,7 @@ import (
 //     fails instead.
 //
 // Its zero value is an empty queue in state free. It is not safe for concurrent
-// use: the Lock guards it.
+// use: turns guards it.
 type queue[H any] struct {
 	state   state
 	waiting list.List     // of *claim[H], in the order in which they came

@@ -3,7 +3,6 @@ package lock
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/warlock-go/warlock/internal/lease"
@@ -96,38 +95,21 @@ func (l *Lock) coverLocked(ctx context.Context, s *share, h *Hold) {
 	}
 }
 
-// letInLocked ends the turn of a reader, and lets it in under s along with the
-// readers that wait next to it.
-func (l *Lock) letInLocked(s *share) {
-	s.readers += 1 + l.queue.letIn(s.hold)
-	l.advanceLocked() // a writer asks while they read
-}
-
 // readUnlock takes one reader out of the oldest share, and frees the lock after
 // the last.
 func (l *Lock) readUnlock(ctx context.Context) error {
-	l.mu.Lock()
-	if len(l.shares) == 0 {
-		l.mu.Unlock()
+	s, last, frees := l.endRead()
+	if s == nil {
 		return l.server.Explain("read-unlock", errRUnlocked)
 	}
-	s := l.shares[0]
-	s.readers--
-	empty := s.readers == 0
-	if empty {
-		l.shares = slices.Delete(l.shares, 0, 1)
-	}
-	frees := empty && len(l.shares) == 0 && l.queue.free() // nobody asks before the lock is free
-	l.mu.Unlock()
-
 	if frees {
 		defer l.leave()
 	}
-	if empty && !s.covered {
+	if last && !s.covered {
 		return s.hold.end(ctx)
 	}
 	err := s.hold.lease.Err()
-	if empty {
+	if last {
 		_ = s.hold.lease.Release() // err says whether it was lost
 	}
 	if errors.Is(err, lease.ErrLost) { // and not released since, by the last reader

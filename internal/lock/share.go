@@ -37,7 +37,7 @@ import (
 // while some goroutines read under an old share and others under a new one, the
 // new share ends last.
 
-// A share is a hold under which goroutines read. The Lock's mu guards it.
+// A share is a hold under which goroutines read. The mu of turns guards it.
 type share struct {
 	hold      *Hold
 	readers   int

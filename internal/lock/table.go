@@ -191,7 +191,7 @@ func (t *Table) newEntry(id string) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &entry{Lock: Lock{site: site{server, t.terms}}}, nil
+	return &entry{Lock: Lock{turns{site: site{server, t.terms}}}}, nil
 }
 
 // use returns the entry of id, counted once more.

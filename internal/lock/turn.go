@@ -1,69 +1,65 @@
 package lock
 
-import "context"
+import (
+	"context"
+	"slices"
+	"sync"
+)
 
-// enter waits for the turn. It returns a hold if the goroutine got one in place
-// of the turn, or along with it. The error is that of ctx.
-func (l *Lock) enter(ctx context.Context, mode Mode) (*Hold, error) {
-	for {
-		h, err := l.enterOnce(ctx, mode)
-		switch {
-		case err != nil:
-			if h != nil {
-				go l.dispose(ctx, mode)
-			}
-			return nil, err
-		case h == nil || h.lease.Err() == nil:
-			return h, nil
-		}
-		// The process was stopped between the grant and now.
-		if mode == Write {
-			l.mu.Lock()
-			l.writer = nil
-			l.mu.Unlock()
-			go h.abandon(ctx)
-			return nil, nil // the turn is this goroutine's
-		}
-		go l.dispose(ctx, mode)
-	}
+// Turns are what goes on about a lock in this process: which goroutine has the
+// turn, which wait for it, and the holds under which goroutines write and read.
+// They never ask Redis. Their methods may be called concurrently.
+//
+// A goroutine that has the turn is the only one that asks Redis. A writer keeps
+// its turn for as long as it holds, so writer is set only while a writer has the
+// turn.
+type turns struct {
+	site
+
+	mu     sync.Mutex // guards the following
+	queue  queue[*Hold]
+	writer *Hold  // the hold under which a goroutine writes; nil: none writes
+	shares shares // the holds under which goroutines read
+	stuck  stuck
 }
 
-// enterOnce is enter for a hold that may have been lost meanwhile. If ctx ends
-// at the grant, enterOnce returns the hold together with the error.
-func (l *Lock) enterOnce(ctx context.Context, mode Mode) (*Hold, error) {
-	l.mu.Lock()
-	if h, ok := l.admitLocked(mode); ok {
-		l.mu.Unlock()
+// enter waits for the turn until ctx ends. It returns a hold if the goroutine got
+// one in place of the turn, or along with it. If ctx ends at the grant, enter
+// returns the hold together with the error.
+func (t *turns) enter(ctx context.Context, mode Mode) (*Hold, error) {
+	t.mu.Lock()
+	if h, ok := t.admitLocked(mode); ok {
+		t.mu.Unlock()
 		return h, nil
 	}
-	c := l.queue.wait(mode)
-	l.watchLocked()
-	l.mu.Unlock()
+	c := t.queue.wait(mode)
+	t.watchLocked()
+	t.mu.Unlock()
 	if h, served := c.await(ctx); served {
 		return h, nil
 	}
 
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	h, served := l.queue.withdraw(c)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h, served := t.queue.withdraw(c)
 	if served && h == nil {
-		l.queue.leave()
+		t.queue.leave()
 	}
-	l.advanceLocked() // the goroutine may have stopped readers
+	t.advanceLocked() // the goroutine may have stopped readers
 	return h, ctx.Err()
 }
 
 // tryEnter takes the turn, or joins a share, if that can be done at once. It
 // returns false if the lock is taken. While another reader's answer is under
 // way, a reader waits for that, as both may share a hold.
-func (l *Lock) tryEnter(ctx context.Context, mode Mode) (h *Hold, entered bool) {
+func (t *turns) tryEnter(ctx context.Context, mode Mode) (h *Hold, entered bool) {
 	for {
-		l.mu.Lock()
-		if mode == Read || len(l.shares) == 0 { // and nobody reads
-			h, entered = l.admitLocked(mode)
+		t.mu.Lock()
+		if mode == Read || len(t.shares) == 0 { // and nobody reads
+			h, entered = t.admitLocked(mode)
 		}
-		answer := l.queue.underway()
-		l.mu.Unlock()
+		answer := t.queue.underway()
+		t.mu.Unlock()
 		if entered || mode == Write || answer == nil {
 			return h, entered
 		}
@@ -77,13 +73,13 @@ func (l *Lock) tryEnter(ctx context.Context, mode Mode) (h *Hold, entered bool) 
 
 // admitLocked gives a goroutine that has just come the turn or a hold, if it
 // need not wait.
-func (l *Lock) admitLocked(mode Mode) (h *Hold, entered bool) {
-	s := l.openLocked(mode)
-	switch l.queue.admit(mode, s != nil) {
+func (t *turns) admitLocked(mode Mode) (h *Hold, entered bool) {
+	s := t.openLocked(mode)
+	switch t.queue.admit(mode, s != nil) {
 	case mayAsk:
 		return nil, true
 	case mayJoin:
-		l.joinLocked(s, 1)
+		t.joinLocked(s, 1)
 		return s.hold, true
 	}
 	return nil, false
@@ -91,27 +87,27 @@ func (l *Lock) admitLocked(mode Mode) (h *Hold, entered bool) {
 
 // advanceLocked serves the goroutines that wait, as far as they need not wait
 // any more.
-func (l *Lock) advanceLocked() {
-	mode, ok := l.queue.next()
+func (t *turns) advanceLocked() {
+	mode, ok := t.queue.next()
 	if !ok {
 		return
 	}
 	var h *Hold
-	s := l.openLocked(mode)
+	s := t.openLocked(mode)
 	if s != nil {
 		h = s.hold
 	}
-	if joined := l.queue.advance(s != nil, h); joined > 0 {
-		l.joinLocked(s, joined)
+	if joined := t.queue.advance(s != nil, h); joined > 0 {
+		t.joinLocked(s, joined)
 	}
 }
 
 // openLocked returns the share that the next goroutine may join, or nil.
-func (l *Lock) openLocked(mode Mode) *share {
+func (t *turns) openLocked(mode Mode) *share {
 	if mode == Write {
 		return nil
 	}
-	if s := l.shares.newest(); s != nil && s.open(l.Clock.Now()) {
+	if s := t.shares.newest(); s != nil && s.open(t.Clock.Now()) {
 		return s
 	}
 	return nil
@@ -119,32 +115,111 @@ func (l *Lock) openLocked(mode Mode) *share {
 
 // joinLocked counts so many more readers of s. A reader whose lease was lost by
 // then finds that when it runs.
-func (l *Lock) joinLocked(s *share, readers int) {
+func (t *turns) joinLocked(s *share, readers int) {
 	s.readers += readers
-	if l.MaxHold > 0 {
-		s.hold.lease.Join(l.Clock.Now())
+	if t.MaxHold > 0 {
+		s.hold.lease.Join(t.Clock.Now())
 	}
 }
 
 // refuse tells goroutines that only try that Redis has refused the reader that
 // asks.
-func (l *Lock) refuse() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.queue.refuse()
+func (t *turns) refuse() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.queue.refuse()
 }
 
 // leave leaves the turn to the goroutine that is next.
-func (l *Lock) leave() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.queue.leave()
-	l.advanceLocked()
+func (t *turns) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.queue.leave()
+	t.advanceLocked()
 }
 
 // leaveWithout, deferred, is leave for a call that did not come to a hold.
-func (l *Lock) leaveWithout(h **Hold) {
+func (t *turns) leaveWithout(h **Hold) {
 	if *h == nil {
-		l.leave()
+		t.leave()
 	}
+}
+
+// Held returns the hold of the goroutine that writes, or of those that read, and
+// nil if there is none.
+func (t *turns) Held(mode Mode) *Hold {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if mode == Write {
+		return t.writer
+	}
+	if s := t.shares.newest(); s != nil {
+		return s.hold
+	}
+	return nil
+}
+
+// setWriter records h as the hold under which the goroutine writes that has the
+// turn, or nil.
+func (t *turns) setWriter(h *Hold) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.writer = h
+}
+
+// endWrite returns the hold under which a goroutine writes, or nil. passed says
+// that the hold was handed off to the writer that is next. If not, the turn is
+// the caller's to leave.
+func (t *turns) endWrite() (h *Hold, passed bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h, t.writer = t.writer, nil
+	if h == nil || !t.queue.writerIsNext() {
+		return h, false
+	}
+	next, ok := h.handOff()
+	if !ok {
+		return h, false
+	}
+	t.writer = next
+	t.queue.handOff(next)
+	return h, true
+}
+
+// reserve returns how many tokens to reserve for hand-offs.
+func (t *turns) reserve(mode Mode) int64 {
+	if mode == Read || t.NoRenewal {
+		return 0
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.queue.writerIsNext() {
+		return 0
+	}
+	return maxHandOffs
+}
+
+// letInLocked ends the turn of a reader, and lets it in under s along with the
+// readers that wait next to it.
+func (t *turns) letInLocked(s *share) {
+	s.readers += 1 + t.queue.letIn(s.hold)
+	t.advanceLocked() // a writer asks while they read
+}
+
+// endRead takes one reader out of the oldest share, which it returns, or nil if
+// nobody reads. last says that the share has no other reader. frees says that the
+// caller is to free the lock, and has the turn until it has done so.
+func (t *turns) endRead() (s *share, last, frees bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.shares) == 0 {
+		return nil, false, false
+	}
+	s = t.shares[0]
+	s.readers--
+	if s.readers > 0 {
+		return s, false, false
+	}
+	t.shares = slices.Delete(t.shares, 0, 1)
+	return s, true, len(t.shares) == 0 && t.queue.free()
 }

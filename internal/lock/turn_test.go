@@ -24,7 +24,7 @@ func TestReaderIsLetInUnderALostShare(t *testing.T) {
 
 	entered := make(chan *Hold)
 	go func() {
-		h, _ := l.enter(context.Background(), Read)
+		h, _ := l.takeTurn(context.Background(), Read)
 		entered <- h
 	}()
 	redistest.Eventually(t, func() bool { return l.waitingNow() == 1 }, "a reader waits")

@@ -76,8 +76,9 @@ func New(client redis.UniversalClient, key string) (*Lock, error) {
 		return nil, fmt.Errorf("warlock: the client for key %s is nil: pass a connected redis.UniversalClient", Quote(key))
 	}
 	if IsRing(client) {
-		return nil, fmt.Errorf("warlock: the client for key %s is a redis.Ring, which looks for a key on another shard "+
-			"while its own cannot be reached, so that two could hold one lock: use a client of one server, or a ClusterClient", Quote(key))
+		return nil, fmt.Errorf("warlock: the client for key %s is a redis.Ring, "+
+			"which looks for a key on another shard while its own cannot be reached, "+
+			"so that two could hold one lock: use a client of one server, or a ClusterClient", Quote(key))
 	}
 	return Over(send.Direct(client), key)
 }
@@ -121,56 +122,59 @@ var modes = [...]any{Write: "w", Read: "r"} // as the scripts take them
 
 // A Request asks for a lock.
 type Request struct {
-	ID    string
-	Mode  Mode          // the same in all requests of an ID
-	TTL   time.Duration // of the lease, from when the server runs the script
-	Reserve int64       // tokens to reserve above the one granted
+	ID      string
+	Mode    Mode          // the same in all requests of an ID
+	TTL     time.Duration // of the lease, from when the server runs the script
+	Reserve int64         // tokens to reserve above the one granted
 
-	// A waiter queues if it is refused. Its rounds count from 1, and each of its
-	// requests has the next one.
-	Round   int64 // 0: do not queue
-	Place   int64 // as of the last refusal; 0: none yet
-	Counted bool  // its mailbox is open, and the server is asked whether it has a subscriber of it
+	// Of a waiter, which queues if it is refused.
+	Round   int64 // of this request: 1 for the first, and one more each time; 0: do not queue
+	Place   int64 // from the last refusal; 0: none yet
+	Counted bool  // the server is to say whether it has a subscriber of the open mailbox
 
-	// Channel, if it is not empty, is the mailbox's: the server first says whether this client may
-	// publish.
+	// Channel is that of the mailbox, if the server is to say first whether this
+	// client may publish there, and else empty.
 	Channel string
 }
 
 // A Grant is the answer to an acquisition.
 type Grant struct {
-	Granted   bool
-	Token     int64         // if granted: the fencing token
-	Remaining time.Duration // if refused: until the holder's lease ends; negative if it never does
-	HandsOff  bool          // if refused: the holder hands the lock on to the first in the queue, and tells it
-	Place     int64         // if refused: the waiter's, for its next request
-	Heard     bool          // if refused: the server has a subscriber of its mailbox, or was not asked
-	Holder    string        // if refused: the ID of one that holds
+	Granted bool
+	Token   int64 // if granted: the fencing token
 
-	// Mute is why the client may not publish, if that was to be seen and it may not. Nothing was done then.
+	// If refused:
+	Remaining time.Duration // until the holder's lease ends; negative if it never does
+	HandsOff  bool          // the holder hands the lock to the first waiter, and tells it
+	Place     int64         // the waiter's, for its next request
+	Heard     bool          // the server has a subscriber of the mailbox, or was not asked
+	Holder    string        // the ID of one holder
+
+	// Mute is why the client may not publish, if Channel asked for that, and nil if
+	// it may. If Mute is set, the server did nothing else.
 	Mute error
 
-	// Stray says that a request was not answered, and then repeated. It may yet be carried out
-	// late: after a release, if that comes soon.
+	// Stray says that a request was not answered and then repeated. The server may
+	// carry it out late, even after a release that comes soon.
 	Stray bool
 }
 
-// Acquire asks for the lock. Asked again by the ID that holds, it grants again. What fails on its
-// way is repeated as often as go-redis would; it is done here since go-redis
-// does not say that it did.
+// Acquire asks for the lock. It grants the lock again to the ID that holds it.
+// Acquire repeats a request that failed on its way as often as go-redis would:
+// go-redis does not say whether it repeated one.
 //
-// A request that was sent is waited for beyond the deadline of ctx, also by a client
-// that keeps deadlines. Left to itself, it could be overtaken by the release that
-// follows when it is given up, and be granted to nobody.
+// Acquire waits for a request that was sent beyond the deadline of ctx, also
+// with a client that keeps deadlines. Otherwise the release that follows could
+// overtake the request, and the lock would be granted to nobody.
 func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	counted := 0
 	if r.Counted {
 		counted = 1
 	}
+	lifetime := (r.TTL + FloorLifetime).Milliseconds()
 	var pauses pauses
 	for repeats, stray := send.Repeats(l.sender.Client()), false; ; repeats-- {
-		reply, err := l.run(send.WithoutDeadline(ctx), send.Once, acquireScript,
-			r.ID, r.TTL.Milliseconds(), (r.TTL + FloorLifetime).Milliseconds(), r.Reserve, r.Round, r.Place, counted, modes[r.Mode], r.Channel)
+		reply, err := l.run(send.WithoutDeadline(ctx), send.Once, acquireScript, r.ID, r.TTL.Milliseconds(),
+			lifetime, r.Reserve, r.Round, r.Place, counted, modes[r.Mode], r.Channel)
 		if repeats > 0 && isRepeated(err) && pauses.wait(ctx) == nil {
 			stray = stray || send.Lost(err)
 			continue
@@ -181,7 +185,8 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	}
 }
 
-// isRepeated reports whether another connection may do better: the request was not answered, or by a
+// isRepeated reports whether another connection may do better than one whose
+// request failed with err. The request was not answered, or was answered by a
 // server that was the master when the connection was made.
 func isRepeated(err error) bool {
 	return KindOf(err) == Passing && (send.Lost(err) || mentions(err, "READONLY"))
@@ -219,11 +224,13 @@ func refusal(reply []any) (g Grant, ok bool) {
 		}
 	}
 	holder, ok := reply[parts-1].(string)
-	g = Grant{Remaining: milliseconds(numbers[0]), HandsOff: numbers[1] == 1, Place: numbers[2], Heard: numbers[3] == 1, Holder: holder}
-	return g, ok
+	return Grant{
+		Remaining: milliseconds(numbers[0]), HandsOff: numbers[1] == 1,
+		Place: numbers[2], Heard: numbers[3] == 1, Holder: holder,
+	}, ok
 }
 
-// MaxTTL is the longest that a lease lives.
+// MaxTTL is the longest time for which a lease lives.
 const MaxTTL = 365 * 24 * time.Hour
 
 // milliseconds returns how long a key has to live: MaxTTL at the most.
@@ -231,16 +238,18 @@ func milliseconds(ms int64) time.Duration {
 	return time.Duration(min(ms, MaxTTL.Milliseconds())) * time.Millisecond
 }
 
-// Renew makes the lease of id, whose fencing token is token, live for at least
-// ttl from when the server runs the script. Tokens to spare count as used. If the
-// lease is a reader's, waiting says that others queue for the lock.
+// Renew makes the lease of id live for at least ttl from when the server runs the
+// script. The token is the highest of those reserved for the lease. Of a reader's
+// lease, waiting says that others queue for the lock.
 func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) (waiting bool, err error) {
 	return renewed(l.run(ctx, repeatable, renewScript, id, ttl.Milliseconds(), floorLifetime, token))
 }
 
-// RenewLater is Renew for who need not wait for the answer: done is called with it. It
-// may return before that, or after. done must not block.
-func (l *Lock) RenewLater(ctx context.Context, id string, token int64, ttl time.Duration, done func(waiting bool, err error)) {
+// RenewLater is Renew for a caller that does not wait for the answer: it calls
+// done with it. It may return before that, or after. done must not block.
+func (l *Lock) RenewLater(
+	ctx context.Context, id string, token int64, ttl time.Duration, done func(waiting bool, err error),
+) {
 	l.runLater(ctx, renewScript, func(reply any, err error) { done(renewed(reply, err)) },
 		id, ttl.Milliseconds(), floorLifetime, token)
 }
@@ -250,7 +259,7 @@ func renewed(reply any, err error) (waiting bool, _ error) {
 	if err == nil && reply == int64(2) {
 		return true, nil
 	}
-	return false, held(reply, err)
+	return false, yes(reply, err)
 }
 
 // Extend is Renew for a caller that knows nothing of the lease but its ID.
@@ -259,11 +268,11 @@ func (l *Lock) Extend(ctx context.Context, id string, ttl time.Duration) error {
 	return err
 }
 
-// held reads a reply of 1, yes, or 0, not held.
-func held(reply any, err error) error {
+// yes reads a reply of 1, which means yes, or 0, which means ErrNotHeld.
+func yes(reply any, err error) error {
 	switch {
 	case err != nil && isWrongType(err):
-		return ErrNotHeld // whatever is there now, it is not a lease
+		return ErrNotHeld // another value has taken the place of the lease
 	case err != nil:
 		return err
 	case reply == int64(0):
@@ -274,12 +283,12 @@ func held(reply any, err error) error {
 	return nil
 }
 
-// A surprise is an answer that no script gives. There may be a proxy.
+// A surprise is an answer that no script gives. It may come from a proxy.
 type surprise string
 
 func (s surprise) Error() string { return string(s) }
 
-// RedisError makes it a redis.Error: it is an answer.
+// RedisError makes a surprise a redis.Error, since it is an answer.
 func (surprise) RedisError() {}
 
 func unexpected(what string, reply any) error {
