@@ -33,22 +33,23 @@ type edit struct{ file, old, new string }
 const (
 	luaAcquire = "internal/protocol/acquire.lua"
 	luaContend = "internal/protocol/contend.lua"
-	luaHandOn  = "internal/protocol/handon.lua"
+	luaHandOff = "internal/protocol/handoff.lua"
 	luaLock    = "internal/protocol/lock.lua"
 	luaQueue   = "internal/protocol/queue.lua"
 	luaShare   = "internal/protocol/share.lua"
 	luaRenew   = "internal/protocol/renew.lua"
 	leaseFile  = "internal/lease/lease.go"
 	mailbox    = "internal/wait/mailbox.go"
+	session    = "internal/wait/session.go"
 )
 
 var mutants = []mutant{
 	{"the lock is taken from its holder", "calm", []edit{{luaAcquire,
 		`'NX', 'PX', TTL)`, `'PX', TTL)`}}},
-	{"a release does not check the holder", "calm", []edit{{luaHandOn,
+	{"a release does not check the holder", "calm", []edit{{luaHandOff,
 		"if holder ~= ID then\n", "if not holder then\n"}}},
-	{"a release hands nothing on", "calm", []edit{{luaHandOn,
-		"local outcome = hand_on(nil, FLOOR, USED > 0 and USED or nil)", "local outcome = {}"}}},
+	{"a release hands nothing on", "calm", []edit{{luaHandOff,
+		"local outcome = hand_off({floor = FLOOR, last_used = LAST_USED > 0 and LAST_USED or nil})", "local outcome = {}"}}},
 	{"no waiter is told of its grant", "calm", []edit{{luaQueue,
 		"  redis.pcall('PUBLISH', channel(id), id .. ' ' .. round .. ' ' .. int(token) .. ' ' .. LOCK)\n", ""}}},
 	{"the last waiter is served first", "calm", []edit{{luaQueue,
@@ -64,19 +65,19 @@ var mutants = []mutant{
 	{"the mailbox is never closed", "calm", []edit{{mailbox,
 		"if b.waiting == 0 && b.session != nil {", "if false {"}}},
 	{"the data of waiters never expires", "crash", []edit{{luaContend,
-		"  keep(WAITERS)\n", ""}}},
+		"  keep_alive(WAITERS)\n", ""}}},
 	{"dead waiters are never skipped", "stop", []edit{{luaQueue,
-		"if now >= seen and now - seen <= ttl * 1000 then", "if seen then"}, {luaQueue,
-		"if stale and #stale > 0 then", "if false then"}}},
+		"if now >= asked and now - asked <= ttl * 1000 then", "if asked then"}, {luaQueue,
+		"if dead and #dead > 0 then", "if false then"}}},
 	{"a lease counts as held beyond its deadline", "stop", []edit{{leaseFile,
 		"if k.current.state != held || now.Before(k.deadline) {", "if now.Before(now.Add(1)) {"}}},
 	{"a reader that expires ends the others' shares", "readers", []edit{{luaShare,
-		"return redis.call('ZREM', READERS, '', unpack(past))\n",
-		"local n = redis.call('ZREM', READERS, '', unpack(past))\n" +
+		"return redis.call('ZREM', READERS, '', unpack(expired))\n",
+		"local n = redis.call('ZREM', READERS, '', unpack(expired))\n" +
 			"  if n > 0 then redis.call('DEL', READERS) end\n  return n\n"}}},
 	{"leases are not renewed in time", "readers", []edit{{leaseFile,
-		"renewShare = 3", "renewShare = 1"}}},
-	{"no try after subscribing", "churn", []edit{{mailbox, // each of these makes up for the other
+		"renewDivisor = 3", "renewDivisor = 1"}}},
+	{"no try after subscribing", "churn", []edit{{session, // each of these makes up for the other
 		"if !b.open.Swap(true) {", "if b.open.Store(true); false {"}, {"internal/lock/ask.go",
 		"told := a.box.Open() && a.told && a.answer.HandsOff", "told := a.answer.HandsOff"}}},
 	{"who asks again does not find itself the holder", "churn", []edit{{luaContend,
@@ -84,7 +85,7 @@ var mutants = []mutant{
 	{"a lease counts from the answer to its request", "slow", []edit{{"internal/lock/ask.go",
 		"}, a.sent)\n", "}, a.Clock.Now())\n"}}},
 	{"a renewed lease counts from the answer", "slow", []edit{{leaseFile,
-		"k.grantedLocked(sent, ttl)\n", "k.grantedLocked(now, ttl)\n"}}},
+		"	k.prolongLocked(sent, ttl)\n", "	k.prolongLocked(now, ttl)\n"}}},
 	{"a renewal makes the key again", "deleted", []edit{{luaRenew,
 		"elseif holder == ID then\n  prolong(LOCK, TTL)\n", "elseif not holder or holder == ID then\n  redis.call('SET', LOCK, ID, 'PX', TTL)\n"}}},
 	{"a renewal does not check the holder", "deleted", []edit{{luaRenew,
@@ -92,10 +93,10 @@ var mutants = []mutant{
 	{"tokens have no floor", "clock", []edit{{luaLock,
 		"if not last or last < now or", "if true or"}}},
 	{"a grant is revoked after telling", "moved", []edit{{luaQueue,
-		"if waiter and id ~= asker and gone(waiter) then", "if false then"}, {luaQueue,
+		"if waiter and id ~= asker and unsubscribed(waiter) then", "if false then"}, {luaQueue,
 		"      tell(waiter.id, waiter.round, token)\n", // and believe what PUBLISH says
 		"      local text = waiter.id .. ' ' .. waiter.round .. ' ' .. int(token) .. ' ' .. LOCK\n" +
-			"      if redis.call('PUBLISH', channel(waiter.id), text) == 0 and waiter.counted then\n" +
+			"      if redis.call('PUBLISH', channel(waiter.id), text) == 0 and waiter.subscribed then\n" +
 			"        revoke(waiter.id, waiter.reads, now)\n        outcome.held = false\n        return outcome\n      end\n"}}},
 	{"a fresh lease is thrown away for one that may be gone", "shares", []edit{{"internal/lock/read.go",
 		"		_, err := s.hold.confirm(ctx)\n		confirmed = err == nil\n", "		confirmed = true\n"}}},
