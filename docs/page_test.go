@@ -71,7 +71,7 @@ func (p program) build(t *testing.T, addr string) string {
 		t.Fatal(err)
 	}
 	run(t, "go", "vet", file)
-	run(t, "go", "build", "-o", binary, file)
+	run(t, "go", "build", "-ldflags=-w", "-o", binary, file)
 	return binary
 }
 
