@@ -128,11 +128,12 @@ func TestErrorsOfPeers(t *testing.T) {
 	defer cancel()
 
 	m := redsync.New(goredis.NewPool(s.Client())).NewMutex("invoice")
-	if err := m.LockContext(short); !errors.Is(err, redsync.ErrFailed) || errors.Is(err, context.DeadlineExceeded) {
+	err := m.LockContext(short)
+	if !errors.Is(err, redsync.ErrFailed) || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("redsync, whose context has ended: %v", err)
 	}
 	retry := &redislock.Options{RetryStrategy: redislock.LinearBackoff(time.Hour)}
-	_, err := redislock.Obtain(t.Context(), s.Client(), "invoice", 10*time.Millisecond, retry)
+	_, err = redislock.Obtain(t.Context(), s.Client(), "invoice", 10*time.Millisecond, retry)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("redislock, whose context has no deadline: %v", err)
 	}

@@ -21,7 +21,7 @@ func TestFiguresOfTheReadme(t *testing.T) {
 		valueColumn int
 	}{
 		{"Free lock, pairs/s", "uncontended", "acquisitions/s", 2},
-		{"Hand-over, median ms", "hand-off", "p50 ms", 6},
+		{"Hand-off, median ms", "hand-off", "p50 ms", 6},
 	} {
 		want := []string{fact.row}
 		for _, system := range systems {
@@ -91,7 +91,8 @@ func TestSourcesOfTheTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	links := regexp.MustCompile(`(?m)^\[(r[slu]-\w+)\]: (https://github\.com/\S+/blob/)([^/\s]+)/(\S+)#L(\d+)(?:-L(\d+))?$`)
+	links := regexp.MustCompile(`(?m)^\[(r[slu]-\w+)\]: ` +
+		`(https://github\.com/\S+/blob/)([^/\s]+)/(\S+)#L(\d+)(?:-L(\d+))?$`)
 	for _, m := range links.FindAllStringSubmatch(string(readme), -1) {
 		name, start, version, file := m[1], m[2], m[3], m[4]
 		lines := linesOf(t, peers[start], version, file)

@@ -86,7 +86,8 @@ func draw(lines []string) string {
 	const wide, margin = 520, 20
 	tall := len(lines)*lineTall + 2*margin
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d">
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg"
+ width="%d" height="%d" viewBox="0 0 %[1]d %[2]d">
 <rect width="100%%" height="100%%" rx="8" fill="#1b1f24"/>
 <g font-family="ui-monospace, Menlo, Consolas, monospace" font-size="14" fill="#d0d7de">
 `, wide, tall)

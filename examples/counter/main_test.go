@@ -50,7 +50,8 @@ func TestNoUpdateIsLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, table, `expected +150`, `counted +150`, `lost updates +0`,
-		`acquisitions/s +\d+`, `wait p50 +[\d.]+.?s`, `wait p99 +[\d.]+.?s`, `highest fencing token +\d{16}`)
+		`acquisitions/s +\d+`, `wait p50 +[\d.]+.?s`, `wait p99 +[\d.]+.?s`,
+		`highest fencing token +\d{16}`)
 }
 
 func TestNoUpdateIsLostOnARealServer(t *testing.T) {
@@ -73,7 +74,8 @@ func TestURL(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "counter", "on", ">s3cret", "~*", "&*", "+@all")
 	s.Do("ACL", "SETUSER", "default", "-@all", "+keys")
-	table, err := counted(t, "-procs", "2", "-n", "20", "-redis", "redis://counter:s3cret@"+s.Addr+"/3")
+	url := "redis://counter:s3cret@" + s.Addr + "/3"
+	table, err := counted(t, "-procs", "2", "-n", "20", "-redis", url)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,8 @@ func (p *progress) write() {
 	for _, n := range p.done {
 		sum += n
 	}
-	fmt.Fprintf(p.out, "%scounting: %d of %d (%d %%)%s", p.before, sum, p.total, 100*sum/p.total, p.after)
+	percent := 100 * sum / p.total
+	fmt.Fprintf(p.out, "%scounting: %d of %d (%d %%)%s", p.before, sum, p.total, percent, p.after)
 }
 
 // end writes the last line.
