@@ -113,6 +113,26 @@ func TestPeersExclude(t *testing.T) {
 	}
 }
 
+// TestUnlockServesWaitersBeforePeers checks that a peer does not get a lock that
+// another process of warlock waits for.
+func TestUnlockServesWaitersBeforePeers(t *testing.T) {
+	s := redistest.Start(t)
+	mu := warlock.NewMutex(s.Client(), "invoice", ttl)
+	waiting := warlock.NewMutex(s.Client(), "invoice", ttl)
+	tryLock(t, mu, true)
+	locked := make(chan error)
+	go func() { locked <- waiting.LockContext(t.Context()) }()
+	redistest.Eventually(t, func() bool {
+		return s.Do("ZCARD", "warlock:{invoice}:queue") == int64(1)
+	}, "the other process waits")
+	mu.Unlock()
+	if _, taken := lockRedislock(t, s); !taken {
+		t.Error("redislock got the lock before the process that waited")
+	}
+	fatalIf(t, <-locked)
+	waiting.Unlock()
+}
+
 func tryLock(t *testing.T, mu *warlock.Mutex, want bool) {
 	t.Helper()
 	if ok, err := mu.TryLockContext(t.Context()); ok != want || err != nil {
