@@ -30,8 +30,8 @@ func runOnce(ctx context.Context, client *redis.Client, tick time.Time, job func
 
 // A job runs once per tick on many machines.
 //
-// A lock that is unlocked when the job is done does not do that: a machine whose
-// tick comes after the end of a short job finds the lock free.
+// A lock that is unlocked when the job is done does not do that: a machine
+// whose tick comes after the end of a short job finds the lock free.
 func Example_oncePerTick() {
 	server, err := miniredis.Run() // or any Redis
 	if err != nil {
