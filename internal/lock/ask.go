@@ -76,8 +76,8 @@ func newAsk(s site, mode Mode) *ask {
 	return a
 }
 
-// expect makes the ask a waiter's, whose requests queue from now on. Its ID
-// stands in the mailbox until the ask ends.
+// expect registers the ID with the mailbox, before the first request that
+// queues, until the ask ends.
 func (a *ask) expect() { a.box.Expect(a.id) }
 
 // queue makes the next request one that queues. A waiter listens for its grant
@@ -167,9 +167,9 @@ func (a *ask) rename(ctx context.Context) {
 	}
 }
 
-// newHold returns the hold that the last request led to. Its ID stands in the
-// mailbox until it has been released, if the server may have sent a message of
-// the grant: such a message may come late.
+// newHold returns the hold that the last request led to. If the server may have
+// sent a message of the grant, the ID stays registered with the mailbox until it
+// has been released: such a message may come late.
 func (a *ask) newHold(token int64) (*Hold, error) {
 	h := &Hold{
 		site: a.site, id: a.id, pending: a.pending, fence: token,

@@ -44,7 +44,7 @@ type Hold struct {
 	fence   int64
 	lease   *lease.Lease
 	pending bool         // a request of this ID may still be carried out, see ask
-	waiter  *wait.Waiter // lets the ID stand in the mailbox; nil: it need not stand
+	waiter  *wait.Waiter // keeps the ID registered with the mailbox; nil: it need not be
 
 	last  int64        // the highest of the tokens that were reserved with the hold's
 	until time.Time    // the end of this process's turn: no hand-off from then on
@@ -171,7 +171,7 @@ func (h *Hold) abandon(ctx context.Context) {
 	h.leaveMailbox()
 }
 
-// leaveMailbox lets the ID, which has been released, stand no more.
+// leaveMailbox ends the registration of the ID, which has been released.
 func (h *Hold) leaveMailbox() {
 	if h.waiter != nil {
 		h.waiter.Leave()
