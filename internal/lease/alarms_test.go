@@ -149,7 +149,8 @@ func TestStoppedAlarmsLeaveNothing(t *testing.T) {
 	for range 2 {
 		var timers []clockwork.Timer
 		for i := range 10 {
-			timers = append(timers, a.AfterFunc(time.Duration(10-i), func() { t.Error("a stopped alarm rang") }))
+			timer := a.AfterFunc(time.Duration(10-i), func() { t.Error("a stopped alarm rang") })
+			timers = append(timers, timer)
 		}
 		for _, timer := range timers {
 			timer.Stop()

@@ -40,7 +40,8 @@ type call struct {
 
 func start(t *testing.T, renewals time.Duration) *keeper {
 	clock := clockwork.NewFakeClock()
-	k := &keeper{t: t, clock: clock, start: clock.Now(), calls: make(chan call, 100), log: new(syncBuffer)}
+	k := &keeper{t: t, clock: clock, start: clock.Now(), log: new(syncBuffer)}
+	k.calls = make(chan call, 100)
 	l, err := lease.Start(k.terms(clock, renewals), clock.Now())
 	if err != nil {
 		t.Fatal(err)

@@ -28,7 +28,8 @@ func TestPausesDoubleAndSpread(t *testing.T) {
 		shortest, longest := spread(n, func() Backoff { return Backoff{} })
 		lowest, highest := want*11/20, want*19/20
 		if shortest < want/2 || shortest > lowest || longest > want || longest < highest {
-			t.Errorf("pause %d is between %v and %v, want all from %v to %v", n, shortest, longest, want/2, want)
+			t.Errorf("pause %d is between %v and %v, want all from %v to %v",
+				n, shortest, longest, want/2, want)
 		}
 		want = min(2*want, 128*time.Millisecond)
 	}
