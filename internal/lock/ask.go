@@ -97,9 +97,9 @@ func (a *ask) request(ctx context.Context, reserve int64) (h *Hold, err error) {
 	answer, err := a.send(ctx)
 	if err == nil && a.channel != "" {
 		a.channel = ""
-		a.box.PublishChecked(answer.Mute)
+		a.box.PublishChecked(answer.CannotPublish)
 	}
-	if answer.Mute != nil {
+	if answer.CannotPublish != nil {
 		a.reportMailbox()
 		a.rename(ctx)
 		answer, err = a.send(ctx)
@@ -133,7 +133,7 @@ func (a *ask) send(ctx context.Context) (answer protocol.Grant, err error) {
 	}
 	r := protocol.Request{
 		ID: a.id, Mode: a.mode, TTL: a.ttl, Reserve: a.reserve, Round: a.round,
-		Place: a.place, Counted: a.listening && counts, Channel: a.channel,
+		Place: a.place, AskSubscribed: a.listening && counts, Channel: a.channel,
 	}
 	var came protocol.Grant // belongs to the request while that is under way
 	pending := a.pending

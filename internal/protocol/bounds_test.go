@@ -153,7 +153,7 @@ func (c *crowded) read(left int64) {
 
 func (c *crowded) ask(id string, round int64, mode protocol.Mode) {
 	c.Helper()
-	r := protocol.Request{ID: id, TTL: time.Minute, Round: round, Mode: mode, Counted: true}
+	r := protocol.Request{ID: id, TTL: time.Minute, Round: round, Mode: mode, AskSubscribed: true}
 	if _, err := c.lock.Acquire(c.Context(), r); err != nil {
 		c.Fatal(err)
 	}
@@ -279,7 +279,7 @@ func TestPromiseTheDeadAreDroppedInShares(t *testing.T) {
 		c := &crowded{TB: t, Server: s, lock: l, n: 1000, now: time.Now().UnixMicro()}
 		c.hold()
 		c.wait(0, subscribed, "w") // all are dead: their mailboxes have no subscriber
-		enqueue(t, l, protocol.Request{ID: id(5000, 1), Counted: true})
+		enqueue(t, l, protocol.Request{ID: id(5000, 1), AskSubscribed: true})
 		s.Do("ZADD", deadlines, c.now/1000+2*anHour, id(5000, 1)) // it asked last
 		if err := release(t, l, "holder"); err != nil {
 			t.Fatal(err)
@@ -288,7 +288,7 @@ func TestPromiseTheDeadAreDroppedInShares(t *testing.T) {
 			if n := next(); n.ID != id(5000, 1) || n.Round != 0 {
 				t.Fatalf("the notice is %+v, want that it asks again", n)
 			}
-			r := protocol.Request{ID: id(5000, 1), TTL: 2 * time.Hour, Counted: true}
+			r := protocol.Request{ID: id(5000, 1), TTL: 2 * time.Hour, AskSubscribed: true}
 			r.Round = int64(asks + 1)
 			g, err := l.Acquire(t.Context(), r)
 			if err != nil || asks > c.n {

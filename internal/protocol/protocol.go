@@ -128,9 +128,9 @@ type Request struct {
 	Reserve int64         // tokens to reserve above the one granted
 
 	// Of a waiter, which queues if it is refused.
-	Round   int64 // of this request: 1 for the first, and one more each time; 0: do not queue
-	Place   int64 // from the last refusal; 0: none yet
-	Counted bool  // the server is to say whether it has a subscriber of the open mailbox
+	Round         int64 // of this request: 1 for the first, and one more each time; 0: do not queue
+	Place         int64 // from the last refusal; 0: none yet
+	AskSubscribed bool  // the server is to say whether it has a subscriber of the open mailbox
 
 	// Channel is that of the mailbox, if the server is to say first whether this
 	// client may publish there, and else empty.
@@ -143,15 +143,15 @@ type Grant struct {
 	Token   int64 // if granted: the fencing token
 
 	// If refused:
-	Remaining time.Duration // until the holder's lease ends; negative if it never does
-	HandsOff  bool          // the holder hands the lock to the first waiter, and tells it
-	Place     int64         // the waiter's, for its next request
-	Heard     bool          // the server has a subscriber of the mailbox, or was not asked
-	Holder    string        // the ID of one holder
+	Remaining  time.Duration // until the holder's lease ends; negative if it never does
+	HandsOff   bool          // the holder hands the lock to the first waiter, and tells it
+	Place      int64         // the waiter's, for its next request
+	Subscribed bool          // the server has a subscriber of the mailbox, or was not asked
+	Holder     string        // the ID of one holder
 
-	// Mute is why the client may not publish, if Channel asked for that, and nil if
-	// it may. If Mute is set, the server did nothing else.
-	Mute error
+	// CannotPublish is why the client may not publish, if Channel asked for that,
+	// and nil if it may. If it is set, the server did nothing else.
+	CannotPublish error
 
 	// Stray says that a request was not answered and then repeated. The server may
 	// carry it out late, even after a release that comes soon.
@@ -167,7 +167,7 @@ type Grant struct {
 // overtake the request, and the lock would be granted to nobody.
 func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	counted := 0
-	if r.Counted {
+	if r.AskSubscribed {
 		counted = 1
 	}
 	lifetime := (r.TTL + FloorLifetime).Milliseconds()
@@ -202,7 +202,7 @@ func granted(reply any, err error) (Grant, error) {
 		return Grant{Granted: true, Token: reply}, nil
 	case []any:
 		if len(reply) == 1 {
-			return Grant{Mute: fmt.Errorf("PUBLISH by a script: %v", reply[0])}, nil
+			return Grant{CannotPublish: fmt.Errorf("PUBLISH by a script: %v", reply[0])}, nil
 		}
 		if g, ok := refusal(reply); ok {
 			return g, nil
@@ -226,7 +226,7 @@ func refusal(reply []any) (g Grant, ok bool) {
 	holder, ok := reply[parts-1].(string)
 	return Grant{
 		Remaining: milliseconds(numbers[0]), HandsOff: numbers[1] == 1,
-		Place: numbers[2], Heard: numbers[3] == 1, Holder: holder,
+		Place: numbers[2], Subscribed: numbers[3] == 1, Holder: holder,
 	}, ok
 }
 

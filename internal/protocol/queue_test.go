@@ -261,23 +261,23 @@ func TestUnsubscribedWaiter(t *testing.T) {
 		token := acquire(t, l, id(0, 0))
 		whileSubscribed(t, s, 1, func() {
 			for n := range 3 {
-				enqueue(t, l, protocol.Request{ID: id(1, n), Counted: true})
+				enqueue(t, l, protocol.Request{ID: id(1, n), AskSubscribed: true})
 			}
 		})
-		enqueue(t, l, protocol.Request{ID: id(2, 1), Counted: false})
+		enqueue(t, l, protocol.Request{ID: id(2, 1), AskSubscribed: false})
 		if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != id(2, 1) {
 			t.Errorf("release: %v, the lock is %q's, want that of the waiter without a mailbox",
 				err, s.Get(key))
 		}
-		whileSubscribed(t, s, 1, func() { enqueue(t, l, protocol.Request{ID: id(1, 4), Counted: true}) })
-		enqueue(t, l, protocol.Request{ID: id(3, 1), Counted: true})
+		whileSubscribed(t, s, 1, func() { enqueue(t, l, protocol.Request{ID: id(1, 4), AskSubscribed: true}) })
+		enqueue(t, l, protocol.Request{ID: id(3, 1), AskSubscribed: true})
 		if err := release(t, l, id(2, 1)); err != nil || s.Get(key) != id(3, 1) {
 			t.Errorf("release: %v, the lock is %q's, want that of the waiter that listens", err, s.Get(key))
 		}
 		if n := next(); n.Token <= token || n.Key != key {
 			t.Errorf("the notice is %+v, after the token %d", n, token)
 		}
-		whileSubscribed(t, s, 1, func() { enqueue(t, l, protocol.Request{ID: id(1, 5), Counted: true}) })
+		whileSubscribed(t, s, 1, func() { enqueue(t, l, protocol.Request{ID: id(1, 5), AskSubscribed: true}) })
 		if err := release(t, l, id(3, 1)); err != nil || s.Get(key) != "" || len(queued(t, s)) > 0 {
 			t.Errorf("release with only dead waiters: %v, the lock is %q's", err, s.Get(key))
 		}
@@ -292,17 +292,17 @@ func TestPromiseExclusionOfWaitersThatAreNotCounted(t *testing.T) {
 		acquire(t, l, id(0, 0))
 		ask := func(id string) protocol.Grant {
 			t.Helper()
-			g, err := l.Acquire(t.Context(), protocol.Request{ID: id, TTL: ttl, Round: 1, Counted: true})
+			g, err := l.Acquire(t.Context(), protocol.Request{ID: id, TTL: ttl, Round: 1, AskSubscribed: true})
 			if err != nil || g.Granted {
 				t.Fatalf("%+v, %v, want a refusal", g, err)
 			}
 			return g
 		}
 		listen(t, s.Client(), 2)
-		if g := ask(id(1, 1)); g.Heard || g.Holder != id(0, 0) {
+		if g := ask(id(1, 1)); g.Subscribed || g.Holder != id(0, 0) {
 			t.Errorf("the refusal is %+v, and the mailbox has no subscriber", g)
 		}
-		if g := ask(id(2, 1)); !g.Heard {
+		if g := ask(id(2, 1)); !g.Subscribed {
 			t.Errorf("the refusal is %+v, and the mailbox has a subscriber", g)
 		}
 		if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != id(1, 1) {
@@ -343,7 +343,7 @@ func TestWithdrawal(t *testing.T) {
 			t.Errorf("release by the last: %v, the lock is %q's", err, s.Get(key))
 		}
 		acquire(t, l, id(0, 1))
-		whileSubscribed(t, s, 9, func() { enqueue(t, l, protocol.Request{ID: id(9, 1), Counted: true}) })
+		whileSubscribed(t, s, 9, func() { enqueue(t, l, protocol.Request{ID: id(9, 1), AskSubscribed: true}) })
 		s.Expire(key)
 		if err := release(t, l, id(0, 1)); !errors.Is(err, protocol.ErrNotHeld) || s.Get(key) != "" {
 			t.Errorf("release after the lease ran out: %v, the lock is %q's", err, s.Get(key))
@@ -497,8 +497,8 @@ func TestPublishDenied(t *testing.T) {
 	other := newLock(t, s.Client())
 	r := protocol.Request{ID: id(0, 0), TTL: ttl, Round: 1, Channel: protocol.Channel("a")}
 	g, err := l.Acquire(t.Context(), r)
-	if err != nil || g.Mute == nil || len(s.Keys()) > 0 {
-		t.Fatalf("%+v, %v, keys %q: want Mute, and no keys", g, err, s.Keys())
+	if err != nil || g.CannotPublish == nil || len(s.Keys()) > 0 {
+		t.Fatalf("%+v, %v, keys %q: want CannotPublish, and no keys", g, err, s.Keys())
 	}
 	refusal := func(l *protocol.Lock, id string) protocol.Grant {
 		t.Helper()

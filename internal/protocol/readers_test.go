@@ -511,7 +511,7 @@ func TestUnsubscribedReaders(t *testing.T) {
 		next := listen(t, s.Client(), 2)
 		ask := func(mailbox, n int, mode protocol.Mode) {
 			t.Helper()
-			enqueue(t, l, protocol.Request{ID: id(mailbox, n), Mode: mode, Counted: true})
+			enqueue(t, l, protocol.Request{ID: id(mailbox, n), Mode: mode, AskSubscribed: true})
 		}
 		acquire(t, l, id(0, 0))
 		whileSubscribed(t, s, 1, func() {

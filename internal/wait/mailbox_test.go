@@ -326,19 +326,19 @@ func TestServerHasNoSubscriber(t *testing.T) {
 		b := newMailbox(s.Client())
 		w, _ := join(t, b)
 		subscription, asks := b.Subscription()
-		if !asks || !w.TakeRefusal(protocol.Grant{Heard: true}, subscription) {
+		if !asks || !w.TakeRefusal(protocol.Grant{Subscribed: true}, subscription) {
 			t.Error("the server has a subscriber, and the waiter will not be told")
 		}
-		if w.TakeRefusal(protocol.Grant{Heard: false}, subscription) || b.Open() {
+		if w.TakeRefusal(protocol.Grant{Subscribed: false}, subscription) || b.Open() {
 			t.Error("the server has no subscriber, and the mailbox relies on it")
 		}
 		next(t, w)
 		redistest.Eventually(t, b.Open, "the mailbox opens again")
-		if w.TakeRefusal(protocol.Grant{Heard: false}, subscription); !b.Open() {
+		if w.TakeRefusal(protocol.Grant{Subscribed: false}, subscription); !b.Open() {
 			t.Error("the mailbox gave up a subscription for a refusal that concerns an earlier one")
 		}
 		subscription, _ = b.Subscription()
-		told := w.TakeRefusal(protocol.Grant{Heard: false}, subscription)
+		told := w.TakeRefusal(protocol.Grant{Subscribed: false}, subscription)
 		if _, asks := b.Subscription(); !told || asks || !b.Open() {
 			t.Error("the mailbox gave up a second subscription")
 		}

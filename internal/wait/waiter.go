@@ -128,7 +128,7 @@ func (w *Waiter) signal(s Signal) {
 func (w *Waiter) TakeRefusal(refusal protocol.Grant, subscription int64) (told bool) {
 	b := w.mailbox
 	b.mu.Lock()
-	w.unseen = !refusal.Heard
+	w.unseen = !refusal.Subscribed
 	var misplaced *redis.PubSub
 	if w.unseen && b.subscription.Load() == subscription {
 		misplaced = b.misplacedLocked()
@@ -137,7 +137,7 @@ func (w *Waiter) TakeRefusal(refusal protocol.Grant, subscription int64) (told b
 	if misplaced != nil {
 		_ = misplaced.Close() // serve goes on with another
 	}
-	return refusal.Heard || b.forwarded.Load()
+	return refusal.Subscribed || b.forwarded.Load()
 }
 
 // misplacedLocked records that the current subscription is misplaced, if the
