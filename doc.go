@@ -1,21 +1,23 @@
-// Package warlock is sync.Mutex for many processes: a lock that the goroutines
-// of every process with access to one Redis respect.
+// Package warlock is sync.Mutex for many processes. The goroutines of every
+// process with access to one Redis respect its locks.
 //
 //	mu := warlock.NewMutex(client, "invoice:42", 10*time.Second)
 //
 //	mu.Lock()
 //	defer mu.Unlock()
 //
-// A [Mutex] is used as a [sync.Mutex] is. Behind it stands a lease: the key in
-// Redis expires after the ttl given, and is renewed until Unlock. A
-// process or a machine that dies stops renewing, and the lock is free again
-// after at most one ttl. A goroutine that dies, or gets stuck, does not: its process goes on
-// renewing. Use [Mutex.Do], or defer Unlock, and [WithMaxHold].
+// A [Mutex] is used like a [sync.Mutex]. Behind it stands a lease: a key in
+// Redis that expires after the ttl. The process renews the lease until Unlock.
+// A process or a machine that dies stops renewing, and the lock is free after
+// at most 1 ttl. A goroutine that dies or gets stuck keeps the lock, since its
+// process goes on renewing. Use [Mutex.Do] or defer Unlock against the first,
+// and [WithMaxHold] against the second.
 //
-// An [RWMutex] is used as a [sync.RWMutex] is: any number of readers in any number of
-// processes, or one writer. It and a Mutex may be used on one key.
+// An [RWMutex] is used like a [sync.RWMutex]: any number of readers in any
+// number of processes hold it, or one writer does. An RWMutex and a Mutex can
+// have the same key.
 //
-// A [Keyed] is one value for any number of them, a lock for each ID:
+// A [Keyed] has a lock for each ID:
 //
 //	invoices := warlock.NewKeyed(client, "invoice:", 10*time.Second)
 //
@@ -24,42 +26,83 @@
 //
 // # What to know before use
 //
-// A lock is not reentrant: a goroutine that locks what it holds waits for
-// itself.
+// A lock is not reentrant: a goroutine that locks a lock that it holds waits
+// for itself.
 //
-// A Mutex, RWMutex or Keyed must not be copied after first use; go vet reports it.
+// A Mutex, an RWMutex and a Keyed must not be copied after first use. Go vet
+// reports such a copy.
 //
-// Leases end without the holder's doing: the process is stopped for longer than
-// the ttl, or Redis cannot be reached to renew. [Lease.Context] is done by then,
-// and [Mutex.Do] passes such a context to the work. But nothing can take back a write
-// that is already on its way; for that there are fencing tokens.
+// A lease can end while the lock is held: its process was stopped for longer
+// than the ttl, could not reach Redis to renew, or found the key deleted.
+// [Lease.Context] ends with the lease, and [Mutex.Do] passes such a context to
+// the work. But no lock can take back a write that is on its way. Fencing
+// tokens are for that.
 //
 // # Fencing tokens
 //
-// Each acquisition of a key has a number, [Lease.Fence], which is higher than that
-// of all earlier ones. Send it along with each write to the storage that the lock
-// protects, and let the storage refuse what comes with a lower number than it has
-// seen. In SQL:
+// Each acquisition of a key has a number, [Lease.Fence]. It is higher than the
+// number of each earlier acquisition. Send it along with each write to the
+// storage that the lock protects. Let the storage refuse a write whose number
+// is lower than the highest that it has seen. In SQL, give each row a column
+// for it:
 //
-//	UPDATE invoice SET total = $1, fence = $2 WHERE id = 42 AND fence <= $2
+//	CREATE TABLE invoice (
+//		id    BIGINT PRIMARY KEY,
+//		total BIGINT NOT NULL,
+//		fence BIGINT NOT NULL DEFAULT 0
+//	)
 //
-// If no row was changed, a later holder has written: give up. So a holder that
-// was stopped, lost its lease, and woke up does no harm. (The idea is from
-// Gray and Cheriton's leases of 1989 as Chubby's sequencers, 2006, apply it; the name
-// from Kleppmann's "How to do distributed locking", 2016.)
+//	INSERT INTO invoice (id, total) VALUES (42, 0)
+//
+// The column must be NOT NULL: a comparison with NULL is never true, so a row
+// whose fence is NULL would refuse every write. The column must be a BIGINT,
+// since a token has up to 53 bits. Write like this:
+//
+//	result, err := db.ExecContext(ctx,
+//		"UPDATE invoice SET total = $1, fence = $2 WHERE id = 42 AND fence <= $2",
+//		total, lease.Fence())
+//	if err != nil {
+//		return err
+//	}
+//	rows, err := result.RowsAffected()
+//	if err == nil && rows == 0 {
+//		err = errStale // a later holder has written, or there is no such row
+//	}
+//	return err
+//
+// The database reports no error when the UPDATE changes no row: RowsAffected
+// alone says that the write was refused. A holder that was stopped, lost its
+// lease, and woke up then does no harm. (With MySQL, open the database with
+// clientFoundRows=true. RowsAffected otherwise leaves out a row that has the
+// same values already.)
+//
+// The idea comes from Gray and Cheriton's leases (1989) and Chubby's sequencers
+// (Burrows, 2006). The name comes from Kleppmann's "How to do distributed
+// locking" (2016).
 //
 // # What is not promised
 //
-// A process paused past its ttl may believe for a moment, until it next looks at
-// its lease, that it still holds the lock; and a machine that was suspended with its monotonic clock,
-// until its next renewal. Who may write to this Redis can take any lock, and who may publish to its
-// channels, warlock:mailbox:*, can tell a waiter of a grant that is none. An eviction policy other than
-// noeviction may take a lock's key. A failover to a replica that
-// had not received the lock's key loses the lock: two holders may
-// then run at once, the later with the higher token. Tokens may fall only if a
-// server's clock steps back by more than two minutes after the lock was last used,
-// or by less where the last token was lost as well (FLUSHALL, eviction); or if a
-// failover that loses the key leads to a server whose clock is further behind than
-// the lock is old. A server whose clock leaps ahead ends leases before their
-// holders know.
+// A process that is paused past its ttl can believe that it still holds the
+// lock, until it next looks at its lease. So can a process on a machine that
+// was suspended with its monotonic clock, until its next renewal.
+//
+// A user who may write to this Redis can take any lock. A user who may publish
+// to its channels warlock:mailbox:* can tell a waiter that it has the lock when
+// it does not.
+//
+// An eviction policy can remove a lock's key. Use noeviction.
+//
+// A failover to a replica that had not received the lock's key loses the lock.
+// Two holders can then run at once. The later one has the higher token, except
+// in the last of the following cases.
+//
+// Tokens can fall in 3 cases:
+//   - The server's clock steps back by more than 2 minutes after the lock was
+//     last used.
+//   - The server's clock steps back by less, and the last token was lost as
+//     well, by FLUSHALL or eviction.
+//   - A failover loses the key, and the new server's clock is further behind
+//     than the lock is old.
+//
+// A server whose clock leaps ahead ends leases before their holders know.
 package warlock

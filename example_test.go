@@ -13,17 +13,14 @@ import (
 	"github.com/warlock-go/warlock"
 )
 
-// connect returns a client of a Redis of the example's own.
-func connect() *redis.Client {
-	server, err := miniredis.Run()
+func Example() {
+	server, err := miniredis.Run() // or any Redis
 	if err != nil {
 		log.Fatal(err)
 	}
-	return redis.NewClient(&redis.Options{Addr: server.Addr()})
-}
-
-func Example() {
-	client := connect() // redis.NewClient(&redis.Options{Addr: "localhost:6379"})
+	defer server.Close()
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer client.Close()
 	mu := warlock.NewMutex(client, "invoice:42", 10*time.Second)
 
 	mu.Lock()
@@ -33,23 +30,37 @@ func Example() {
 }
 
 func ExampleKeyed() {
-	invoices := warlock.NewKeyed(connect(), "invoice:", 10*time.Second)
+	server, err := miniredis.Run() // or any Redis
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer client.Close()
+	invoices := warlock.NewKeyed(client, "invoice:", 10*time.Second)
 
 	invoices.Lock("42")
-	fmt.Println("another may lock 42:", invoices.TryLock("42"))
-	fmt.Println("or 43:", invoices.TryLock("43"))
+	fmt.Println("42 can be locked again:", invoices.TryLock("42"))
+	fmt.Println("43 can be locked:", invoices.TryLock("43"))
 	invoices.Unlock("43")
 	invoices.Unlock("42")
 	fmt.Println("in use:", invoices.Len())
 	// Output:
-	// another may lock 42: false
-	// or 43: true
+	// 42 can be locked again: false
+	// 43 can be locked: true
 	// in use: 0
 }
 
 // Two transfers in opposite directions do not deadlock.
 func ExampleKeyed_LockAll() {
-	accounts := warlock.NewKeyed(connect(), "account:", 10*time.Second)
+	server, err := miniredis.Run() // or any Redis
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer client.Close()
+	accounts := warlock.NewKeyed(client, "account:", 10*time.Second)
 	balance := map[string]int{"alice": 100, "bob": 100}
 	transfer := func(from, to string, amount int) error {
 		unlock, err := accounts.LockAll(context.Background(), from, to)
@@ -72,10 +83,17 @@ func ExampleKeyed_LockAll() {
 }
 
 func ExampleMutex_Do() {
-	mu := warlock.NewMutex(connect(), "invoice:42", 10*time.Second)
+	server, err := miniredis.Run() // or any Redis
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer client.Close()
+	mu := warlock.NewMutex(client, "invoice:42", 10*time.Second)
 
-	err := mu.Do(context.Background(), func(ctx context.Context) error {
-		// ctx ends if the lease is lost: pass it to all that is done here.
+	err = mu.Do(context.Background(), func(ctx context.Context) error {
+		// ctx ends if the lease is lost: pass it to each call here.
 		fmt.Println("locked:", mu.Lease() != nil)
 		return ctx.Err()
 	})
@@ -85,24 +103,44 @@ func ExampleMutex_Do() {
 	// error: <nil>
 }
 
+// A handler tells a lock that is taken from a Redis in trouble.
 func ExampleMutex_LockContext() {
-	client := connect()
-	holder := warlock.NewMutex(client, "invoice:42", 10*time.Second)
-	holder.Lock()
-	defer holder.Unlock()
+	server, err := miniredis.Run() // or any Redis
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer client.Close()
+	elsewhere := warlock.NewMutex(client, "invoice:42", 10*time.Second) // as in another process
+	elsewhere.Lock()
+	defer elsewhere.Unlock()
 
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second/2)
 	defer cancel()
 	mu := warlock.NewMutex(client, "invoice:42", 10*time.Second)
-	err := mu.LockContext(ctx)
-	fmt.Println(errors.Is(err, context.DeadlineExceeded))
-	// Output: true
+	switch err := mu.LockContext(ctx); {
+	case err == nil:
+		defer mu.Unlock()
+		fmt.Println("locked")
+	case errors.Is(err, warlock.ErrUnavailable):
+		fmt.Println("Redis is in trouble")
+	case errors.Is(err, context.DeadlineExceeded):
+		fmt.Println("another process has the lock")
+	}
+	// Output: another process has the lock
 }
 
 func ExampleMutex_TryLockContext() {
-	client := connect()
+	server, err := miniredis.Run() // or any Redis
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer client.Close()
 	a := warlock.NewMutex(client, "invoice:42", 10*time.Second)
-	b := warlock.NewMutex(client, "invoice:42", 10*time.Second)
+	b := warlock.NewMutex(client, "invoice:42", 10*time.Second) // as in another process
 
 	ok, err := a.TryLockContext(context.Background())
 	fmt.Println(ok, err)
@@ -113,14 +151,21 @@ func ExampleMutex_TryLockContext() {
 	// false <nil>
 }
 
-// Storage that compares fencing tokens refuses a holder that was paused, lost
-// its lease, and woke up.
+// Storage refuses a holder that was paused, lost its lease, and woke up. It
+// compares fencing tokens.
 func ExampleLease_Fence() {
+	server, err := miniredis.Run() // or any Redis
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer client.Close()
 	type invoice struct {
 		total int
 		fence int64
 	}
-	stored := invoice{}
+	var stored invoice
 	write := func(total int, fence int64) bool {
 		if fence < stored.fence {
 			return false
@@ -129,30 +174,41 @@ func ExampleLease_Fence() {
 		return true
 	}
 
-	client := connect()
 	ctx := context.Background()
 	paused := warlock.NewMutex(client, "invoice:42", 10*time.Second)
 	paused.Lock()
-	old := paused.Lease()
-	_ = warlock.Release(ctx, client, "invoice:42", old.ID()) // as if it had run out
+	fence := paused.Lease().Fence()
+	if err := client.Del(ctx, "invoice:42").Err(); err != nil { // as if the lease ran out
+		log.Fatal(err)
+	}
 
 	next := warlock.NewMutex(client, "invoice:42", 10*time.Second)
 	next.Lock()
+	defer next.Unlock()
 	fmt.Println("the next holder writes:", write(200, next.Lease().Fence()))
-	fmt.Println("the paused one writes:", write(100, old.Fence()))
+	fmt.Println("the paused holder writes:", write(100, fence))
+	fmt.Println(paused.UnlockContext(ctx))
 	// Output:
 	// the next holder writes: true
-	// the paused one writes: false
+	// the paused holder writes: false
+	// warlock: lease lost: the lock is no longer this lease's (unlock "invoice:42")
 }
 
 func ExampleWithRetry() {
-	client := connect()
-	holder := warlock.NewMutex(client, "invoice:42", 10*time.Second)
-	holder.Lock()
-	defer holder.Unlock()
+	server, err := miniredis.Run() // or any Redis
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer client.Close()
+	elsewhere := warlock.NewMutex(client, "invoice:42", 10*time.Second) // as in another process
+	elsewhere.Lock()
+	defer elsewhere.Unlock()
 
-	mu := warlock.NewMutex(client, "invoice:42", 10*time.Second, warlock.WithRetry(3, 5*time.Millisecond))
-	err := mu.LockContext(context.Background())
+	mu := warlock.NewMutex(client, "invoice:42", 10*time.Second,
+		warlock.WithRetry(3, 5*time.Millisecond))
+	err = mu.LockContext(context.Background())
 	fmt.Println(errors.Is(err, warlock.ErrNotAcquired))
 	fmt.Println(err)
 	// Output:
@@ -160,12 +216,18 @@ func ExampleWithRetry() {
 	// warlock: lock not acquired in 3 tries (lock "invoice:42")
 }
 
-// A lock is released by whoever knows its lease's ID, from any process.
+// Any process that knows a lease's ID can release the lock.
 func ExampleRelease() {
-	client := connect()
+	server, err := miniredis.Run() // or any Redis
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer client.Close()
 	mu := warlock.NewMutex(client, "invoice:42", 10*time.Second)
 	mu.Lock()
-	id := mu.Lease().ID() // sent along with the job, say
+	id := mu.Lease().ID() // send it along with the job
 
 	fmt.Println(warlock.Release(context.Background(), client, "invoice:42", id))
 	fmt.Println(mu.UnlockContext(context.Background()))
@@ -175,21 +237,31 @@ func ExampleRelease() {
 }
 
 func ExampleRWMutex() {
-	client := connect()
+	server, err := miniredis.Run() // or any Redis
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer client.Close()
 	prices := warlock.NewRWMutex(client, "prices", 10*time.Second)
-	elsewhere := warlock.NewRWMutex(client, "prices", 10*time.Second) // in another process
+	elsewhere := warlock.NewRWMutex(client, "prices", 10*time.Second) // as in another process
 
 	prices.RLock()
-	fmt.Println("another may read:", elsewhere.TryRLock())
-	fmt.Println("or write:", elsewhere.TryLock())
+	fmt.Println("one process reads")
+	fmt.Println("another can read:", elsewhere.TryRLock())
 	elsewhere.RUnlock()
+	fmt.Println("another can write:", elsewhere.TryLock())
 	prices.RUnlock()
 
 	elsewhere.Lock()
-	fmt.Println("one writes, and another may read:", prices.TryRLock())
+	fmt.Println("one process writes")
+	fmt.Println("another can read:", prices.TryRLock())
 	elsewhere.Unlock()
 	// Output:
-	// another may read: true
-	// or write: false
-	// one writes, and another may read: false
+	// one process reads
+	// another can read: true
+	// another can write: false
+	// one process writes
+	// another can read: false
 }

@@ -219,7 +219,7 @@ func waiters() (n int) {
 	for stack := range strings.SplitSeq(string(buf), "\n\n") {
 		state, frames, _ := strings.Cut(stack, "\n")
 		waits := strings.Contains(state, "[select") || strings.Contains(state, "[chan receive")
-		if waits && strings.HasPrefix(frames, "github.com/warlock-go/warlock.(*Mutex).enter(") {
+		if waits && strings.HasPrefix(frames, "github.com/warlock-go/warlock/internal/lock.(*claim[...]).await(") {
 			n++
 		}
 	}

@@ -6,26 +6,17 @@ import (
 	"time"
 
 	"github.com/jonboulle/clockwork"
+
+	"github.com/warlock-go/warlock/internal/lock"
 )
 
 // An Option changes how a lock behaves. Options are for the constructors.
 type Option func(*options)
 
-type options struct {
-	clock    clockwork.Clock
-	logger   *slog.Logger  // nil: slog.Default(), as of when it is used
-	attempts int           // of LockContext; 0: no limit
-	wait     time.Duration // between tries; 0: as acquisition.interval has it
-	once     bool          // no renewals
-	maxHold  time.Duration // 0: no limit
-}
-
-var realClock = clockwork.NewRealClock()
+type options = lock.Options
 
 func newOptions(opts []Option) options {
-	o := options{
-		clock: realClock,
-	}
+	o := options{Clock: lock.RealClock}
 	for _, opt := range opts {
 		if opt == nil {
 			panic("warlock: nil Option")
@@ -35,32 +26,13 @@ func newOptions(opts []Option) options {
 	return o
 }
 
-func (o options) log() *slog.Logger {
-	if o.logger == nil {
-		return slog.Default()
-	}
-	return o.logger
-}
-
-// renewals returns for how long a lease is renewed, as lease.Terms has it.
-func (o options) renewals() time.Duration {
-	switch {
-	case o.once:
-		return 0
-	case o.maxHold > 0:
-		return o.maxHold
-	default:
-		return -1
-	}
-}
-
-// WithClock makes clock drive all of the lock's timers and deadlines, so that a test
-// can use a fake one. What expires in Redis does so by the server's own clock.
+// WithClock makes clock drive all of the lock's timers and deadlines, so that a
+// test can use a fake one. Keys in Redis expire by the server's own clock.
 func WithClock(clock clockwork.Clock) Option {
 	if clock == nil {
 		panic("warlock: WithClock(nil): leave the option out for the real clock")
 	}
-	return func(o *options) { o.clock = clock }
+	return func(o *options) { o.Clock = clock }
 }
 
 // WithRetry sets the optimistic retry loop: try, wait, try again.
@@ -70,42 +42,46 @@ func WithClock(clock clockwork.Clock) Option {
 // for as long as others wait for it.
 //
 // With attempts of 0 or less, the default, LockContext queues until its context
-// ends, as Lock always does, and is woken with the lock. It also asks by itself, and
-// wait is the longest time between two requests: they are spread over its later
-// half, and made sooner if the holder's lease ends sooner.
+// ends, as Lock always does, and is woken with the lock. It also asks by itself.
+// The wait is the longest time between two such requests. They are spread over
+// its second half, and come sooner if the holder's lease ends sooner.
 //
-// A wait of 0 without a limit stands for the default: a third of the ttl, and where
-// nobody would wake a waiter, pauses that grow from 4 ms to 128 ms. A negative
-// wait panics.
+// A wait of 0 without a limit stands for the default: a third of the ttl, and at
+// most 4 s. Where no message would wake a waiter, the default is pauses that grow
+// from 4 ms to 128 ms. WithRetry panics if wait is negative.
 func WithRetry(attempts int, wait time.Duration) Option {
 	if wait < 0 {
-		panic(fmt.Sprintf("warlock: WithRetry(%d, %v): the wait is negative: give the time between two tries", attempts, wait))
+		panic(fmt.Sprintf("warlock: WithRetry(%d, %v): the wait is negative: give the time between two tries",
+			attempts, wait))
 	}
-	return func(o *options) { o.attempts, o.wait = max(attempts, 0), wait }
+	return func(o *options) { o.Attempts, o.Interval = max(attempts, 0), wait }
 }
 
 // WithoutRenewal makes a lease live for its ttl and no longer, unless
 // [Lease.Extend] is called.
 func WithoutRenewal() Option {
-	return func(o *options) { o.once = true }
+	return func(o *options) { o.NoRenewal = true }
 }
 
-// WithMaxHold ends the renewal of a lease d after its acquisition, so that a holder
-// that is stuck lets go: other processes get the lock at most a ttl later.
-// It panics if d is not positive.
+// WithMaxHold ends the renewal of a lease d after its acquisition, so that a
+// stuck holder lets go: other processes get the lock at most a ttl later.
+// WithMaxHold panics if d is not positive.
 func WithMaxHold(d time.Duration) Option {
 	if d <= 0 {
-		panic(fmt.Sprintf("warlock: WithMaxHold(%v): not positive: leave the option out for no limit, or use WithoutRenewal", d))
+		panic(fmt.Sprintf("warlock: WithMaxHold(%v): not positive: "+
+			"leave the option out for no limit, or use WithoutRenewal", d))
 	}
-	return func(o *options) { o.maxHold = d }
+	return func(o *options) { o.MaxHold = d }
 }
 
-// WithLogger makes the lock log to logger, and not to [slog.Default], what a caller does not otherwise learn: lost
-// leases, renewals and releases that failed, and the reason for a wait that is long.
-// For silence, give it slog.New(slog.DiscardHandler).
+// WithLogger makes the lock log to logger in place of [slog.Default]. The lock
+// logs what a caller does not otherwise learn: lost leases, failed renewals and
+// releases, and the reason for a long wait. For silence, give it
+// slog.New(slog.DiscardHandler).
 func WithLogger(logger *slog.Logger) Option {
 	if logger == nil {
-		panic("warlock: WithLogger(nil): leave the option out for slog.Default(), or give it slog.New(slog.DiscardHandler) for silence")
+		panic("warlock: WithLogger(nil): leave the option out for slog.Default(), " +
+			"or give it slog.New(slog.DiscardHandler) for silence")
 	}
-	return func(o *options) { o.logger = logger }
+	return func(o *options) { o.Logger = logger }
 }

@@ -15,16 +15,17 @@ import (
 	"github.com/redis/go-redis/v9/logging"
 )
 
-// TestMain runs the tests, or the holder that one of them kills.
+// TestMain runs the tests. In a child process of a test it is the holder that
+// the test kills.
 func TestMain(m *testing.M) {
-	logging.Disable() // go-redis's: clients lose their server
+	logging.Disable() // go-redis would log that clients lose their server
 	if name := os.Getenv(holdVar); name != "" {
 		exit(hold(name))
 	}
 	os.Exit(m.Run())
 }
 
-// tiny returns a bench that is soon over.
+// tiny returns a bench that takes a few seconds.
 func tiny(t *testing.T) *bench {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
@@ -35,17 +36,18 @@ func tiny(t *testing.T) *bench {
 	}
 	return &bench{
 		ttl: 10 * time.Second, rounds: 1, window: 50 * time.Millisecond, systems: systems[:1],
-		park: 100 * time.Millisecond, parkPeers: 100 * time.Millisecond, settleParked: 200 * time.Millisecond,
-		killsOurs: 1, killsPeers: 1, few: 1, hold: 50 * time.Millisecond, heldLocks: 300, usedIDs: 300,
+		park: 100 * time.Millisecond, parkPeers: 100 * time.Millisecond,
+		settleParked: 200 * time.Millisecond,
+		killsOurs:    1, killsPeers: 1, few: 1, hold: 50 * time.Millisecond, heldLocks: 300, usedIDs: 300,
 	}
 }
 
-// Every case works for every system, and what a run finds can be written and read.
+// Each case works for each system, and the report can be written and read.
 func TestRun(t *testing.T) {
 	b := tiny(t)
 	b.systems = systems
 	b.cases = []string{uncontended, oneProcess, manyKeys, clients(2), handOver, park, killed}
-	alone := []string{among, manyHeld, manyUsed} // for which there is but one system
+	alone := []string{among, manyHeld, manyUsed} // cases with one system
 	compared := len(b.cases)
 	b.cases = append(b.cases, alone...)
 	r, err := b.measure()
@@ -56,7 +58,8 @@ func TestRun(t *testing.T) {
 		t.Errorf("%d sections overlapped", n)
 	}
 	present := []struct{ name, system string }{
-		{uncontended, rawName}, {uncontended, cancellable.name}, {uncontended, keyed.name}, {oneProcess, reading.name}, {manyKeys, keyed.name},
+		{uncontended, rawName}, {uncontended, cancellable.name}, {uncontended, keyed.name},
+		{oneProcess, reading.name}, {manyKeys, keyed.name},
 		{among, reading.name}, {manyHeld, keyed.name}, {manyUsed, keyed.name},
 	}
 	if got, want := len(r.Results), compared*len(systems)+len(present); got != want {
@@ -70,9 +73,16 @@ func TestRun(t *testing.T) {
 			t.Errorf("%v: %+v", c, res)
 		}
 	}
+	checkWritten(t, r)
+}
+
+// checkWritten writes the report, and looks at its files.
+func checkWritten(t *testing.T, r *report) {
+	t.Helper()
 	dir := t.TempDir()
 	readme := filepath.Join(dir, "README.md")
-	if err := os.WriteFile(readme, []byte("before\n"+begin+"\nold\n"+end+"\nafter\n"), 0o600); err != nil {
+	old := []byte("before\n" + begin + "\nold\n" + end + "\nafter\n")
+	if err := os.WriteFile(readme, old, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out := filepath.Join(dir, "results")
@@ -88,20 +98,22 @@ func TestRun(t *testing.T) {
 		t.Errorf("read back: %v, %+v", err, again)
 	}
 	updated, err := os.ReadFile(readme)
-	if s := string(updated); err != nil || strings.Contains(s, "old") || !strings.Contains(s, "| "+ours+" |") || !strings.HasSuffix(s, end+"\nafter\n") {
+	if s := string(updated); err != nil || strings.Contains(s, "old") ||
+		!strings.Contains(s, "| "+ours+" |") || !strings.HasSuffix(s, end+"\nafter\n") {
 		t.Errorf("the README is %q: %v", s, err)
 	}
 	for _, c := range charts {
 		if c.name == clients(8) {
 			continue // not run
 		}
-		if svg, err := os.ReadFile(filepath.Join(out, c.file)); err != nil || !strings.Contains(string(svg), "<svg") {
+		svg, err := os.ReadFile(filepath.Join(out, c.file))
+		if err != nil || !strings.Contains(string(svg), "<svg") {
 			t.Errorf("%s: %v", c.file, err)
 		}
 	}
 }
 
-// free is a system that excludes nobody.
+// free is a system without exclusion.
 type free struct{}
 
 func (free) locker(string) locker        { return free{} }
@@ -112,13 +124,13 @@ func (free) renew(context.Context) error { return nil }
 
 func TestOverlapsAreCounted(t *testing.T) {
 	sec := new(section)
-	sec.inside.Add(1) // somebody is inside
+	sec.inside.Add(1) // a reader is inside
 	sec.visit()
 	if sec.broken() != 1 {
 		t.Errorf("%d overlaps were counted, want 1", sec.broken())
 	}
 	sec = new(section)
-	sec.visits.Add(1) // whose update was lost
+	sec.visits.Add(1) // a visit whose update was lost
 	if sec.broken() != 1 {
 		t.Errorf("%d lost updates were counted, want 1", sec.broken())
 	}
@@ -126,7 +138,7 @@ func TestOverlapsAreCounted(t *testing.T) {
 	b.cases = []string{park}
 	b.systems = []system{{name: "free", connect: func(setup) (client, error) { return free{}, nil }}}
 	if _, err := b.measure(); err == nil || !strings.Contains(err.Error(), "while it was held") {
-		t.Errorf("a lock that excludes nobody: %v", err)
+		t.Errorf("a lock without exclusion: %v", err)
 	}
 }
 
@@ -155,7 +167,9 @@ func TestWireCountsCommands(t *testing.T) {
 }
 
 func TestJain(t *testing.T) {
-	for want, shares := range map[float64][]int64{1: {5, 5, 5, 5}, 0.25: {9, 0, 0, 0}, 0.9: {1, 2}, 0: {0, 0}} {
+	for want, shares := range map[float64][]int64{
+		1: {5, 5, 5, 5}, 0.25: {9, 0, 0, 0}, 0.9: {1, 2}, 0: {0, 0},
+	} {
 		if got := jain(shares); math.Abs(got-want) > 1e-9 {
 			t.Errorf("jain(%v) = %v, want %v", shares, got, want)
 		}

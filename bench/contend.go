@@ -10,40 +10,43 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// A load is goroutines in clients that lock and unlock keys as fast as they can.
+// A load says how many goroutines lock and unlock how many keys, without a
+// pause.
 type load struct {
 	clients    int
 	goroutines int // in each client
-	keys       int // that the goroutines of a client take in turn; each has its own if they are as many
+	// keys is how many keys the goroutines of a client spread over. Each
+	// goroutine has its own key if there are as many.
+	keys int
 }
 
-// A measurement is what one system did under one load, or in one trial of another
-// kind, in one round.
+// A measurement has the figures of one system in one case and one round.
 type measurement struct {
 	Rate     float64 `json:"rate_per_s,omitempty"`     // acquisitions
 	Commands float64 `json:"commands,omitempty"`       // for each acquisition
-	PerS     float64 `json:"commands_per_s,omitempty"` // in all
+	PerS     float64 `json:"commands_per_s,omitempty"` // of all clients together
 	Jain     float64 `json:"jain,omitempty"`           // over goroutines
-	P50      float64 `json:"p50_ms,omitempty"`         // of waiting, or of what is measured
+	P50      float64 `json:"p50_ms,omitempty"`         // of the wait, or of what the case times
 	P99      float64 `json:"p99_ms,omitempty"`
 	Max      float64 `json:"max_ms,omitempty"`
 	Samples  int64   `json:"samples"`
-	Broken   int64   `json:"overlaps"` // critical sections that overlapped, and updates lost
+	Broken   int64   `json:"overlaps"` // critical sections that overlapped, and lost updates
 
-	// Of locks that are held, each: memory, and the most goroutines there were.
+	// Of locks that are held: memory for each, and the highest number of
+	// goroutines for each.
 	Bytes      float64 `json:"bytes_each,omitempty"`
 	Goroutines float64 `json:"goroutines_each,omitempty"`
-	Lost       int64   `json:"lost,omitempty"`           // leases that ended before their time
-	Grown      float64 `json:"heap_grown_mib,omitempty"` // over locks that were used and are not any more
+	Lost       int64   `json:"lost,omitempty"`           // leases that ended early
+	Grown      float64 `json:"heap_grown_mib,omitempty"` // after all ids went out of use
 }
 
 // A worker is one goroutine of a load.
 type worker struct {
 	lock  locker
-	visit func() // what is done under the lock
+	visit func() // the critical section
 	count atomic.Int64
-	waits *hdrhistogram.Histogram // in ns; the worker's own until it has ended
-	err   error
+	waits *hdrhistogram.Histogram // in ns; only the worker writes to it
+	err   error                   // why the worker ended early
 }
 
 func newWorker(sys system, l locker, sec *section) *worker {
@@ -58,71 +61,118 @@ func newHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, int64(10*time.Minute), 3)
 }
 
-// warmUp is how long a load runs before it is measured: connections are opened,
-// scripts loaded, subscriptions made.
+// warmUp is how long a load runs before its measurement starts. Meanwhile it
+// opens connections, loads scripts and subscribes.
 const warmUp = 300 * time.Millisecond
+
+// A contest is one system under one load.
+type contest struct {
+	sys      system
+	wire     *wire
+	clients  []client
+	workers  []*worker
+	sections []section // by key
+}
 
 // contend measures sys under l for window.
 func (b *bench) contend(sys system, l load, window time.Duration) (m measurement, err error) {
-	w := new(wire)
-	var workers []*worker
-	sections := make([]section, l.keys)
+	c := &contest{sys: sys, wire: new(wire), sections: make([]section, l.keys)}
+	defer func() { err = firstOf(err, c.close()) }()
 	for range l.clients {
-		c, err := sys.connect(setup{b.server.addr, b.ttl, w.dial})
-		if err != nil {
+		if err := c.connect(setup{b.server.addr, b.ttl, c.wire.dial}, l.goroutines); err != nil {
 			return m, err
 		}
-		defer func() { err = firstOf(err, c.close()) }()
-		for i := range l.goroutines {
-			key := i % l.keys
-			workers = append(workers, newWorker(sys, c.locker(fmt.Sprintf("contended %d", key)), &sections[key]))
-		}
 	}
+	before, after := c.run(window)
+	return c.result(before, after)
+}
+
+// connect adds a client with so many workers.
+func (c *contest) connect(s setup, goroutines int) error {
+	cl, err := c.sys.connect(s)
+	if err != nil {
+		return err
+	}
+	c.clients = append(c.clients, cl)
+	for i := range goroutines {
+		key := i % len(c.sections)
+		l := cl.locker(fmt.Sprintf("contended %d", key))
+		c.workers = append(c.workers, newWorker(c.sys, l, &c.sections[key]))
+	}
+	return nil
+}
+
+func (c *contest) close() error {
+	errs := make([]error, len(c.clients))
+	for i, cl := range c.clients {
+		errs[i] = cl.close()
+	}
+	return firstOf(errs...)
+}
+
+// A tally is what a contest has counted so far.
+type tally struct {
+	acquisitions []int64 // by worker
+	commands     int64
+	at           time.Time
+}
+
+func (c *contest) tally() tally {
+	return tally{counts(c.workers), c.wire.commands.Load(), time.Now()}
+}
+
+// run lets the workers run for the warm-up and for window. It returns the
+// tallies at the start and at the end of window.
+func (c *contest) run(window time.Duration) (before, after tally) {
 	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	var measuring atomic.Bool
-	var group sync.WaitGroup
 	waiting := ctx
-	if sys.endless {
+	if c.sys.endless {
 		waiting = context.Background()
 	}
-	for _, w := range workers {
+	var measuring atomic.Bool
+	var group sync.WaitGroup
+	for _, w := range c.workers {
 		group.Go(func() { w.run(ctx, waiting, &measuring) })
 	}
-
 	<-time.After(warmUp)
-	before, commands, start := counts(workers), w.commands.Load(), time.Now()
+	before = c.tally()
 	measuring.Store(true)
 	<-time.After(window)
 	measuring.Store(false)
-	after, sent, elapsed := counts(workers), w.commands.Load()-commands, time.Since(start)
+	after = c.tally()
 	cancel()
 	group.Wait()
+	return before, after
+}
 
+// result works out the figures between two tallies. It fails if a worker
+// failed.
+func (c *contest) result(before, after tally) (m measurement, err error) {
 	waits := newHistogram()
-	shares := make([]int64, len(workers))
-	for i, w := range workers {
+	shares := make([]int64, len(c.workers))
+	for i, w := range c.workers {
 		if w.err != nil {
-			return m, fmt.Errorf("%s: %w", sys.name, w.err)
+			return m, fmt.Errorf("%s: %w", c.sys.name, w.err)
 		}
-		shares[i] = after[i] - before[i]
+		shares[i] = after.acquisitions[i] - before.acquisitions[i]
 		m.Samples += shares[i]
 		waits.Merge(w.waits)
 	}
-	m.Rate = float64(m.Samples) / elapsed.Seconds()
-	m.Jain = jain(shares)
+	sent, seconds := float64(after.commands-before.commands), after.at.Sub(before.at).Seconds()
+	m.Rate, m.PerS = float64(m.Samples)/seconds, sent/seconds
 	if m.Samples > 0 {
-		m.Commands = float64(sent) / float64(m.Samples)
+		m.Commands = sent / float64(m.Samples)
 	}
-	m.PerS = float64(sent) / elapsed.Seconds()
+	m.Jain = jain(shares)
 	m.latencies(waits)
-	for i := range sections {
-		m.Broken += sections[i].broken()
+	for i := range c.sections {
+		m.Broken += c.sections[i].broken()
 	}
 	return m, nil
 }
 
-// run locks, under waiting, visits and unlocks until ctx ends.
+// run locks, visits and unlocks until ctx ends. It waits for the lock under the
+// context waiting.
 func (w *worker) run(ctx, waiting context.Context, measuring *atomic.Bool) {
 	for ctx.Err() == nil {
 		start := time.Now()
@@ -133,7 +183,7 @@ func (w *worker) run(ctx, waiting context.Context, measuring *atomic.Bool) {
 			return
 		}
 		if measuring.Load() {
-			_ = w.waits.RecordValue(int64(time.Since(start))) // within its range by far
+			_ = w.waits.RecordValue(int64(time.Since(start))) // never out of range
 		}
 		w.visit()
 		w.count.Add(1)
@@ -152,7 +202,7 @@ func counts(workers []*worker) []int64 {
 	return n
 }
 
-// latencies takes in a histogram of ns.
+// latencies sets the percentiles from a histogram of ns.
 func (m *measurement) latencies(h *hdrhistogram.Histogram) {
 	ms := func(ns int64) float64 { return float64(ns) / float64(time.Millisecond) }
 	m.P50, m.P99, m.Max = ms(h.ValueAtQuantile(50)), ms(h.ValueAtQuantile(99)), ms(h.Max())

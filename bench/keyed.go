@@ -32,10 +32,14 @@ type keyedLock struct {
 }
 
 func (l keyedLock) lock(ctx context.Context) error { return l.keyed.LockContext(ctx, l.id) }
-func (l keyedLock) unlock() error                  { return l.keyed.UnlockContext(context.Background(), l.id) }
 func (l keyedLock) renew(context.Context) error    { return nil }
 
-// held measures what locks cost that one client holds for so long, each of another key.
+func (l keyedLock) unlock() error {
+	return l.keyed.UnlockContext(context.Background(), l.id)
+}
+
+// held measures what so many locks cost while one client holds them for window,
+// each with its own key.
 func (b *bench) held(_ system, locks int, window time.Duration) (m measurement, err error) {
 	w := new(wire)
 	c := newRedis(setup{b.server.addr, b.ttl, w.dial})
@@ -70,7 +74,8 @@ func (b *bench) held(_ system, locks int, window time.Duration) (m measurement, 
 	return m, nil
 }
 
-// used measures what is left in the process of ids that were locked and unlocked once.
+// used measures what ids leave in the process once they were locked and
+// unlocked.
 func (b *bench) used(_ system, ids int) (m measurement, err error) {
 	c := newRedis(setup{addr: b.server.addr, ttl: b.ttl})
 	defer func() { err = firstOf(err, c.Close()) }()
@@ -93,8 +98,8 @@ func (b *bench) used(_ system, ids int) (m measurement, err error) {
 
 func idOf(i int) string { return fmt.Sprintf("%08d", i) }
 
-// lockEach calls lock, or unlock, for each of so many ids, from as many goroutines as a
-// busy service has.
+// lockEach calls lock for each of so many ids, from 256 goroutines, as in a
+// busy service. Pass unlock as lock to unlock them.
 func lockEach(ids int, lock func(id string)) {
 	var next atomic.Int64
 	var group sync.WaitGroup
@@ -108,11 +113,11 @@ func lockEach(ids int, lock func(id string)) {
 	group.Wait()
 }
 
-// inUse returns the bytes of the heap that are in use, and of stacks.
+// inUse returns how many bytes of heap and stacks are in use.
 func inUse() int64 {
 	var s runtime.MemStats
 	runtime.GC()
-	runtime.GC() // what pools keep goes with the second
+	runtime.GC() // pools let go of their contents at the second
 	runtime.ReadMemStats(&s)
 	return int64(s.HeapAlloc + s.StackInuse)
 }

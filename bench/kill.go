@@ -13,25 +13,25 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// Variables that make this program the holder that is to be killed.
+// With these variables this program is a holder, which the benchmark kills.
 const (
 	holdVar = "WARLOCK_BENCH_HOLD" // the name of the system
 	addrVar = "WARLOCK_BENCH_ADDR"
 	keyVar  = "WARLOCK_BENCH_KEY"
 )
 
-// killTTL is the ttl under which holders are killed, and grace what may be added
-// to it until the next one holds.
+// Holders to be killed have a ttl of killTTL. The next holder may have the lock
+// up to killGrace after the ttl.
 const (
 	killTTL   = 500 * time.Millisecond
 	killGrace = 200 * time.Millisecond
 )
 
-// abreast is how many holders of different keys are killed side by side.
+// abreast is how many holders run at the same time, each with its own key.
 const abreast = 5
 
-// kills measures the time from kill -9 of a holder to the next acquisition, by a
-// waiter in this process, n times.
+// kills measures n times how long a waiter in this process waits after kill -9
+// of the holder.
 func (b *bench) kills(sys system, n int) (m measurement, err error) {
 	times := newHistogram()
 	for m.Samples < int64(n) {
@@ -48,68 +48,49 @@ func (b *bench) kills(sys system, n int) (m measurement, err error) {
 			return m, err
 		}
 		for _, d := range results {
-			_ = times.RecordValue(int64(d)) // within its range by far
+			_ = times.RecordValue(int64(d)) // never out of range
 		}
 		m.Samples += int64(len(results))
 	}
-	m.latenciesOf(times)
+	m.latenciesOfFew(times)
 	return m, nil
 }
 
-// latenciesOf is latencies for few samples, of which the 99th percentile is an
-// interpolation at best: the highest stands for it.
-func (m *measurement) latenciesOf(h *hdrhistogram.Histogram) {
+// latenciesOfFew is latencies for what may be few samples. With fewer than 100
+// the highest stands for the 99th percentile.
+func (m *measurement) latenciesOfFew(h *hdrhistogram.Histogram) {
 	m.latencies(h)
 	if h.TotalCount() < 100 {
 		m.P99 = m.Max
 	}
 }
 
-func (b *bench) kill(sys system, key string) (after time.Duration, err error) {
-	holder := exec.Command(os.Args[0])
-	holder.Env = append(os.Environ(), holdVar+"="+sys.name, addrVar+"="+b.server.addr, keyVar+"="+key)
-	holder.Stderr = os.Stderr
-	out, err := holder.StdoutPipe()
+// kill kills a holder of key while a waiter waits. It returns the time from the
+// kill to the acquisition by the waiter.
+func (b *bench) kill(sys system, key string) (took time.Duration, err error) {
+	holder, err := b.startHolder(sys, key)
 	if err != nil {
 		return 0, err
 	}
-	if err := holder.Start(); err != nil {
-		return 0, err
-	}
-	dead := false
-	defer func() {
-		if !dead {
-			_ = holder.Process.Kill() // after another error, which is returned
-		}
-		_ = holder.Wait() // it was killed
-	}()
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		return 0, fmt.Errorf("the holder does not hold: %w", err)
-	}
-
+	defer holder.kill() // for the returns before the kill
 	c, err := sys.connect(setup{b.server.addr, killTTL, new(wire).dial})
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = firstOf(err, c.close()) }()
 	l := c.locker(key)
-	waiting := make(chan locked, 1)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	go func() { // ends with ctx at the latest
-		err := l.lock(ctx)
-		waiting <- locked{time.Now(), err}
-	}()
+	waiting := lockInBackground(ctx, l)
 	select {
 	case got := <-waiting:
 		return 0, fmt.Errorf("%s: a living holder's lock was taken: %v", sys.name, got.err)
 	case <-time.After(settle + rand.N(killTTL)):
 	}
 	killed := time.Now()
-	if err := holder.Process.Kill(); err != nil {
+	if err := holder.cmd.Process.Kill(); err != nil {
 		return 0, err
 	}
-	dead = true
 	got := <-waiting
 	if got.err != nil {
 		return 0, got.err
@@ -117,7 +98,36 @@ func (b *bench) kill(sys system, key string) (after time.Duration, err error) {
 	return got.at.Sub(killed), l.unlock()
 }
 
-// hold is what the holder does: it locks, says so, and renews until it is killed.
+// A holder is a process that holds a lock until it is killed.
+type holder struct{ cmd *exec.Cmd }
+
+// startHolder starts a holder of key, and returns when it has the lock.
+func (b *bench) startHolder(sys system, key string) (*holder, error) {
+	h := &holder{exec.Command(os.Args[0])}
+	h.cmd.Env = append(os.Environ(), holdVar+"="+sys.name, addrVar+"="+b.server.addr, keyVar+"="+key)
+	h.cmd.Stderr = os.Stderr
+	out, err := h.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := h.cmd.Start(); err != nil {
+		return nil, err
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		h.kill()
+		return nil, fmt.Errorf("the holder does not hold: %w", err)
+	}
+	return h, nil
+}
+
+// kill ends the process if it still runs, and waits for its end.
+func (h *holder) kill() {
+	_ = h.cmd.Process.Kill() // fails if the process has ended
+	_ = h.cmd.Wait()         // reports the kill
+}
+
+// hold runs in the holder's process. It locks, prints "held", and renews until
+// the process is killed.
 func hold(name string) error {
 	sys, err := find(name)
 	if err != nil {

@@ -15,38 +15,44 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// A bench is one run.
+// A bench has the settings of one run, and its server.
 type bench struct {
 	server       *server
 	ttl          time.Duration
 	rounds       int
 	window       time.Duration
-	park         time.Duration // of warlock
-	parkPeers    time.Duration
-	settleParked time.Duration
-	hold         time.Duration // of many locks
+	park         time.Duration // how long waiters of warlock are counted
+	parkPeers    time.Duration // how long waiters of a peer are counted
+	settleParked time.Duration // from the start of the waiters to the count
+	hold         time.Duration // how long many locks are held
 	heldLocks    int
 	usedIDs      int
-	few          int64 // hand-offs that are waited for, however slow
+	few          int64 // how many hand-offs to measure, however slow they are
 	killsOurs    int
 	killsPeers   int
 	systems      []system
-	cases        []string // of which to run; empty: all
+	cases        []string // names of the cases to run; empty: all
 }
 
 func main() {
 	if name := os.Getenv(holdVar); name != "" {
 		exit(hold(name))
 	}
-	b := &bench{ttl: 10 * time.Second, systems: systems, settleParked: 2 * time.Second, few: 30, heldLocks: 100_000, usedIDs: 1_000_000}
-	flag.IntVar(&b.rounds, "rounds", 5, "rounds, of which the median counts")
+	b := &bench{
+		ttl: 10 * time.Second, systems: systems, settleParked: 2 * time.Second,
+		few: 30, heldLocks: 100_000, usedIDs: 1_000_000,
+	}
+	flag.IntVar(&b.rounds, "rounds", 5, "number of rounds; the report shows medians")
 	flag.DurationVar(&b.window, "window", 2*time.Second, "time of one measurement")
-	flag.DurationVar(&b.park, "park", time.Minute, "time for which waiters of warlock are parked; a sixth of it for peers")
-	flag.DurationVar(&b.hold, "hold", time.Minute, "time for which many locks are held")
-	flag.IntVar(&b.killsOurs, "kills", 50, "holders of warlock to kill; a fifth of them of each peer")
-	only := flag.String("cases", "", "names of cases, with commas between; all if empty")
+	flag.DurationVar(&b.park, "park", time.Minute,
+		"how long waiters of warlock are parked; waiters of a peer are parked for a sixth of it")
+	flag.DurationVar(&b.hold, "hold", time.Minute, "how long many locks are held")
+	flag.IntVar(&b.killsOurs, "kills", 50,
+		"how many holders of warlock to kill; a fifth as many are killed of each peer")
+	only := flag.String("cases", "", "names of cases, separated by commas; empty: all")
 	short := flag.Bool("short", false, "run everything in less than a minute, for a look")
-	out := flag.String("out", "", "folder for results; nothing is written if it is empty and -short or -cases is given")
+	out := flag.String("out", "",
+		`folder for the results; empty: "results", or none with -short or -cases`)
 	flag.Parse()
 	if flag.NArg() > 0 || b.rounds < 1 || b.window <= 0 || b.killsOurs < 1 {
 		exit(fmt.Errorf("bad arguments %q: see -help", flag.Args()))
@@ -55,8 +61,7 @@ func main() {
 		b.cases = strings.Split(*only, ",")
 	}
 	if *short {
-		b.rounds, b.window, b.park, b.killsOurs, b.settleParked, b.few = 1, 300*time.Millisecond, 3*time.Second, 5, time.Second, 5
-		b.hold, b.heldLocks, b.usedIDs = 5*time.Second, 5_000, 20_000
+		b.shorten()
 	}
 	b.parkPeers, b.killsPeers = b.park/6, max(1, b.killsOurs/5)
 	if *out == "" && !*short && *only == "" {
@@ -65,6 +70,15 @@ func main() {
 	exit(b.main(*out))
 }
 
+// shorten makes the run last less than a minute.
+func (b *bench) shorten() {
+	b.rounds, b.window = 1, 300*time.Millisecond
+	b.park, b.settleParked = 3*time.Second, time.Second
+	b.killsOurs, b.few = 5, 5
+	b.hold, b.heldLocks, b.usedIDs = 5*time.Second, 5_000, 20_000
+}
+
+// exit ends the process, with status 1 if there is an error.
 func exit(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -73,7 +87,7 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-// main runs all, reports, and errs if exclusion failed anywhere.
+// main runs the cases and reports. It fails if exclusion failed anywhere.
 func (b *bench) main(out string) error {
 	report, err := b.measure()
 	if err != nil {
@@ -91,7 +105,8 @@ func (b *bench) main(out string) error {
 	return nil
 }
 
-// measure starts a server, runs the cases, and stops it, also on an interrupt.
+// measure runs the cases on a server of its own. It stops the server, also on
+// an interrupt.
 func (b *bench) measure() (*report, error) {
 	var err error
 	if b.server, err = startServer(); err != nil {
@@ -117,7 +132,7 @@ func (b *bench) measure() (*report, error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("%s, %s: %w", s.name, s.sys.name, err), b.server.stop())
 		}
-		_ = bar.Add(1) // a terminal that cannot be written to
+		_ = bar.Add(1) // fails only if the terminal does
 	}
 	return r, b.server.stop()
 }
@@ -129,8 +144,8 @@ type step struct {
 	run  func(system) (measurement, error)
 }
 
-// plan returns the steps in an order in which the systems take turns, so that
-// what the machine does meanwhile meets all alike.
+// plan returns the steps in their order. The systems take turns in each case,
+// so that a disturbance of the machine meets all of them.
 func (b *bench) plan() (steps []step) {
 	under := func(l load) func(system) (measurement, error) {
 		return func(s system) (measurement, error) { return b.contend(s, l, b.window) }
@@ -145,29 +160,44 @@ func (b *bench) plan() (steps []step) {
 			}
 		}
 	}
-	turns(uncontended, b.rounds, append([]system{raw, cancellable, keyed}, b.systems...), under(load{1, 1, 1}))
+	alone := append([]system{raw, cancellable, keyed}, b.systems...)
+	turns(uncontended, b.rounds, alone, under(load{1, 1, 1}))
 	turns(oneProcess, b.rounds, append([]system{reading}, b.systems...), under(load{1, 64, 1}))
 	turns(manyKeys, b.rounds, append([]system{keyed}, b.systems...), under(load{1, crowd, crowd}))
-	turns(among, b.rounds, []system{reading}, func(s system) (measurement, error) { return b.writerAmong(s, b.window) })
+	turns(among, b.rounds, []system{reading}, func(s system) (measurement, error) {
+		return b.writerAmong(s, b.window)
+	})
 	for _, n := range crowds {
 		turns(clients(n), b.rounds, b.systems, under(load{n, 1, 1}))
 	}
-	turns(handOver, b.rounds, b.systems, func(s system) (measurement, error) { return b.handOff(s, b.window) })
-	turns(manyHeld, 1, []system{keyed}, func(s system) (measurement, error) { return b.held(s, b.heldLocks, b.hold) })
-	turns(manyUsed, 1, []system{keyed}, func(s system) (measurement, error) { return b.used(s, b.usedIDs) })
-	turns(park, 1, b.systems, func(s system) (measurement, error) {
-		if s.name == ours {
-			return b.parked(s, b.park)
-		}
-		return b.parked(s, b.parkPeers)
+	turns(handOver, b.rounds, b.systems, func(s system) (measurement, error) {
+		return b.handOff(s, b.window)
 	})
-	turns(killed, 1, b.systems, func(s system) (measurement, error) {
-		if s.name == ours {
-			return b.kills(s, b.killsOurs)
-		}
-		return b.kills(s, b.killsPeers)
+	turns(manyHeld, 1, []system{keyed}, func(s system) (measurement, error) {
+		return b.held(s, b.heldLocks, b.hold)
 	})
+	turns(manyUsed, 1, []system{keyed}, func(s system) (measurement, error) {
+		return b.used(s, b.usedIDs)
+	})
+	turns(park, 1, b.systems, b.parkedOf)
+	turns(killed, 1, b.systems, b.killsOf)
 	return steps
+}
+
+// parkedOf is parked for as long as the system's waiters are counted.
+func (b *bench) parkedOf(s system) (measurement, error) {
+	if s.name == ours {
+		return b.parked(s, b.park)
+	}
+	return b.parked(s, b.parkPeers)
+}
+
+// killsOf is kills for as many holders as are killed of the system.
+func (b *bench) killsOf(s system) (measurement, error) {
+	if s.name == ours {
+		return b.kills(s, b.killsOurs)
+	}
+	return b.kills(s, b.killsPeers)
 }
 
 // Names of the cases.
@@ -183,7 +213,7 @@ const (
 	killed      = "killed"
 )
 
-// crowd is the number of goroutines, and of keys, of one client where each has its own.
+// crowd is how many goroutines one client has where each has its own key.
 const crowd = 256
 
 // crowds are the numbers of clients that contend for one key.

@@ -11,7 +11,7 @@ import (
 	"gonum.org/v1/plot/vg"
 )
 
-// A chart is one bar chart: a figure of each system in one case.
+// A chart is a bar chart of one figure of each system in one case.
 type chart struct {
 	file, name, title, axis string
 	figure                  func(measurement) float64
@@ -19,17 +19,21 @@ type chart struct {
 
 var charts = []chart{
 	{"uncontended.svg", uncontended, "One goroutine, no contention", "acquisitions per second", rate},
-	{"one-process.svg", oneProcess, "64 goroutines of one process, one key", "acquisitions per second, logarithmic", rate},
-	{"256-keys.svg", manyKeys, "256 goroutines of one process, each with a key of its own", "acquisitions per second", rate},
+	{"one-process.svg", oneProcess, "64 goroutines of one process, one key",
+		"acquisitions per second, logarithmic", rate},
+	{"256-keys.svg", manyKeys, "256 goroutines of one process, each with a key of its own",
+		"acquisitions per second", rate},
 	{"clients.svg", clients(8), "8 clients, one key", "acquisitions per second", rate},
-	{"hand-off.svg", handOver, "From unlock in one client to lock in another, median", "ms, logarithmic", p50},
-	{"parked.svg", park, "200 waiters in 20 clients, parked", "commands per second, logarithmic", func(m measurement) float64 { return m.PerS }},
+	{"hand-off.svg", handOver, "From unlock in one client to lock in another, median",
+		"ms, logarithmic", p50},
+	{"parked.svg", park, "200 waiters in 20 clients, parked",
+		"commands per second, logarithmic", commandsPerSecond},
 }
 
-// logarithmic are the cases in which systems differ by orders of magnitude.
+// logarithmic has the cases in which systems differ by orders of magnitude.
 var logarithmic = map[string]bool{oneProcess: true, handOver: true, park: true}
 
-// plot draws the charts for which there are figures into dir.
+// plot draws the charts into dir. It leaves out a chart without figures.
 func (r *report) plot(dir string) error {
 	for _, c := range charts {
 		if r.find(c.name, ours) == nil {
@@ -83,18 +87,19 @@ func (r *report) bars(c chart, file string) error {
 	return p.Save(8*vg.Inch, 4*vg.Inch, file)
 }
 
-// logBars is a logarithmic scale on which bars, which begin at 0, begin at the
-// axis.
+// logBars is a logarithmic scale for bars. A bar begins at 0, which logBars
+// draws at the axis.
 type logBars struct{}
 
 func (logBars) Normalize(min, max, x float64) float64 {
 	return plot.LogScale{}.Normalize(min, max, math.Max(x, min))
 }
 
-// lines draws commands per acquisition over the number of clients.
+// lines draws the commands per acquisition against the number of clients.
 func (r *report) lines(file string) error {
 	p := plot.New()
-	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = "Commands per acquisition", "clients, logarithmic", "commands, logarithmic"
+	p.Title.Text = "Commands per acquisition"
+	p.X.Label.Text, p.Y.Label.Text = "clients, logarithmic", "commands, logarithmic"
 	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	p.Legend.Top, p.Legend.Left = true, true

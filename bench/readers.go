@@ -19,24 +19,26 @@ func connectReaders(s setup) (client, error) {
 	return &readersClient{c, warlock.NewRWMutex(c.Client, "contended", s.ttl)}, nil
 }
 
-// locker returns the one RWMutex of the process, for reading.
+// locker returns the process's RWMutex as a lock for reading.
 func (c *readersClient) locker(string) locker { return readLock{c.rw} }
 
 type readLock struct{ rw *warlock.RWMutex }
 
 func (l readLock) lock(ctx context.Context) error { return l.rw.RLockContext(ctx) }
-func (l readLock) unlock() error                  { return l.rw.RUnlockContext(context.Background()) }
-func (l readLock) renew(context.Context) error    { return nil }
 
-// Of the case of one writer among readers.
+func (l readLock) unlock() error { return l.rw.RUnlockContext(context.Background()) }
+
+func (l readLock) renew(context.Context) error { return nil }
+
+// The load of the case "a writer among 8 readers".
 const (
 	readersAmong = 8
 	readTime     = 3 * time.Millisecond
 	writerPause  = 10 * time.Millisecond // on average
 )
 
-// writerAmong measures how long a writer waits among clients that each read for readTime
-// without a pause.
+// writerAmong measures how long a writer waits. Meanwhile each of readersAmong
+// clients reads, readTime at a time and without a pause.
 func (b *bench) writerAmong(_ system, window time.Duration) (m measurement, err error) {
 	w := new(wire)
 	var locks [readersAmong + 1]*warlock.RWMutex
@@ -63,7 +65,7 @@ func (b *bench) writerAmong(_ system, window time.Duration) (m measurement, err 
 		<-time.After(writerPause/2 + rand.N(writerPause))
 		asked := time.Now()
 		writer.Lock()
-		_ = waits.RecordValue(int64(time.Since(asked))) // within its range by far
+		_ = waits.RecordValue(int64(time.Since(asked))) // never out of range
 		sec.visit()
 		writer.Unlock()
 	}

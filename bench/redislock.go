@@ -16,8 +16,8 @@ type redislockClient struct {
 	every time.Duration
 }
 
-// redislockEvery waits for d between tries: redislock does not wait unless it is
-// told how, and its examples have LinearBackoff of 100 ms.
+// redislockEvery waits for d between tries. redislock waits only with a
+// RetryStrategy; its examples use LinearBackoff of 100 ms.
 func redislockEvery(d time.Duration) func(setup) (client, error) {
 	return func(s setup) (client, error) {
 		c := newRedis(s)
@@ -34,7 +34,8 @@ type redislockLock struct {
 	held   *redislock.Lock
 }
 
-// lock repeats Obtain, which without a deadline of its own gives up after the ttl.
+// lock repeats Obtain until it holds or ctx ends. Without a deadline, Obtain
+// gives up after the ttl.
 func (l *redislockLock) lock(ctx context.Context) error {
 	opts := &redislock.Options{RetryStrategy: redislock.LinearBackoff(l.client.every)}
 	for {

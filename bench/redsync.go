@@ -16,8 +16,8 @@ type redsyncClient struct {
 	opts []redsync.Option
 }
 
-// redsyncEvery waits for d between tries, or, if d is 0, the default of 50 to
-// 250 ms at random.
+// redsyncEvery waits for d between tries. If d is 0, redsync waits its default,
+// a random time of 50 to 250 ms.
 func redsyncEvery(d time.Duration) func(setup) (client, error) {
 	return func(s setup) (client, error) {
 		c := &redsyncClient{Client: newRedis(s), opts: []redsync.Option{redsync.WithExpiry(s.ttl)}}
@@ -29,7 +29,8 @@ func redsyncEvery(d time.Duration) func(setup) (client, error) {
 	}
 }
 
-// locker returns a Mutex of the goroutine's own: redsync's holds the state of one holder.
+// locker returns a new Mutex for each goroutine, since a redsync Mutex has the
+// state of one holder.
 func (c *redsyncClient) locker(key string) locker {
 	return redsyncLock{c.sync.NewMutex(key, c.opts...)}
 }
@@ -38,8 +39,8 @@ func (c *redsyncClient) close() error { return c.Close() }
 
 type redsyncLock struct{ *redsync.Mutex }
 
-// lock repeats redsync's tries, of which there are 32 at a time, for as long as
-// it takes.
+// lock repeats LockContext until it holds or ctx ends. One call of LockContext
+// tries 32 times.
 func (l redsyncLock) lock(ctx context.Context) error {
 	for {
 		err := l.LockContext(ctx)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,7 +17,7 @@ import (
 	"time"
 )
 
-// A report is what a run found.
+// A report has the results of a run, and says which goals they meet.
 type report struct {
 	Date     string            `json:"date"`
 	CPUs     int               `json:"cpus"`
@@ -32,33 +31,28 @@ type report struct {
 	Goals    []goal            `json:"goals"`
 }
 
-// A result is what one system did in one case.
+// A result has the measurements of one system in one case.
 type result struct {
 	Case   string        `json:"case"`
 	System string        `json:"system"`
 	Rounds []measurement `json:"rounds"`
-	Median measurement   `json:"median"` // of each figure by itself
+	Median measurement   `json:"median"` // each figure's own median
 }
 
-// A goal is a bound on a figure of warlock's.
-type goal struct {
-	Case  string  `json:"case"`
-	What  string  `json:"what"`
-	Value float64 `json:"value"`
-	Bound float64 `json:"bound"`
-	Met   bool    `json:"met"`
-}
-
-// compared are the modules whose versions matter.
+// compared are the modules whose versions the report names.
 var compared = []string{
-	"github.com/redis/go-redis/v9", "github.com/go-redsync/redsync/v4", "github.com/bsm/redislock", "github.com/redis/rueidis",
+	"github.com/redis/go-redis/v9",
+	"github.com/go-redsync/redsync/v4",
+	"github.com/bsm/redislock",
+	"github.com/redis/rueidis",
 }
 
 func newReport(b *bench) *report {
 	r := &report{
-		Date: time.Now().UTC().Format(time.DateOnly), CPUs: runtime.NumCPU(), Go: strings.TrimPrefix(runtime.Version(), "go"),
-		Redis: b.server.version, Versions: make(map[string]string),
-		TTL: b.ttl.String(), Window: b.window.String(), Rounds: b.rounds,
+		Date: time.Now().UTC().Format(time.DateOnly), CPUs: runtime.NumCPU(),
+		Go: strings.TrimPrefix(runtime.Version(), "go"), Redis: b.server.version,
+		Versions: make(map[string]string),
+		TTL:      b.ttl.String(), Window: b.window.String(), Rounds: b.rounds,
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, dep := range info.Deps {
@@ -86,25 +80,34 @@ func (r *report) add(name, system string, m measurement) {
 		r.Results = append(r.Results, res)
 	}
 	res.Rounds = append(res.Rounds, m)
+	res.takeMedian()
+	r.judge()
+}
+
+// takeMedian works out the median of each figure over the rounds. Counts are
+// sums over the rounds.
+func (r *result) takeMedian() {
 	of := func(figure func(measurement) float64) float64 {
 		var xs []float64
-		for _, m := range res.Rounds {
+		for _, m := range r.Rounds {
 			xs = append(xs, figure(m))
 		}
 		return median(xs)
 	}
-	res.Median = measurement{
-		Rate: of(func(m measurement) float64 { return m.Rate }), Commands: of(func(m measurement) float64 { return m.Commands }),
-		PerS: of(func(m measurement) float64 { return m.PerS }), Jain: of(func(m measurement) float64 { return m.Jain }),
-		P50: of(func(m measurement) float64 { return m.P50 }), P99: of(func(m measurement) float64 { return m.P99 }),
-		Bytes: of(func(m measurement) float64 { return m.Bytes }), Goroutines: of(func(m measurement) float64 { return m.Goroutines }),
-		Grown: of(func(m measurement) float64 { return m.Grown }), Lost: res.Median.Lost + m.Lost,
-		Max: of(func(m measurement) float64 { return m.Max }), Samples: res.Median.Samples + m.Samples, Broken: res.Median.Broken + m.Broken,
+	r.Median = measurement{
+		Rate: of(rate), Commands: of(commands), PerS: of(commandsPerSecond), Jain: of(jainIndex),
+		P50: of(p50), P99: of(p99), Max: of(func(m measurement) float64 { return m.Max }),
+		Bytes: of(bytesEach), Goroutines: of(goroutinesEach),
+		Grown: of(func(m measurement) float64 { return m.Grown }),
 	}
-	r.judge()
+	for _, m := range r.Rounds {
+		r.Median.Lost += m.Lost
+		r.Median.Samples += m.Samples
+		r.Median.Broken += m.Broken
+	}
 }
 
-// broken returns how often exclusion failed in all.
+// broken returns how often exclusion failed in all cases together.
 func (r *report) broken() (n int64) {
 	for _, res := range r.Results {
 		n += res.Median.Broken
@@ -112,121 +115,8 @@ func (r *report) broken() (n int64) {
 	return n
 }
 
-// ratio returns the median over rounds of a figure of warlock's over that of
-// another system's in the same round.
-func (r *report) ratio(name, system string, figure func(measurement) float64) float64 {
-	return r.over(name, ours, system, figure)
-}
-
-// over is ratio for any two systems.
-func (r *report) over(name, system, other string, figure func(measurement) float64) float64 {
-	a, b := r.find(name, system), r.find(name, other)
-	if a == nil || b == nil {
-		return 0
-	}
-	var xs []float64
-	for i := range min(len(a.Rounds), len(b.Rounds)) {
-		if d := figure(b.Rounds[i]); d > 0 {
-			xs = append(xs, figure(a.Rounds[i])/d)
-		}
-	}
-	return median(xs)
-}
-
-func rate(m measurement) float64 { return m.Rate }
-func p50(m measurement) float64  { return m.P50 }
-
-// judge holds warlock's figures, as far as they are there, against the goals.
-func (r *report) judge() {
-	r.Goals = nil
-	peers := func(name, system string) (best float64) { // the lowest ratio to a peer
-		for _, s := range systems[1:] {
-			if x := r.over(name, system, s.name, rate); x > 0 && (best == 0 || x < best) {
-				best = x
-			}
-		}
-		return best
-	}
-	if r.find(uncontended, ours) != nil {
-		r.atLeast(uncontended, "rate over raw", r.ratio(uncontended, rawName, rate), 0.9)
-		r.atLeast(uncontended, "rate over the best peer", peers(uncontended, ours), 1)
-	}
-	if res := r.find(oneProcess, ours); res != nil {
-		r.atLeast(oneProcess, "rate over the best peer", peers(oneProcess, ours), 100)
-		r.atLeast(oneProcess, "Jain's index", res.Median.Jain, 0.98)
-	}
-	if r.find(oneProcess, reading.name) != nil {
-		r.atLeast(oneProcess, "rate of readers over the best peer", peers(oneProcess, reading.name), 100)
-	}
-	r.judgeKeyed()
-	if res := r.find(among, reading.name); res != nil {
-		r.atMost(among, "p99 in ms", res.Median.P99, 50)
-	}
-	if res := r.find(clients(8), ours); res != nil {
-		r.atMost(clients(8), "commands per acquisition", res.Median.Commands, 2.2)
-		r.atLeast(clients(8), "Jain's index", res.Median.Jain, 0.99)
-		r.atLeast(clients(8), "rate over "+redsync1, r.ratio(clients(8), redsync1, rate), 1)
-		r.atLeast(clients(8), "rate over "+redislock1, r.ratio(clients(8), redislock1, rate), 1)
-	}
-	if least, most := r.flatness(); least > 0 {
-		r.atMost("2 to 128 clients", "most over least commands per acquisition", most/least, 1.15)
-	}
-	if r.find(handOver, ours) != nil {
-		r.atMost(handOver, "p50 over "+rueidisName, r.ratio(handOver, rueidisName, p50), 0.75)
-		r.atMost(handOver, "p50 over "+redislock1, r.ratio(handOver, redislock1, p50), 0.5)
-	}
-	if res := r.find(park, ours); res != nil {
-		r.atMost(park, "commands per second", res.Median.PerS, 15)
-	}
-	if res := r.find(killed, ours); res != nil {
-		r.atMost(killed, "p99 in ms", res.Median.P99, float64((killTTL+killGrace)/time.Millisecond))
-	}
-}
-
-// judgeKeyed is judge for a lock per ID.
-func (r *report) judgeKeyed() {
-	if r.find(uncontended, keyed.name) != nil && r.find(uncontended, ours) != nil {
-		r.atLeast(uncontended, "rate of a Keyed over a Mutex", r.over(uncontended, keyed.name, ours, rate), 0.95)
-	}
-	if r.find(manyKeys, keyed.name) != nil {
-		r.atLeast(manyKeys, "rate over "+redislock1, r.over(manyKeys, keyed.name, redislock1, rate), 2.2)
-		r.atLeast(manyKeys, "rate over "+rueidisName, r.over(manyKeys, keyed.name, rueidisName, rate), 1.5)
-	}
-	if res := r.find(manyHeld, keyed.name); res != nil {
-		r.atMost(manyHeld, "leases lost", float64(res.Median.Lost), 0)
-		r.atMost(manyHeld, "bytes each", res.Median.Bytes, 2048)
-		r.atMost(manyHeld, "goroutines each", res.Median.Goroutines, 0.01)
-	}
-	if res := r.find(manyUsed, keyed.name); res != nil {
-		r.atMost(manyUsed, "heap grown or shrunk, MiB", math.Abs(res.Median.Grown), 8)
-	}
-}
-
-func (r *report) atLeast(name, what string, value, bound float64) {
-	r.Goals = append(r.Goals, goal{name, what, value, bound, value >= bound})
-}
-
-func (r *report) atMost(name, what string, value, bound float64) {
-	r.Goals = append(r.Goals, goal{name, what, value, bound, value <= bound})
-}
-
-// flatness returns the least and the most commands per acquisition over the crowds.
-func (r *report) flatness() (least, most float64) {
-	for _, n := range crowds {
-		res := r.find(clients(n), ours)
-		if res == nil {
-			return 0, 0
-		}
-		c := res.Median.Commands
-		if least == 0 || c < least {
-			least = c
-		}
-		most = max(most, c)
-	}
-	return least, most
-}
-
-// A column is a figure of the tables. Those that a case has not are empty.
+// A column is a figure of the table of results. Its cell is empty if a case
+// does not have the figure.
 type column struct {
 	title string
 	cell  func(name string, m measurement) string
@@ -269,7 +159,7 @@ func number(x float64) string {
 	}
 }
 
-// rows returns the table of results, with its head.
+// rows returns the table of results, head first.
 func (r *report) rows() [][]string {
 	head := []string{"case", "system"}
 	for _, c := range columns {
@@ -286,7 +176,7 @@ func (r *report) rows() [][]string {
 	return rows
 }
 
-// goals returns the table of goals, with its head.
+// goals returns the table of goals, head first.
 func (r *report) goals() [][]string {
 	rows := [][]string{{"case", "figure", "measured", "goal", "met"}}
 	for _, g := range r.Goals {
@@ -294,7 +184,8 @@ func (r *report) goals() [][]string {
 		if !g.Met {
 			met = "no"
 		}
-		rows = append(rows, []string{g.Case, g.What, cmp.Or(number(g.Value), "0"), cmp.Or(number(g.Bound), "0"), met})
+		value, bound := cmp.Or(number(g.Value), "0"), cmp.Or(number(g.Bound), "0")
+		rows = append(rows, []string{g.Case, g.What, value, bound, met})
 	}
 	return rows
 }
@@ -305,19 +196,21 @@ func (r *report) print(w io.Writer) {
 		for _, row := range rows {
 			fmt.Fprintln(table, strings.Join(row, "\t"))
 		}
-		_ = table.Flush() // a terminal that cannot be written to
+		_ = table.Flush() // fails only if w does
 		fmt.Fprintln(w)
 	}
 	fmt.Fprintln(w, r.made())
 }
 
-// made says what the figures were made with.
+// made names the day, the machine and the versions of the run.
 func (r *report) made() string {
-	parts := []string{fmt.Sprintf("Made on %s with %d CPUs, Go %s, Redis %s", r.Date, r.CPUs, r.Go, r.Redis)}
+	made := fmt.Sprintf("Made on %s with %d CPUs, Go %s, Redis %s", r.Date, r.CPUs, r.Go, r.Redis)
+	parts := []string{made}
 	for _, path := range compared {
 		parts = append(parts, path+" "+cmp.Or(r.Versions[path], "(unknown)"))
 	}
-	return strings.Join(parts, ", ") + fmt.Sprintf("; ttl %s, %d rounds of %s.", r.TTL, r.Rounds, r.Window)
+	return strings.Join(parts, ", ") +
+		fmt.Sprintf("; ttl %s, %d rounds of %s.", r.TTL, r.Rounds, r.Window)
 }
 
 func markdown(rows [][]string) string {
@@ -331,8 +224,9 @@ func markdown(rows [][]string) string {
 	return b.String()
 }
 
-// write leaves the results in folder dir, and in the README beside it if that
-// has a place for them.
+// write writes the results into folder dir. It also writes the tables into the
+// README beside dir, between the markers. It fails if that README has no
+// markers.
 func (r *report) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -366,12 +260,12 @@ const (
 	end   = "<!-- /results -->"
 )
 
-// between replaces what stands between the markers in text.
+// between replaces the text between the markers by results.
 func between(text []byte, results string) ([]byte, error) {
 	head, rest, ok1 := bytes.Cut(text, []byte(begin))
 	_, tail, ok2 := bytes.Cut(rest, []byte(end))
 	if !ok1 || !ok2 {
-		return nil, fmt.Errorf("the markers %s and %s are not there", begin, end)
+		return nil, fmt.Errorf("the markers %s and %s are missing", begin, end)
 	}
 	return fmt.Appendf(nil, "%s%s\n%s\n%s%s", head, begin, strings.TrimSpace(results), end, tail), nil
 }

@@ -12,12 +12,15 @@ import (
 type rueidisClient struct{ rueidislock.Locker }
 
 func connectRueidis(s setup) (client, error) {
+	dial := func(
+		ctx context.Context, addr string, _ *net.Dialer, _ *tls.Config,
+	) (net.Conn, error) {
+		return s.dial(ctx, "tcp", addr)
+	}
 	l, err := rueidislock.NewLocker(rueidislock.LockerOption{
 		ClientOption: rueidis.ClientOption{
 			InitAddress: []string{s.addr},
-			DialCtxFn: func(ctx context.Context, addr string, _ *net.Dialer, _ *tls.Config) (net.Conn, error) {
-				return s.dial(ctx, "tcp", addr)
-			},
+			DialCtxFn:   dial,
 		},
 		KeyValidity:    s.ttl,
 		ExtendInterval: s.ttl / 3,

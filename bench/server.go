@@ -14,8 +14,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A server is a redis-server of the benchmark's own, on loopback, that keeps
-// nothing on disk.
+// A server is the benchmark's own redis-server. It listens on loopback and
+// keeps nothing on disk.
 type server struct {
 	addr    string
 	version string
@@ -47,7 +47,7 @@ func startServer() (*server, error) {
 	return s, nil
 }
 
-// ready waits until the server answers, and asks for its version.
+// ready waits until the server answers, and notes its version.
 func (s *server) ready() error {
 	admin := redis.NewClient(&redis.Options{Addr: s.addr})
 	defer admin.Close()
@@ -62,7 +62,7 @@ func (s *server) ready() error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("redis-server does not come up: %w", err)
+			return fmt.Errorf("redis-server did not start: %w", err)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
@@ -77,7 +77,7 @@ func (s *server) flush() error {
 
 func (s *server) stop() error {
 	err := s.proc.Process.Kill()
-	_ = s.proc.Wait() // it was killed
+	_ = s.proc.Wait() // reports the kill
 	return errors.Join(err, os.RemoveAll(s.dir))
 }
 

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// jain returns Jain's fairness index of shares: 1 if all are equal, 1/n if one
-// has everything. (Jain, Chiu and Hawe, 1984.)
+// jain returns Jain's fairness index of shares (Jain, Chiu and Hawe, 1984). It
+// is 1 if all n shares are equal, and 1/n if one share is everything.
 func jain(shares []int64) float64 {
 	var sum, squares float64
 	for _, x := range shares {
@@ -31,17 +31,18 @@ func median(xs []float64) float64 {
 	return xs[len(xs)/2]
 }
 
-// A section is what a lock protects. It notices when somebody is in it beside one who
-// should be alone.
+// A section is the critical section under a lock. It counts overlaps: a visitor
+// that should be alone meets another visitor or a reader.
 type section struct {
-	inside   atomic.Int64 // 1 for each reader, and alone for who should be alone
+	inside   atomic.Int64 // the sum of 1 for each reader, and alone for each visitor
 	visits   atomic.Int64
 	overlaps atomic.Int64
-	plain    int64 // guarded by the lock under measurement alone
+	plain    int64 // visits; guarded only by the lock under measurement
 }
 
 const alone = 1 << 32
 
+// visit enters and leaves the section alone.
 func (s *section) visit() {
 	if s.inside.Add(alone) != alone {
 		s.overlaps.Add(1)
@@ -51,13 +52,14 @@ func (s *section) visit() {
 	s.inside.Add(-alone)
 }
 
-// read is a visit beside others that read.
+// read enters and leaves the section as a reader. Readers may be inside
+// together.
 func (s *section) read() {
 	s.enter()
 	s.inside.Add(-1)
 }
 
-// readFor is one that takes time.
+// readFor is a read that takes d.
 func (s *section) readFor(d time.Duration) {
 	s.enter()
 	<-time.After(d)
@@ -70,7 +72,7 @@ func (s *section) enter() {
 	}
 }
 
-// broken returns how often exclusion failed; call it when nobody is inside.
+// broken returns how often exclusion failed. Call it when the section is empty.
 func (s *section) broken() int64 {
 	return s.overlaps.Load() + s.visits.Load() - s.plain
 }

@@ -10,11 +10,11 @@ import (
 type system struct {
 	name    string
 	connect func(setup) (client, error)
-	endless bool // lock with contexts that never end: its waiters are all served in the end
-	shares  bool // its locks are held by several at once
+	endless bool // lock under contexts that never end; at the end all waiters are served
+	shares  bool // several goroutines hold a lock at once
 }
 
-// A setup is what every system is given.
+// A setup has what a system needs to connect.
 type setup struct {
 	addr string
 	ttl  time.Duration
@@ -23,18 +23,18 @@ type setup struct {
 
 type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// A client is what one process of a service would have: connections of its own.
+// A client has its own connections, as one process of a service.
 type client interface {
-	// locker returns the lock named key as one goroutine uses it.
+	// locker returns the lock of key for one goroutine.
 	locker(key string) locker
 	close() error
 }
 
-// A locker is a lock in the hands of one goroutine.
+// A locker is a lock as one goroutine uses it.
 type locker interface {
 	lock(ctx context.Context) error // waits until it holds, or ctx ends
 	unlock() error
-	renew(ctx context.Context) error // does nothing where the library renews by itself
+	renew(ctx context.Context) error // does nothing if the library renews by itself
 }
 
 const (
@@ -45,8 +45,8 @@ const (
 	rueidisName = "rueidislock"
 )
 
-// systems are all that are compared. Those that poll take part twice: with the
-// waiting they have or show by default, and at 1 ms.
+// systems are warlock, first, and its peers. A peer that polls takes part
+// twice: with the interval of its default or its examples, and with 1 ms.
 var systems = []system{
 	{name: ours, connect: connectWarlock, endless: true},
 	{name: redsync1, connect: redsyncEvery(time.Millisecond)},
@@ -56,17 +56,19 @@ var systems = []system{
 	{name: rueidisName, connect: connectRueidis},
 }
 
-// raw is the floor: SET NX PX, and a script that deletes by comparison. It does
-// not wait, so it takes part where nobody else contends.
+// raw is the floor: SET NX PX, and a script that compares and deletes. It does
+// not wait, so it takes part only without contention.
 var raw = system{name: rawName, connect: connectRaw, endless: true}
 
-// cancellable is warlock where each wait can be cancelled. That costs it a goroutine
-// for each request, since go-redis does not look at a cancellation while it reads.
+// cancellable is warlock under contexts that can be cancelled. Each request
+// then costs a goroutine, since go-redis does not notice a cancellation while
+// it reads.
 var cancellable = system{name: "warlock, LockContext", connect: connectWarlock}
 
-// reading is warlock's RWMutex in the hands of readers. No peer has the like; what they
-// have instead is an exclusive lock.
+// reading is warlock's RWMutex with readers only. Peers have no lock for
+// readers, so their exclusive locks are the comparison.
 var reading = system{name: "warlock, RLock", connect: connectReaders, endless: true, shares: true}
 
-// keyed is warlock's lock per ID, which sends what is asked for at the same time together.
+// keyed is warlock's Keyed, a lock per id. It sends simultaneous requests
+// together.
 var keyed = system{name: "warlock, Keyed", connect: connectKeyed, endless: true}

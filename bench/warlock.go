@@ -19,15 +19,19 @@ type warlockClient struct {
 }
 
 func connectWarlock(s setup) (client, error) {
-	return &warlockClient{Client: newRedis(s), ttl: s.ttl, mutexes: make(map[string]*warlock.Mutex)}, nil
+	c := &warlockClient{Client: newRedis(s), ttl: s.ttl, mutexes: make(map[string]*warlock.Mutex)}
+	return c, nil
 }
 
-// newRedis returns a go-redis client, as all systems but rueidislock use.
+// newRedis returns a go-redis client, for all systems except rueidislock.
 func newRedis(s setup) *redis.Client {
-	return redis.NewClient(&redis.Options{Addr: s.addr, Dialer: s.dial, ContextTimeoutEnabled: true})
+	return redis.NewClient(&redis.Options{
+		Addr: s.addr, Dialer: s.dial, ContextTimeoutEnabled: true,
+	})
 }
 
-// locker returns the one Mutex of the process for key, as a service has it.
+// locker returns the process's Mutex for key. All goroutines share it, as in a
+// service.
 func (c *warlockClient) locker(key string) locker {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -42,5 +46,7 @@ func (c *warlockClient) close() error { return c.Close() }
 type warlockLock struct{ *warlock.Mutex }
 
 func (l warlockLock) lock(ctx context.Context) error { return l.LockContext(ctx) }
-func (l warlockLock) unlock() error                  { return l.UnlockContext(context.Background()) }
-func (l warlockLock) renew(context.Context) error    { return nil }
+
+func (l warlockLock) unlock() error { return l.UnlockContext(context.Background()) }
+
+func (l warlockLock) renew(context.Context) error { return nil }

@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 )
 
-// A wire counts the commands that clients send, whatever library they are of.
-// INFO does not tell them from what scripts call inside.
+// A wire counts the commands that clients of any library send. INFO does not
+// help, since it also counts the commands inside scripts.
 type wire struct{ commands atomic.Int64 }
 
 func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -20,13 +20,14 @@ func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return &wireConn{Conn: conn, wire: w}, nil
 }
 
-// A wireConn follows the requests on a connection, which are arrays of bulk
-// strings: "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n". One goroutine at a time writes to it.
+// A wireConn counts the requests on one connection. A request is an array of
+// bulk strings: "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n". One goroutine writes at a
+// time.
 type wireConn struct {
 	net.Conn
 	wire *wire
-	skip int    // bytes of a bulk string that are still to come
-	line []byte // a line that has not ended yet
+	skip int    // how many bytes of a bulk string are still to come
+	line []byte // the beginning of a line whose end is still to come
 }
 
 func (c *wireConn) Write(p []byte) (int, error) {

@@ -8,12 +8,12 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// An address is how clients know a server, as by a DNS name or a virtual IP. New connections reach the
-// server that the address leads to when they are made. A connection stays with its server when the
-// address moves.
+// An address leads clients to a server, as a DNS name or a virtual IP does. It
+// can move to another server. New connections then reach the new server. A
+// connection that exists stays with its server.
 type address struct {
 	listener net.Listener
-	running  sync.WaitGroup // the goroutines that accept and copy
+	running  sync.WaitGroup // the goroutines of the address
 
 	mu      sync.Mutex // guards the following
 	server  string     // where new connections go
@@ -22,28 +22,28 @@ type address struct {
 }
 
 // newAddress returns an address that leads to server.
-func newAddress(g *ground, server *redistest.Server) *address {
+func newAddress(t *testbed, server *redistest.Server) *address {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	g.must(err)
+	t.must(err)
 	a := &address{listener: l, server: server.Addr, conns: make(map[net.Conn]struct{})}
 	a.running.Go(a.accept)
-	g.Cleanup(a.stop)
+	t.Cleanup(a.stop)
 	return a
 }
 
-// String returns the address as clients dial it.
+// String returns the host and the port for clients.
 func (a *address) String() string { return a.listener.Addr().String() }
 
-// move lets the address lead to server. Connections that exist stay where they are.
+// move lets the address lead to server.
 func (a *address) move(server *redistest.Server) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.server = server.Addr
 }
 
-// stop closes all connections, and returns when all goroutines have ended.
+// stop closes all connections, and waits until all goroutines have ended.
 func (a *address) stop() {
-	_ = a.listener.Close() // fails only if stop was called before
+	_ = a.listener.Close() // fails if stop was called before
 	a.mu.Lock()
 	a.stopped = true
 	for c := range a.conns {
@@ -53,6 +53,7 @@ func (a *address) stop() {
 	a.running.Wait()
 }
 
+// accept serves connections until stop.
 func (a *address) accept() {
 	for {
 		client, err := a.listener.Accept()
@@ -63,14 +64,15 @@ func (a *address) accept() {
 	}
 }
 
-// forward connects a client to the server, and returns when either has closed the connection.
+// forward connects a client to the server, and returns when either of them has
+// closed the connection.
 func (a *address) forward(client net.Conn) {
 	a.mu.Lock()
 	to := a.server
 	a.mu.Unlock()
 	server, err := net.Dial("tcp", to)
 	if err != nil {
-		_ = client.Close() // as near to a refusal as a listener can come
+		_ = client.Close() // a listener cannot refuse
 		return
 	}
 	if !a.keep(client, server) {
@@ -81,15 +83,16 @@ func (a *address) forward(client net.Conn) {
 	pass(client, server)
 }
 
-// pass copies what one end says to the other, until one of them is closed. Then it closes both.
+// pass copies from one connection to another until one is closed. Then it
+// closes both.
 func pass(to, from net.Conn) {
-	_, _ = io.Copy(to, from) // an error means that one of them is closed
+	_, _ = io.Copy(to, from) // fails when one of them is closed
 	_ = to.Close()
 	_ = from.Close()
 }
 
-// keep notes connections for stop to close, and returns true. If the address has been stopped, keep closes
-// them instead, and returns false.
+// keep notes connections, which stop then closes, and returns true. After stop
+// it closes the connections and returns false.
 func (a *address) keep(conns ...net.Conn) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -103,6 +106,7 @@ func (a *address) keep(conns ...net.Conn) bool {
 	return !a.stopped
 }
 
+// drop forgets connections that are closed.
 func (a *address) drop(conns ...net.Conn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

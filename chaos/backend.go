@@ -10,79 +10,89 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// The backends: how servers belong together.
+// The kinds of backends.
 const (
-	single   = "single"
-	aof      = "single, appendonly"
-	clocked  = "single, clock"
-	pair     = "pair, one address"
-	sentinel = "Sentinel"
-	cluster  = "Cluster"
+	single     = "single"             // one server
+	appendOnly = "single, appendonly" // one server that keeps each write over a restart
+	clocked    = "single, clock"      // one server whose clock can be set
+	pair       = "pair, one address"  // a master and its replica behind one address
+	sentinel   = "Sentinel"           // a master, two replicas, three Sentinels
+	cluster    = "Cluster"            // three masters with a replica each
 )
 
 const masterName = "chaos"
 
-// A backend is the servers that keep the locks, and Sentinels.
+// A backend has the servers that keep the locks, and their Sentinels.
 type backend struct {
 	kind      string
 	servers   []*redistest.Server
 	sentinels []*redistest.Server
-	address   *address // of a pair: all that its clients know; nil for other kinds
+	address   *address // where the clients of a pair connect; nil for other kinds
 }
 
-func newBackend(g *ground, kind string) *backend {
+func newBackend(t *testbed, kind string) *backend {
 	b := &backend{kind: kind}
 	switch kind {
-	case aof:
-		b.servers = append(b.servers, redistest.Start(g, "--appendonly", "yes", "--appendfsync", "always"))
+	case appendOnly:
+		keep := []string{"--appendonly", "yes", "--appendfsync", "always"}
+		b.servers = append(b.servers, redistest.Start(t, keep...))
 	case clocked:
-		b.servers = append(b.servers, redistest.StartWithClock(g))
+		b.servers = append(b.servers, redistest.StartWithClock(t))
 	case pair:
-		b.startPair(g)
+		b.startPair(t)
 	case sentinel:
-		b.startSentinels(g)
+		b.startSentinels(t)
 	case cluster:
-		b.startCluster(g)
+		b.startCluster(t)
 	default:
-		b.servers = append(b.servers, redistest.Start(g))
+		b.servers = append(b.servers, redistest.Start(t))
 	}
 	return b
 }
 
-// startPair starts a master and a replica, and an address that leads to the master.
-func (b *backend) startPair(g *ground) {
-	// A ping to the replica moves the offset as a write does, and no pause of writes holds it back.
-	quiet := []string{"--repl-ping-replica-period", "3600", "--repl-timeout", "7200", "--repl-diskless-sync-delay", "0"}
-	master := redistest.Start(g, quiet...)
-	replica := redistest.Start(g, append(append([]string{"--replicaof"}, hostPort(master)...), quiet...)...)
+// startPair starts a master and a replica, and an address that leads to the
+// master.
+func (b *backend) startPair(t *testbed) {
+	// Pings to the replica are rare: a ping moves the offset as a write does,
+	// and a pause of writes does not stop it.
+	quiet := []string{
+		"--repl-ping-replica-period", "3600", "--repl-timeout", "7200",
+		"--repl-diskless-sync-delay", "0",
+	}
+	master := redistest.Start(t, quiet...)
+	replica := redistest.Start(t, append(replicaOf(master), quiet...)...)
 	b.servers = []*redistest.Server{master, replica}
-	redistest.Eventually(g, b.replicated, "the replica is in step")
-	b.address = newAddress(g, master)
+	redistest.Eventually(t, b.replicated, "the replica is in step")
+	b.address = newAddress(t, master)
 }
 
-// startSentinels starts a master, two replicas, and three Sentinels of which two decide.
-func (b *backend) startSentinels(g *ground) {
-	master := redistest.Start(g)
+// startSentinels starts a master, two replicas and three Sentinels. Two
+// Sentinels are a quorum.
+func (b *backend) startSentinels(t *testbed) {
+	master := redistest.Start(t)
 	b.servers = []*redistest.Server{master}
 	for range 2 {
-		b.servers = append(b.servers, redistest.Start(g, append([]string{"--replicaof"}, hostPort(master)...)...))
+		b.servers = append(b.servers, redistest.Start(t, replicaOf(master)...))
 	}
-	redistest.Eventually(g, b.replicated, "the replicas are in step")
+	redistest.Eventually(t, b.replicated, "the replicas are in step")
 	for range 3 {
 		s := master.StartSentinel(masterName)
 		s.Admin = s.Client()
-		for option, value := range map[string]any{"quorum": 2, "down-after-milliseconds": 500, "failover-timeout": 3000, "parallel-syncs": 2} {
+		for option, value := range map[string]any{
+			"quorum": 2, "down-after-milliseconds": 500, "failover-timeout": 3000, "parallel-syncs": 2,
+		} {
 			s.Do("SENTINEL", "SET", masterName, option, value)
 		}
 		b.sentinels = append(b.sentinels, s)
 	}
-	redistest.Eventually(g, func() bool { return b.watched() }, "the Sentinels know each other and the replicas")
+	redistest.Eventually(t, b.sentinelsReady, "the Sentinels know each other and the replicas")
 }
 
-// startCluster starts three masters, and a replica of each.
-func (b *backend) startCluster(g *ground) {
+// startCluster starts three masters with a replica each.
+func (b *backend) startCluster(t *testbed) {
 	for range 6 {
-		b.servers = append(b.servers, redistest.StartNode(g, "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"))
+		b.servers = append(b.servers, redistest.StartNode(t,
+			"--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"))
 	}
 	masters, replicas := b.servers[:3], b.servers[3:]
 	const slots = 16384
@@ -91,23 +101,26 @@ func (b *backend) startCluster(g *ground) {
 		s.Do("CLUSTER", "SET-CONFIG-EPOCH", i+1)
 	}
 	for _, s := range b.servers[1:] {
-		redistest.Meet(g, b.servers[0], s)
+		redistest.Meet(t, b.servers[0], s)
 	}
 	for i, s := range replicas {
 		id := fmt.Sprint(masters[i].Do("CLUSTER", "MYID"))
-		redistest.Eventually(g, func() bool { return s.Admin.ClusterReplicate(context.Background(), id).Err() == nil },
-			"the replica knows its master")
+		redistest.Eventually(t, func() bool {
+			return s.Admin.ClusterReplicate(context.Background(), id).Err() == nil
+		}, "the replica knows its master")
 	}
-	redistest.Eventually(g, b.whole, "the cluster is up, with its replicas")
+	redistest.Eventually(t, b.clusterHealthy, "the cluster is up, with its replicas")
 }
 
-// whole reports whether the cluster works and each master has its replica.
-func (b *backend) whole() bool {
-	return b.replicated() && !slices.ContainsFunc(b.servers, func(s *redistest.Server) bool { return !redistest.ClusterOK(s) })
+// clusterHealthy reports whether the cluster works and each master has its
+// replica.
+func (b *backend) clusterHealthy() bool {
+	broken := func(s *redistest.Server) bool { return !redistest.ClusterOK(s) }
+	return b.replicated() && !slices.ContainsFunc(b.servers, broken)
 }
 
-// replicated reports whether each server is a master or in step with one, and as many as there should be
-// are.
+// replicated reports whether each server is a master or in step with its
+// master, and the number of replicas is right.
 func (b *backend) replicated() bool {
 	replicas := 0
 	for _, s := range b.servers {
@@ -122,18 +135,18 @@ func (b *backend) replicated() bool {
 			replicas++
 		}
 	}
-	return replicas == len(b.servers)-b.shards()
+	return replicas == len(b.servers)-b.masterCount()
 }
 
-// shards returns how many masters there should be.
-func (b *backend) shards() int {
+// masterCount returns how many masters there should be.
+func (b *backend) masterCount() int {
 	if b.kind == cluster {
 		return len(b.servers) / 2
 	}
 	return 1
 }
 
-// masters returns the servers that say that they are one.
+// masters returns the servers that say that they are masters.
 func (b *backend) masters() []*redistest.Server {
 	return slices.DeleteFunc(slices.Clone(b.servers), func(s *redistest.Server) bool {
 		role, err := s.Admin.Do(context.Background(), "ROLE").Slice()
@@ -141,27 +154,28 @@ func (b *backend) masters() []*redistest.Server {
 	})
 }
 
-// watched reports whether each Sentinel knows the others, the master, and its replicas, and no
-// failover is under way.
-func (b *backend) watched() bool {
+// sentinelsReady reports whether each Sentinel knows the other Sentinels, the
+// master and its replicas, and no failover is under way.
+func (b *backend) sentinelsReady() bool {
 	for _, s := range b.sentinels {
 		reply, err := s.Admin.Do(context.Background(), "SENTINEL", "MASTER", masterName).Result()
 		master, ok := reply.(map[any]any)
-		good := err == nil && ok && master["flags"] == "master" &&
-			master["num-slaves"] == fmt.Sprint(len(b.servers)-1) && master["num-other-sentinels"] == fmt.Sprint(len(b.sentinels)-1)
-		if !good {
+		ready := err == nil && ok && master["flags"] == "master" &&
+			master["num-slaves"] == fmt.Sprint(len(b.servers)-1) &&
+			master["num-other-sentinels"] == fmt.Sprint(len(b.sentinels)-1)
+		if !ready {
 			return false
 		}
 	}
 	return true
 }
 
-// master returns a server that takes writes for a key: as a cluster has it, or the only one.
-func (b *backend) master(g *ground, key string) *redistest.Server {
+// master returns the master that serves a key.
+func (b *backend) master(t *testbed, key string) *redistest.Server {
 	var found *redistest.Server
-	redistest.Eventually(g, func() bool {
+	redistest.Eventually(t, func() bool {
 		for _, s := range b.masters() {
-			if s.Admin.Exists(context.Background(), key).Err() == nil { // and not MOVED
+			if s.Admin.Exists(context.Background(), key).Err() == nil { // other masters answer MOVED
 				found = s
 				return true
 			}
@@ -171,7 +185,7 @@ func (b *backend) master(g *ground, key string) *redistest.Server {
 	return found
 }
 
-// addrs are what a client needs to know.
+// addrs returns the addresses that a client is given.
 func (b *backend) addrs() (addrs []string) {
 	known := b.servers
 	switch b.kind {
@@ -186,8 +200,8 @@ func (b *backend) addrs() (addrs []string) {
 	return addrs
 }
 
-// all are the addresses of all servers and Sentinels that a client may dial.
-func (b *backend) all() (addrs []string) {
+// dialable returns all addresses that a client may dial.
+func (b *backend) dialable() (addrs []string) {
 	if b.kind == pair {
 		return b.addrs()
 	}
@@ -197,10 +211,16 @@ func (b *backend) all() (addrs []string) {
 	return addrs
 }
 
+// replicaOf returns the arguments that make a server a replica of master.
+func replicaOf(master *redistest.Server) []string {
+	return append([]string{"--replicaof"}, hostPort(master)...)
+}
+
+// hostPort returns the host and the port of a server.
 func hostPort(s *redistest.Server) []string {
 	host, port, err := net.SplitHostPort(s.Addr)
 	if err != nil {
-		panic(err) // it was made by JoinHostPort
+		panic(err) // never: JoinHostPort made the address
 	}
 	return []string{host, port}
 }

@@ -4,26 +4,25 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/warlock-go/warlock/chaos/judge"
 )
 
-// An instant is a time of CLOCK_MONOTONIC in nanoseconds. All processes of a machine have the
-// same, and it goes on while they are stopped, so what they noted can be put in order.
-type instant int64
-
-func now() instant {
+// now returns the time of CLOCK_MONOTONIC. All processes of a machine share
+// that clock, and it goes on while they are stopped. So the times that they
+// note can be put in order.
+func now() judge.Instant {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic(err) // it has been there since Linux 2.6
+		panic(err) // Linux has had this clock since 2.6
 	}
-	return instant(ts.Nano())
+	return judge.Instant(ts.Nano())
 }
 
-func (i instant) add(d time.Duration) instant   { return i + instant(d) }
-func (i instant) since(j instant) time.Duration { return time.Duration(i - j) }
-
-// instantOf returns the instant of a time with a monotonic reading. It may be earlier by the
-// time between two looks at the clock, and is never later.
-func instantOf(t time.Time) instant {
+// instantOf returns the instant of a time with a monotonic reading. The result
+// is never too late. It is too early by the time between two readings of the
+// clock.
+func instantOf(t time.Time) judge.Instant {
 	at := now()
-	return at.add(time.Until(t))
+	return at.Add(time.Until(t))
 }

@@ -11,333 +11,351 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/chaos/judge"
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// A fault is made, lasts for a while, and is mended. What it does and when goes into the
-// history.
+// A fault is one kind of fault. Its function makes the fault, waits, mends it,
+// and records its effects.
 type fault struct {
 	name string
-	make func(*stage)
+	make func(*scenarioRun)
 }
 
 var (
-	killWorkers = fault{"kill -9", (*stage).killWorkers}
-	stopWorkers = fault{"SIGSTOP", (*stage).stopWorkers}
+	killWorkers = fault{"kill -9", (*scenarioRun).killWorkers}
+	stopWorkers = fault{"SIGSTOP", (*scenarioRun).stopWorkers}
 
-	latency      = fault{"latency", (*stage).latency}
-	cutLines     = fault{"cut", (*stage).cutLines}
-	halfOpen     = fault{"half-open", (*stage).halfOpen}
-	dropReplies  = fault{"replies dropped", (*stage).dropReplies}
-	slowThenGone = fault{"slow, then half-open", (*stage).slowThenGone}
+	latency      = fault{"latency", (*scenarioRun).latency}
+	cutLines     = fault{"cut", (*scenarioRun).cutLines}
+	halfOpen     = fault{"half-open", (*scenarioRun).halfOpen}
+	dropReplies  = fault{"replies dropped", (*scenarioRun).dropReplies}
+	slowThenGone = fault{"slow, then half-open", (*scenarioRun).slowThenGone}
 
-	killPubSub  = fault{"CLIENT KILL pubsub", (*stage).killPubSub}
-	killNormal  = fault{"CLIENT KILL normal", (*stage).killNormal}
-	pauseServer = fault{"CLIENT PAUSE", (*stage).pauseServer}
-	flushScript = fault{"SCRIPT FLUSH", (*stage).flushScripts}
-	fillMemory  = fault{"maxmemory", (*stage).fillMemory}
-	deleteLock  = fault{"DEL", (*stage).deleteLock}
-	deleteAll   = fault{"FLUSHALL", (*stage).deleteAll}
-	moveClock   = fault{"clock moved", (*stage).moveClock}
+	killPubSub   = fault{"CLIENT KILL pubsub", (*scenarioRun).killPubSub}
+	killNormal   = fault{"CLIENT KILL normal", (*scenarioRun).killNormal}
+	pauseServer  = fault{"CLIENT PAUSE", (*scenarioRun).pauseServer}
+	flushScripts = fault{"SCRIPT FLUSH", (*scenarioRun).flushScripts}
+	fillMemory   = fault{"maxmemory", (*scenarioRun).fillMemory}
+	deleteLock   = fault{"DEL", (*scenarioRun).deleteLock}
+	deleteAll    = fault{"FLUSHALL", (*scenarioRun).deleteAll}
+	moveClock    = fault{"clock moved", (*scenarioRun).moveClock}
 
-	endShares  = fault{"readers released", (*stage).endShares}
-	loneMaster = fault{"NOREPLICAS", (*stage).loneMaster}
-	readOnly   = fault{"READONLY", (*stage).readOnly}
+	releaseReaders = fault{"readers released", (*scenarioRun).releaseReaders}
+	noReplicas     = fault{"NOREPLICAS", (*scenarioRun).noReplicas}
+	readOnly       = fault{"READONLY", (*scenarioRun).readOnly}
 
-	restartKept  = fault{"restart, kept", (*stage).restartKept}
-	restartEmpty = fault{"restart, empty", (*stage).restartEmpty}
+	restartKept  = fault{"restart, kept", (*scenarioRun).restartKept}
+	restartEmpty = fault{"restart, empty", (*scenarioRun).restartEmpty}
 
-	masterKilled = fault{"master killed", (*stage).masterKilled}
-	masterHung   = fault{"master stopped", (*stage).masterHung}
-	failover     = fault{"failover asked for", (*stage).failover}
-	slotMoved    = fault{"slot migrated", (*stage).slotMoved}
-	addressMoved = fault{"address moved", (*stage).addressMoved}
+	killMaster  = fault{"master killed", (*scenarioRun).killMaster}
+	stopMaster  = fault{"master stopped", (*scenarioRun).stopMaster}
+	failOver    = fault{"failover asked for", (*scenarioRun).failOver}
+	moveSlot    = fault{"slot migrated", (*scenarioRun).moveSlot}
+	moveAddress = fault{"address moved", (*scenarioRun).moveAddress}
 )
 
-// during notes an effect that lasts as long as f runs.
-func (s *stage) during(what does, slots []int, key int, f func()) {
-	e := &effect{Fault: s.fault, Start: now(), Slots: slots, Key: key, Does: what}
+// Effects of faults that concern the servers' data.
+const (
+	mayLose  = judge.DelaysMessages | judge.MayLoseData
+	losesAll = mayLose | judge.LosesData
+)
+
+// during runs f, and records a fault with these effects that lasts as long.
+func (r *scenarioRun) during(effects judge.Effects, slots []int, key int, f func()) {
+	fault := &judge.Fault{Name: r.fault, Start: now(), Slots: slots, Key: key, Effects: effects}
 	f()
-	e.End = now()
-	s.recorder.hit(e)
+	fault.End = now()
+	r.recorder.Fault(fault)
 }
 
-func (s *stage) killWorkers() {
-	slots := s.some(1, 3)
-	s.during(halts|ends, slots, allKeys, func() {
+func (r *scenarioRun) killWorkers() {
+	slots := r.randomSlots(1, 3)
+	r.during(judge.StopsProcess|judge.KillsProcess, slots, judge.AllKeys, func() {
 		for _, slot := range slots {
-			s.crew.kill(slot)
+			r.workers.kill(slot)
 		}
-		s.wait(s.between(0, 500*time.Millisecond))
+		r.wait(r.randomTime(0, 500*time.Millisecond))
 		for _, slot := range slots {
-			s.crew.start(slot)
-		}
-	})
-}
-
-func (s *stage) stopWorkers() {
-	slots := s.some(1, 5)
-	s.during(halts, slots, allKeys, func() {
-		for _, slot := range slots {
-			s.crew.signal(slot, syscall.SIGSTOP)
-		}
-		s.wait(s.between(200*time.Millisecond, 4*time.Second))
-		for _, slot := range slots {
-			s.crew.signal(slot, syscall.SIGCONT)
+			r.workers.start(slot)
 		}
 	})
 }
 
-func (s *stage) latency() {
-	slots := s.some(1, workers)
-	s.during(delays, slots, allKeys, func() {
-		by := s.between(5*time.Millisecond, 300*time.Millisecond)
-		s.network.slow(slots, requests, by, by/2)
-		s.network.slow(slots, replies, by, by/2)
-		s.wait(s.between(500*time.Millisecond, 2*time.Second))
-		s.network.restore(slots)
+func (r *scenarioRun) stopWorkers() {
+	slots := r.randomSlots(1, 5)
+	r.during(judge.StopsProcess, slots, judge.AllKeys, func() {
+		for _, slot := range slots {
+			r.workers.signal(slot, syscall.SIGSTOP)
+		}
+		r.wait(r.randomTime(200*time.Millisecond, 4*time.Second))
+		for _, slot := range slots {
+			r.workers.signal(slot, syscall.SIGCONT)
+		}
 	})
 }
 
-func (s *stage) cutLines() {
-	slots := s.some(1, workers)
-	s.during(delays, slots, allKeys, func() {
-		s.network.cut(slots)
-		s.wait(s.between(0, time.Second))
-		s.network.mend(slots)
+func (r *scenarioRun) latency() {
+	slots := r.randomSlots(1, workerCount)
+	r.during(judge.DelaysMessages, slots, judge.AllKeys, func() {
+		by := r.randomTime(5*time.Millisecond, 300*time.Millisecond)
+		r.network.slow(slots, requests, by, by/2)
+		r.network.slow(slots, replies, by, by/2)
+		r.wait(r.randomTime(500*time.Millisecond, 2*time.Second))
+		r.network.restore(slots)
 	})
 }
 
-func (s *stage) halfOpen() {
-	slots := s.some(1, 4)
-	s.during(delays, slots, allKeys, func() {
-		s.network.silence(slots, requests)
-		s.network.silence(slots, replies)
-		s.wait(s.between(300*time.Millisecond, 2*time.Second))
-		s.network.restore(slots)
+func (r *scenarioRun) cutLines() {
+	slots := r.randomSlots(1, workerCount)
+	r.during(judge.DelaysMessages, slots, judge.AllKeys, func() {
+		r.network.cut(slots)
+		r.wait(r.randomTime(0, time.Second))
+		r.network.mend(slots)
 	})
 }
 
-func (s *stage) dropReplies() {
-	slots := s.some(1, 4)
-	s.during(delays, slots, allKeys, func() {
-		s.network.silence(slots, replies)
-		s.wait(s.between(100*time.Millisecond, 1500*time.Millisecond))
-		s.network.restore(slots)
+func (r *scenarioRun) halfOpen() {
+	slots := r.randomSlots(1, 4)
+	r.during(judge.DelaysMessages, slots, judge.AllKeys, func() {
+		r.network.silence(slots, requests)
+		r.network.silence(slots, replies)
+		r.wait(r.randomTime(300*time.Millisecond, 2*time.Second))
+		r.network.restore(slots)
 	})
 }
 
-// slowThenGone lets the answers to renewals be late, and then to be missed.
-func (s *stage) slowThenGone() {
-	slots := s.some(1, 3)
-	s.during(delays, slots, allKeys, func() {
-		by := s.between(50*time.Millisecond, 400*time.Millisecond)
-		s.network.slow(slots, replies, by, 0)
-		s.wait(s.between(500*time.Millisecond, 1500*time.Millisecond))
-		s.network.silence(slots, requests)
-		s.wait(s.between(time.Second, 2*time.Second))
-		s.network.restore(slots)
+func (r *scenarioRun) dropReplies() {
+	slots := r.randomSlots(1, 4)
+	r.during(judge.DelaysMessages, slots, judge.AllKeys, func() {
+		r.network.silence(slots, replies)
+		r.wait(r.randomTime(100*time.Millisecond, 1500*time.Millisecond))
+		r.network.restore(slots)
 	})
 }
 
-// servers asks something of each server that answers.
-func (s *stage) servers(words ...any) {
-	for _, server := range s.backend.servers {
+// slowThenGone delays replies, and then drops requests. So renewals get late
+// replies at first, and then none.
+func (r *scenarioRun) slowThenGone() {
+	slots := r.randomSlots(1, 3)
+	r.during(judge.DelaysMessages, slots, judge.AllKeys, func() {
+		by := r.randomTime(50*time.Millisecond, 400*time.Millisecond)
+		r.network.slow(slots, replies, by, 0)
+		r.wait(r.randomTime(500*time.Millisecond, 1500*time.Millisecond))
+		r.network.silence(slots, requests)
+		r.wait(r.randomTime(time.Second, 2*time.Second))
+		r.network.restore(slots)
+	})
+}
+
+// askServers sends a command to each server.
+func (r *scenarioRun) askServers(words ...any) {
+	for _, server := range r.backend.servers {
 		err := server.Admin.Do(context.Background(), words...).Err()
 		if err != nil && err != redis.Nil {
-			s.Fatalf("%v: %v", words, err)
+			r.Fatalf("%v: %v", words, err)
 		}
 	}
 }
 
-func (s *stage) killPubSub() {
-	s.during(delays, nil, allKeys, func() {
-		for range s.rng.IntN(4) + 1 {
-			s.servers("CLIENT", "KILL", "TYPE", "pubsub")
-			s.wait(s.between(0, 200*time.Millisecond))
+func (r *scenarioRun) killPubSub() {
+	r.during(judge.DelaysMessages, nil, judge.AllKeys, func() {
+		for range r.rng.IntN(4) + 1 {
+			r.askServers("CLIENT", "KILL", "TYPE", "pubsub")
+			r.wait(r.randomTime(0, 200*time.Millisecond))
 		}
 	})
 }
 
-func (s *stage) killNormal() {
-	s.during(delays, nil, allKeys, func() {
-		for range s.rng.IntN(4) + 1 {
-			s.servers("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-			s.wait(s.between(0, 100*time.Millisecond))
+func (r *scenarioRun) killNormal() {
+	r.during(judge.DelaysMessages, nil, judge.AllKeys, func() {
+		for range r.rng.IntN(4) + 1 {
+			r.askServers("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+			r.wait(r.randomTime(0, 100*time.Millisecond))
 		}
 	})
 }
 
-func (s *stage) pauseServer() {
-	s.during(delays, nil, allKeys, func() {
-		d := s.between(100*time.Millisecond, 1500*time.Millisecond)
-		s.servers("CLIENT", "PAUSE", d.Milliseconds(), "ALL")
-		s.wait(d)
+func (r *scenarioRun) pauseServer() {
+	r.during(judge.DelaysMessages, nil, judge.AllKeys, func() {
+		d := r.randomTime(100*time.Millisecond, 1500*time.Millisecond)
+		r.askServers("CLIENT", "PAUSE", d.Milliseconds(), "ALL")
+		r.wait(d)
 	})
 }
 
-func (s *stage) flushScripts() {
-	s.during(0, nil, allKeys, func() { s.servers("SCRIPT", "FLUSH") })
+func (r *scenarioRun) flushScripts() {
+	r.during(0, nil, judge.AllKeys, func() { r.askServers("SCRIPT", "FLUSH") })
 }
 
-func (s *stage) fillMemory() {
-	s.during(delays, nil, allKeys, func() {
-		s.servers("CONFIG", "SET", "maxmemory", 1)
-		s.wait(s.between(200*time.Millisecond, 2*time.Second))
-		s.servers("CONFIG", "SET", "maxmemory", 0)
+func (r *scenarioRun) fillMemory() {
+	r.during(judge.DelaysMessages, nil, judge.AllKeys, func() {
+		r.askServers("CONFIG", "SET", "maxmemory", 1)
+		r.wait(r.randomTime(200*time.Millisecond, 2*time.Second))
+		r.askServers("CONFIG", "SET", "maxmemory", 0)
 	})
 }
 
-// deleteLock deletes what is under a lock's key, and now and then all that is beside it too.
-func (s *stage) deleteLock() {
-	key := s.rng.IntN(len(s.keys))
-	words := []any{"DEL", s.keys[key]}
-	s.during(delays|loses|wipes, nil, key, func() {
-		if s.rng.IntN(3) == 0 {
-			for _, name := range s.backend.servers[0].Keys() {
-				if strings.Contains(name, "{"+s.keys[key]+"}") {
+// deleteLock deletes a lock's key. In 1 of 3 cases it also deletes the lock's
+// other keys.
+func (r *scenarioRun) deleteLock() {
+	key := r.rng.IntN(len(r.keys))
+	words := []any{"DEL", r.keys[key]}
+	r.during(losesAll, nil, key, func() {
+		if r.rng.IntN(3) == 0 {
+			for _, name := range r.backend.servers[0].Keys() {
+				if strings.Contains(name, "{"+r.keys[key]+"}") {
 					words = append(words, name)
 				}
 			}
 		}
-		s.servers(words...)
+		r.askServers(words...)
 	})
 }
 
-func (s *stage) deleteAll() {
-	s.during(delays|loses|wipes, nil, allKeys, func() { s.servers("FLUSHALL") })
+func (r *scenarioRun) deleteAll() {
+	r.during(losesAll, nil, judge.AllKeys, func() { r.askServers("FLUSHALL") })
 }
 
-// endShares releases all who read, by their IDs, as an administrator may. Each waiter is then told at once that it
-// has the lock. The readers learn of it at their next renewal.
-func (s *stage) endShares() {
-	ctx, admin := context.Background(), s.backend.servers[0].Admin
-	for key, name := range s.keys {
-		s.during(delays|loses, nil, key, func() {
+// releaseReaders releases all readers by their IDs, as an administrator may.
+// Each waiter learns of its grant at once. The readers learn of their loss at
+// their next renewal.
+func (r *scenarioRun) releaseReaders() {
+	ctx, admin := context.Background(), r.backend.servers[0].Admin
+	for key, name := range r.keys {
+		r.during(mayLose, nil, key, func() {
 			ids, err := admin.ZRange(ctx, "warlock:{"+name+"}:readers", 0, -1).Result()
-			s.must(err)
+			r.must(err)
 			for _, id := range ids {
 				if err := warlock.Release(ctx, admin, name, id); !errors.Is(err, warlock.ErrNotHeld) {
-					s.must(err)
+					r.must(err)
 				}
 			}
 		})
 	}
 }
 
-// loneMaster lets the server refuse to write, as one that has lost its replicas.
-func (s *stage) loneMaster() {
-	s.refuse([]any{"CONFIG", "SET", "min-replicas-to-write", 1}, []any{"CONFIG", "SET", "min-replicas-to-write", 0})
+// noReplicas lets the server refuse to write, as a master that lost its
+// replicas.
+func (r *scenarioRun) noReplicas() {
+	r.refuse([]any{"CONFIG", "SET", "min-replicas-to-write", 1},
+		[]any{"CONFIG", "SET", "min-replicas-to-write", 0})
 }
 
 // readOnly lets the server refuse to write, as a replica.
-func (s *stage) readOnly() {
-	s.refuse([]any{"REPLICAOF", "127.0.0.1", 1}, []any{"REPLICAOF", "NO", "ONE"}) // nobody listens there
+func (r *scenarioRun) readOnly() {
+	noMaster := []any{"REPLICAOF", "127.0.0.1", 1} // no server listens there
+	r.refuse(noMaster, []any{"REPLICAOF", "NO", "ONE"})
 }
 
-// refuse lets servers refuse to write for a moment.
-func (s *stage) refuse(begin, end []any) {
-	s.during(refuses, nil, allKeys, func() {
-		s.servers(begin...)
-		s.wait(s.between(100*time.Millisecond, 400*time.Millisecond))
-		s.servers(end...)
+// refuse lets servers refuse to write, from the command begin to the command
+// end.
+func (r *scenarioRun) refuse(begin, end []any) {
+	r.during(judge.RefusesWrites, nil, judge.AllKeys, func() {
+		r.askServers(begin...)
+		r.wait(r.randomTime(100*time.Millisecond, 400*time.Millisecond))
+		r.askServers(end...)
 	})
 }
 
-// moveClock sets the clock by up to the lifetime of the floor of tokens.
-func (s *stage) moveClock() {
+// moveClock sets the clock to a time up to 60 s before or after the right time.
+// So two moves differ by up to the 2 minutes for which a fence outlives a
+// lease.
+func (r *scenarioRun) moveClock() {
 	const most = 60
-	s.setClock(time.Duration(s.rng.IntN(2*most+1)-most) * time.Second)
+	r.setClock(time.Duration(r.rng.IntN(2*most+1)-most) * time.Second)
 }
 
-func (s *stage) setClock(offset time.Duration) {
-	s.during(delays|loses, nil, allKeys, func() {
-		s.backend.servers[0].SetClock(offset)
-		s.wait(10 * time.Millisecond) // until the server has looked at it
+func (r *scenarioRun) setClock(offset time.Duration) {
+	r.during(mayLose, nil, judge.AllKeys, func() {
+		r.backend.servers[0].SetClock(offset)
+		r.wait(10 * time.Millisecond) // until the server has read its clock
 	})
 }
 
-func (s *stage) restartKept() {
-	s.during(delays, nil, allKeys, s.restart)
+func (r *scenarioRun) restartKept() {
+	r.during(judge.DelaysMessages, nil, judge.AllKeys, r.restart)
 }
 
-func (s *stage) restartEmpty() {
-	s.during(delays|loses|wipes, nil, allKeys, s.restart)
+func (r *scenarioRun) restartEmpty() {
+	r.during(losesAll, nil, judge.AllKeys, r.restart)
 }
 
-func (s *stage) restart() {
-	server := s.backend.servers[0]
+func (r *scenarioRun) restart() {
+	server := r.backend.servers[0]
 	server.Kill()
-	s.wait(s.between(0, 500*time.Millisecond))
+	r.wait(r.randomTime(0, 500*time.Millisecond))
 	server.Restart()
 }
 
-// masterKilled kills a master, and starts it again when another has taken its place.
-func (s *stage) masterKilled() {
-	s.during(delays|loses, nil, allKeys, func() {
-		key := s.keys[s.rng.IntN(len(s.keys))]
-		old := s.backend.master(s.ground, key)
+// killMaster kills a master, and starts it again when it has a successor.
+func (r *scenarioRun) killMaster() {
+	r.during(mayLose, nil, judge.AllKeys, func() {
+		key := r.keys[r.rng.IntN(len(r.keys))]
+		old := r.backend.master(r.testbed, key)
 		old.Kill()
-		s.successor(old, key)
+		r.waitForSuccessor(old, key)
 		old.Restart()
-		s.whole()
+		r.waitHealthy()
 	})
 }
 
-// masterHung stops a master, and lets it go on when another has taken its place: for a moment there are
-// two.
-func (s *stage) masterHung() {
-	s.during(delays|loses, nil, allKeys, func() {
-		key := s.keys[s.rng.IntN(len(s.keys))]
-		old := s.backend.master(s.ground, key)
+// stopMaster stops a master, and lets it go on when it has a successor. For a
+// moment there are two masters.
+func (r *scenarioRun) stopMaster() {
+	r.during(mayLose, nil, judge.AllKeys, func() {
+		key := r.keys[r.rng.IntN(len(r.keys))]
+		old := r.backend.master(r.testbed, key)
 		old.Pause()
-		s.successor(old, key)
+		r.waitForSuccessor(old, key)
 		old.Resume()
-		s.whole()
+		r.waitHealthy()
 	})
 }
 
-// successor waits until a server other than old is the master for key.
-func (s *stage) successor(old *redistest.Server, key string) {
-	rest := &backend{kind: s.backend.kind}
-	for _, server := range s.backend.servers {
+// waitForSuccessor waits until a server other than old is the master for key.
+func (r *scenarioRun) waitForSuccessor(old *redistest.Server, key string) {
+	rest := &backend{kind: r.backend.kind}
+	for _, server := range r.backend.servers {
 		if server != old {
 			rest.servers = append(rest.servers, server)
 		}
 	}
-	rest.master(s.ground, key)
+	rest.master(r.testbed, key)
 }
 
-// whole waits until all servers, and Sentinels, know their places.
-func (s *stage) whole() {
-	if s.backend.kind == cluster {
-		redistest.Eventually(s.ground, s.backend.whole, "the cluster is whole again")
+// waitHealthy waits until all servers and Sentinels know their roles.
+func (r *scenarioRun) waitHealthy() {
+	if r.backend.kind == cluster {
+		redistest.Eventually(r.testbed, r.backend.clusterHealthy, "the cluster is healthy again")
 		return
 	}
-	redistest.Eventually(s.ground, func() bool { return s.backend.replicated() && s.backend.watched() }, "the old master is a replica")
+	redistest.Eventually(r.testbed, func() bool {
+		return r.backend.replicated() && r.backend.sentinelsReady()
+	}, "the old master is a replica")
 }
 
-// failover asks for one, as for maintenance: the old master lives.
-func (s *stage) failover() {
-	s.during(delays|loses, nil, allKeys, func() {
-		key := s.keys[s.rng.IntN(len(s.keys))]
-		old := s.backend.master(s.ground, key)
-		if s.backend.kind == sentinel {
-			s.backend.sentinels[0].Do("SENTINEL", "FAILOVER", masterName)
-			s.successor(old, key)
+// failOver asks for a failover, as for maintenance. The old master lives on.
+func (r *scenarioRun) failOver() {
+	r.during(mayLose, nil, judge.AllKeys, func() {
+		key := r.keys[r.rng.IntN(len(r.keys))]
+		old := r.backend.master(r.testbed, key)
+		if r.backend.kind == sentinel {
+			r.backend.sentinels[0].Do("SENTINEL", "FAILOVER", masterName)
+			r.waitForSuccessor(old, key)
 		} else {
-			s.replicaOf(old).Do("CLUSTER", "FAILOVER")
-			s.successor(old, key)
+			r.replicaOf(old).Do("CLUSTER", "FAILOVER")
+			r.waitForSuccessor(old, key)
 		}
-		s.whole()
+		r.waitHealthy()
 	})
 }
 
 // replicaOf returns a replica of a cluster's master.
-func (s *stage) replicaOf(master *redistest.Server) (replica *redistest.Server) {
+func (r *scenarioRun) replicaOf(master *redistest.Server) (replica *redistest.Server) {
 	port := hostPort(master)[1]
-	redistest.Eventually(s.ground, func() bool {
-		for _, server := range s.backend.servers {
+	redistest.Eventually(r.testbed, func() bool {
+		for _, server := range r.backend.servers {
 			info, err := server.Admin.Info(context.Background(), "replication").Result()
 			if err == nil && strings.Contains(info, "master_port:"+port) {
 				replica = server
@@ -349,60 +367,68 @@ func (s *stage) replicaOf(master *redistest.Server) (replica *redistest.Server) 
 	return replica
 }
 
-// slotMoved moves the slot of a lock to another master, with the keys in it.
-func (s *stage) slotMoved() {
-	s.during(delays, nil, allKeys, func() {
-		key := s.keys[s.rng.IntN(len(s.keys))]
-		from := s.backend.master(s.ground, key)
-		others := slices.DeleteFunc(s.backend.masters(), func(server *redistest.Server) bool { return server == from })
+// moveSlot moves the slot of a lock to another master, with its keys.
+func (r *scenarioRun) moveSlot() {
+	r.during(judge.DelaysMessages, nil, judge.AllKeys, func() {
+		key := r.keys[r.rng.IntN(len(r.keys))]
+		from := r.backend.master(r.testbed, key)
+		others := slices.DeleteFunc(r.backend.masters(), func(server *redistest.Server) bool {
+			return server == from
+		})
 		if len(others) == 0 {
-			s.Fatalf("no master but %s", from.Addr)
+			r.Fatalf("no master but %s", from.Addr)
 		}
-		to := others[s.rng.IntN(len(others))]
-		redistest.MoveSlot(s.ground, from, to, key, func() { s.wait(s.between(0, 500*time.Millisecond)) })
-		s.whole()
+		to := others[r.rng.IntN(len(others))]
+		redistest.MoveSlot(r.testbed, from, to, key, func() {
+			r.wait(r.randomTime(0, 500*time.Millisecond))
+		})
+		r.waitHealthy()
 	})
 }
 
-// addressMoved exchanges a pair's master and replica, as for maintenance, and moves the address to the new master.
-// Subscriptions stay with the old master, and hear there what the new one publishes. All other connections are
-// closed. No acknowledged write is lost, so the fault excuses delays and nothing else.
-func (s *stage) addressMoved() {
-	s.during(delays, nil, allKeys, func() {
-		old := s.backend.masters()[0]
-		next := s.backend.servers[0]
+// moveAddress exchanges a pair's master and replica, as for maintenance, and
+// moves the address to the new master. Subscriptions stay with the old master,
+// and receive there what the new master publishes. All other connections are
+// closed. No acknowledged write is lost, so the fault excuses only delays.
+func (r *scenarioRun) moveAddress() {
+	r.during(judge.DelaysMessages, nil, judge.AllKeys, func() {
+		old := r.backend.masters()[0]
+		next := r.backend.servers[0]
 		if next == old {
-			next = s.backend.servers[1]
+			next = r.backend.servers[1]
 		}
 		copies := next.Info("sync_full")
-		s.promote(old, next)
-		redistest.Eventually(s.ground, s.backend.replicated, "the old master is a replica")
-		if next.Info("sync_full") != copies { // the old master could not go on where the new one began
-			s.Fatalf("the old master had a write that the new one does not have")
+		r.promote(old, next)
+		redistest.Eventually(r.testbed, r.backend.replicated, "the old master is a replica")
+		if next.Info("sync_full") != copies { // the old master had to copy everything anew
+			r.Fatalf("the old master had a write that the new one does not have")
 		}
 	})
 }
 
-// promote makes next the master, old its replica, and the address lead to next. Writes on old are paused until it is a
-// replica; then it refuses them.
-func (s *stage) promote(old, next *redistest.Server) {
+// promote makes next the master and old its replica, and moves the address to
+// next. It pauses writes on old until old is a replica, which refuses writes.
+func (r *scenarioRun) promote(old, next *redistest.Server) {
 	const most = 20 * time.Second
 	began := now()
 	old.Do("CLIENT", "PAUSE", most.Milliseconds(), "WRITE")
-	redistest.Eventually(s.ground, func() bool { return offset(old) == offset(next) }, "the replica has every write")
-	s.wait(s.between(0, 200*time.Millisecond)) // as an operator takes a moment
+	redistest.Eventually(r.testbed, func() bool {
+		return offset(old) == offset(next)
+	}, "the replica has every write")
+	r.wait(r.randomTime(0, 200*time.Millisecond)) // an operator takes a moment
 	next.Do("REPLICAOF", "NO", "ONE")
 	to := hostPort(next)
 	old.Do("REPLICAOF", to[0], to[1])
-	if took := now().since(began); took > most {
-		s.Fatalf("the failover took %v, but writes were paused for %v", took, most)
+	if took := now().Since(began); took > most {
+		r.Fatalf("the failover took %v, but writes were paused for %v", took, most)
 	}
-	s.backend.address.move(next)
+	r.backend.address.move(next)
 	old.Do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 	old.Do("CLIENT", "UNPAUSE")
 }
 
-// offset returns how much of the stream of writes a server has carried out.
+// offset returns the replication offset of a server: how many bytes of the
+// stream of writes it has carried out.
 func offset(server *redistest.Server) any {
 	role := server.Do("ROLE").([]any)
 	if role[0] == "master" {

@@ -1,5 +1,5 @@
-// Command chaos tries to break the promises of warlock, with real servers, real processes and real
-// faults. See the README.
+// Command chaos tries to break the promises of warlock, with real servers, real
+// processes and real faults. See the README.
 package main
 
 import (
@@ -18,6 +18,8 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
+
+	"github.com/warlock-go/warlock/chaos/judge"
 )
 
 func main() {
@@ -29,6 +31,7 @@ func main() {
 	exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// exit ends the process, with status 1 if there is an error.
 func exit(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
@@ -37,49 +40,72 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-// run reads the arguments and does what they say.
+// run runs the scenarios or the mutants that the arguments name.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	names := flags.String("scenario", "all", "`names` of scenarios with semicolons between, or all")
-	duration := flags.Duration("for", 20*time.Second, "how long each has load and faults")
-	seed := flags.Uint64("seed", rand.Uint64N(1<<32), "of chance: what faults there are, and when")
-	keep := flags.String("keep", "violations", "`folder` for the histories that show violations")
-	mutated := flags.Bool("mutants", false, "break the library a line at a time, and show that it is noticed")
-	only := flags.String("only", "", "with -mutants: `part` of the names of those to try")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+	o, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
 		return nil
 	} else if err != nil {
 		return err
-	}
-	switch {
-	case flags.NArg() > 0:
-		return fmt.Errorf("unexpected argument %q: all settings are flags, see -help", flags.Arg(0))
-	case *duration < time.Second:
-		return fmt.Errorf("-for is %v: at least a second is needed", *duration)
-	}
-	switch {
-	case *mutated && *names != "all":
-		return errors.New("-scenario and -mutants do not go together: each mutant has its scenario")
-	case !*mutated && *only != "":
-		return errors.New("-only is for -mutants: name scenarios with -scenario")
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	p := &plan{seed: *seed, duration: *duration, program: self, keep: *keep}
-	if *mutated {
-		return runMutants(ctx, *only, p, stdout, stderr)
+	p := &plan{seed: o.seed, duration: o.duration, program: self, keep: o.keep}
+	if o.mutants {
+		return runMutants(ctx, o.only, p, stdout, stderr)
 	}
-	chosen, err := choose(*names)
+	chosen, err := choose(o.scenarios)
 	if err != nil {
 		return err
 	}
 	return runAll(ctx, chosen, p, stdout, stderr)
 }
 
-// choose returns the scenarios of those names.
+// options are the arguments of the command.
+type options struct {
+	scenarios string
+	duration  time.Duration
+	seed      uint64
+	keep      string
+	mutants   bool
+	only      string
+}
+
+// parse returns the options in args. Its error says how to correct them.
+func parse(args []string, stderr io.Writer) (o options, err error) {
+	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&o.scenarios, "scenario", "all",
+		"`names` of scenarios, separated by semicolons; or all")
+	flags.DurationVar(&o.duration, "for", 20*time.Second,
+		"how long each scenario has load and faults")
+	flags.Uint64Var(&o.seed, "seed", rand.Uint64N(1<<32),
+		"of the random numbers, which choose the faults and their times")
+	flags.StringVar(&o.keep, "keep", "violations",
+		"`folder` for the histories that show violations")
+	flags.BoolVar(&o.mutants, "mutants", false,
+		"break the library one line at a time, and show which judge notices")
+	flags.StringVar(&o.only, "only", "",
+		"with -mutants: `part` of the names of the mutants to try")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	switch {
+	case flags.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q: all settings are flags, see -help", flags.Arg(0))
+	case o.duration < time.Second:
+		err = fmt.Errorf("-for is %v: at least a second is needed", o.duration)
+	case o.mutants && o.scenarios != "all":
+		err = errors.New("-scenario and -mutants do not go together: each mutant has its scenario")
+	case !o.mutants && o.only != "":
+		err = errors.New("-only is for -mutants: name scenarios with -scenario")
+	}
+	return o, err
+}
+
+// choose returns the scenarios that names names.
 func choose(names string) (chosen []*scenario, err error) {
 	var known []string
 	for i := range scenarios {
@@ -104,9 +130,12 @@ next:
 	return chosen, nil
 }
 
-// runAll runs the scenarios one after another, and prints what came of them.
+// seedLine begins the output of each command.
+const seedLine = "seed %d, %v of load each\n"
+
+// runAll runs the scenarios one after another, and prints their verdicts.
 func runAll(ctx context.Context, chosen []*scenario, p *plan, stdout, stderr io.Writer) error {
-	fmt.Fprintf(stdout, "seed %d, %v of load each\n", p.seed, p.duration)
+	fmt.Fprintf(stdout, seedLine, p.seed, p.duration)
 	var verdicts []*verdict
 	for _, sc := range chosen {
 		bar := newBar(sc.name, p.duration, stderr)
@@ -128,30 +157,33 @@ func runAll(ctx context.Context, chosen []*scenario, p *plan, stdout, stderr io.
 	return nil
 }
 
-// A bar shows how far a scenario is, if there is a terminal to show it on.
+// A bar shows the progress of a scenario on a terminal.
 type bar struct {
 	*progressbar.ProgressBar
 	name  string
-	began instant
+	began judge.Instant
 }
 
+// newBar returns a bar. It shows nothing if w is no terminal.
 func newBar(name string, load time.Duration, w io.Writer) *bar {
 	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
 		w = io.Discard
 	}
-	return &bar{name: name, began: now(), ProgressBar: progressbar.NewOptions64(load.Milliseconds(),
-		progressbar.OptionSetWriter(w), progressbar.OptionSetWidth(20), progressbar.OptionClearOnFinish(),
-		progressbar.OptionSetPredictTime(false), progressbar.OptionThrottle(100*time.Millisecond))}
+	return &bar{name: name, began: now(), ProgressBar: progressbar.NewOptions64(
+		load.Milliseconds(), progressbar.OptionSetWriter(w), progressbar.OptionSetWidth(20),
+		progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(false),
+		progressbar.OptionThrottle(100*time.Millisecond))}
 }
 
 func (b *bar) show(what string, grants int) {
 	b.Describe(fmt.Sprintf("%-14s %5d grants  %-20s", b.name, grants, what))
-	_ = b.Set64(min(now().since(b.began).Milliseconds(), b.GetMax64()-1)) // a terminal that cannot be written to
+	done := min(now().Since(b.began).Milliseconds(), b.GetMax64()-1)
+	_ = b.Set64(done) // fails only if the terminal does
 }
 
 func (b *bar) end() { _ = b.Finish() }
 
-// state is the verdict in a word, and more after a colon.
+// state returns the verdict in one word, and details after a colon.
 func (v *verdict) state() string {
 	switch {
 	case len(v.Violations) > 0:
@@ -162,15 +194,16 @@ func (v *verdict) state() string {
 	return "passed"
 }
 
-// report says at once what was found.
+// report prints what the judges found.
 func (v *verdict) report(w io.Writer) {
-	fmt.Fprintf(w, "%-14s %5d grants, %2d faults, %3.0f s: %s\n", v.Scenario, v.Grants, v.Faults, v.Took.Seconds(), v.state())
-	const most = 3 // of each judge
-	said := make(map[string]int)
+	fmt.Fprintf(w, "%-14s %5d grants, %2d faults, %3.0f s: %s\n",
+		v.Scenario, v.Grants, v.Faults, v.Took.Seconds(), v.state())
+	const most = 3 // violations of each judge
+	printed := make(map[string]int)
 	for _, x := range v.Violations {
-		if said[x.Judge]++; said[x.Judge] <= most {
+		if printed[x.Judge]++; printed[x.Judge] <= most {
 			where := ""
-			if x.Key != allKeys {
+			if x.Key != judge.AllKeys {
 				where = " key " + lockKeys[x.Key] + ":"
 			}
 			what, more, _ := strings.Cut(x.What, "\n")
@@ -185,16 +218,21 @@ func (v *verdict) report(w io.Writer) {
 // printTable prints a line for each verdict.
 func printTable(w io.Writer, verdicts []*verdict) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "scenario\tgrants\tfaults\tleases lost\toverlaps allowed\tupdates lost, fenced\tplain\tpairs in order\tcrash to grant, ms\tmost\thand-off, ms\t99 %\tverdict\t")
+	fmt.Fprintln(t, strings.Join([]string{
+		"scenario", "grants", "faults", "leases lost", "overlaps allowed", "updates lost, fenced",
+		"plain", "pairs in order", "crash to grant, ms", "most", "hand-off, ms", "99 %", "verdict", "",
+	}, "\t"))
 	for _, v := range verdicts {
 		state, _, _ := strings.Cut(v.state(), ":")
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t\n", v.Scenario, v.Grants, v.Faults, v.Lost, v.Excused,
-			v.LostFenced, v.LostPlain, v.Pairs, ms(v.Crashes, v.Crashes.P50), ms(v.Crashes, v.Crashes.Max),
-			ms(v.HandOffs, v.HandOffs.P50), ms(v.HandOffs, v.HandOffs.P99), state)
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t\n",
+			v.Scenario, v.Grants, v.Faults, v.Lost, v.Excused, v.LostFenced, v.LostPlain, v.Pairs,
+			ms(v.CrashTimes, v.CrashTimes.P50), ms(v.CrashTimes, v.CrashTimes.Max),
+			ms(v.HandOffTimes, v.HandOffTimes.P50), ms(v.HandOffTimes, v.HandOffTimes.P99), state)
 	}
-	_ = t.Flush() // as with the standard output everywhere
+	_ = t.Flush() // fails only if w does
 }
 
+// ms returns d in milliseconds, or "-" if t has no samples.
 func ms(t times, d time.Duration) string {
 	if t.N == 0 {
 		return "-"

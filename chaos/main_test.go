@@ -12,14 +12,16 @@ import (
 
 	"github.com/redis/go-redis/v9/logging"
 	"go.uber.org/goleak"
+
+	"github.com/warlock-go/warlock/chaos/judge"
 )
 
-// TestMain runs the tests, or the worker of one.
+// TestMain runs the tests. In a child process of a test it is a worker.
 func TestMain(m *testing.M) {
 	if text := os.Getenv(jobVar); text != "" {
 		exit(work(text, os.Stdin, os.Stdout))
 	}
-	logging.Disable() // go-redis's: clients are broken on purpose
+	logging.Disable() // go-redis would log that connections break
 	goleak.VerifyTestMain(m)
 }
 
@@ -39,10 +41,13 @@ func newPlan(t *testing.T) *plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &plan{seed: 1, duration: time.Second, program: self, keep: t.TempDir(), progress: func(string, int) {}}
+	return &plan{
+		seed: 1, duration: time.Second, program: self, keep: t.TempDir(),
+		progress: func(string, int) {},
+	}
 }
 
-// A scenario runs, is judged, and leaves nothing.
+// A scenario runs, passes, and leaves no goroutines.
 func TestRun(t *testing.T) {
 	needRedis(t)
 	v, err := scenarios[0].run(t.Context(), newPlan(t))
@@ -54,7 +59,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// What a worker finds wrong is a violation, and its history is kept.
+// The failure of a worker is a violation, and the history is kept.
 func TestRunFindsWorkersThatFail(t *testing.T) {
 	needRedis(t)
 	p := newPlan(t)
@@ -67,15 +72,16 @@ func TestRunFindsWorkersThatFail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.passed() || v.Invalid == "" || len(v.Violations) != workers {
+	if v.passed() || v.Invalid == "" || len(v.Violations) != workerCount {
 		t.Errorf("%q, %v; want an invalid run and a violation for each worker", v.Invalid, v.Violations)
 	}
-	if kept, err := os.ReadFile(filepath.Join(p.keep, "calm-1.json")); err != nil || !strings.Contains(string(kept), "exit status 1") {
+	kept, err := os.ReadFile(filepath.Join(p.keep, "calm-1.json"))
+	if err != nil || !strings.Contains(string(kept), "exit status 1") {
 		t.Errorf("kept %q, %v", kept, err)
 	}
 }
 
-// A run that is interrupted ends, and proves nothing.
+// An interrupted run ends with an error.
 func TestRunInterrupted(t *testing.T) {
 	needRedis(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -91,7 +97,7 @@ func TestRunInterrupted(t *testing.T) {
 	}
 }
 
-// Every mutant is of lines that are there, and has a scenario that is.
+// Each mutant's lines and its scenario exist.
 func TestMutants(t *testing.T) {
 	source, err := sourceOf(t.Context(), library)
 	if err != nil {
@@ -100,7 +106,7 @@ func TestMutants(t *testing.T) {
 	names := make(map[string]bool)
 	for _, m := range mutants {
 		if names[m.name] {
-			t.Errorf("mutant %q is there twice", m.name)
+			t.Errorf("there are two mutants %q", m.name)
 		}
 		names[m.name] = true
 		if _, err := choose(m.scenario); err != nil {
@@ -112,20 +118,20 @@ func TestMutants(t *testing.T) {
 	}
 }
 
-// A mutant is built, and caught.
+// A mutant can be built, and a judge catches it.
 func TestMutantIsCaught(t *testing.T) {
 	needRedis(t)
 	if testing.Short() {
-		t.Skip("it is built anew, which takes some seconds")
+		t.Skip("building a mutant takes some seconds")
 	}
 	p := newPlan(t)
 	p.duration = 2 * time.Second
-	if err := runMutants(t.Context(), "whoever has it", p, io.Discard, io.Discard); err != nil {
+	if err := runMutants(t.Context(), "from its holder", p, io.Discard, io.Discard); err != nil {
 		t.Error(err)
 	}
 }
 
-// Wrong arguments are refused with what to do.
+// An error of wrong arguments says what to do.
 func TestArguments(t *testing.T) {
 	for args, want := range map[string]string{
 		"-scenario nonesuch":       `there is no scenario "nonesuch": there are calm; crash;`,
@@ -143,21 +149,23 @@ func TestArguments(t *testing.T) {
 	}
 }
 
-// A run with too little load, too few faults, or not all kinds of locks, is invalid.
-func TestTooLittle(t *testing.T) {
-	s := &stage{scenario: &scenarios[1], plan: &plan{duration: 40 * time.Second}}
-	kinds := map[string]int{mutex: 20, rwMutex: 20, keyed + reading: 20}
+// A run with too few grants or faults, or without a kind of lock, is invalid.
+func TestInvalid(t *testing.T) {
+	r := &scenarioRun{scenario: &scenarios[1], plan: &plan{duration: 40 * time.Second}}
+	kinds := map[string]int{mutex: 20, rwMutex: 20, keyed + judge.Reading: 20}
 	for _, c := range []struct {
-		v    verdict
-		want string
+		grants, faults int
+		kinds          map[string]int
+		want           string
 	}{
-		{verdict{Grants: 200, Faults: 2, Kinds: kinds}, ""},
-		{verdict{Grants: 199, Faults: 2, Kinds: kinds}, "199 grants, 200 is the least"},
-		{verdict{Grants: 200, Faults: 1, Kinds: kinds}, "1 faults, 2 is the least"},
-		{verdict{Grants: 200, Faults: 2, Kinds: map[string]int{mutex: 60}}, "no grant of a RWMutex"},
+		{200, 2, kinds, ""},
+		{199, 2, kinds, "199 grants, 200 is the least"},
+		{200, 1, kinds, "1 faults, 2 is the least"},
+		{200, 2, map[string]int{mutex: 60}, "no grant of a RWMutex"},
 	} {
-		if got := s.tooLittle(&c.v); got != c.want {
-			t.Errorf("%d grants, %d faults: %q, want %q", c.v.Grants, c.v.Faults, got, c.want)
+		v := &verdict{Report: &judge.Report{Grants: c.grants, Kinds: c.kinds}, Faults: c.faults}
+		if got := r.invalid(v); got != c.want {
+			t.Errorf("%d grants, %d faults: %q, want %q", c.grants, c.faults, got, c.want)
 		}
 	}
 }

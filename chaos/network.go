@@ -12,29 +12,29 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// A network is what lies between workers and servers: for each pair of them a proxy.
+// A network has a proxy for each pair of a worker and a server.
 type network struct {
-	ground  *ground
+	testbed *testbed
 	proxies [][]*toxiproxy.Proxy // by slot and address
 	addrs   []string
 }
 
-func newNetwork(g *ground, slots int, addrs []string) *network {
-	n := &network{ground: g, addrs: addrs, proxies: make([][]*toxiproxy.Proxy, slots)}
+func newNetwork(t *testbed, slots int, addrs []string) *network {
+	n := &network{testbed: t, addrs: addrs, proxies: make([][]*toxiproxy.Proxy, slots)}
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	for slot := range slots {
 		for i, addr := range addrs {
 			p := toxiproxy.NewProxy(server, fmt.Sprintf("%d-%d", slot, i), "127.0.0.1:0", addr)
-			g.must(p.Start())
-			g.Cleanup(p.Stop)
+			t.must(p.Start())
+			t.Cleanup(p.Stop)
 			n.proxies[slot] = append(n.proxies[slot], p)
 		}
 	}
 	return n
 }
 
-// through returns, for a slot, which proxy leads to which address.
-func (n *network) through(slot int) map[string]string {
+// proxiesOf returns the proxies of a slot, by the address that they lead to.
+func (n *network) proxiesOf(slot int) map[string]string {
 	m := make(map[string]string)
 	for i, addr := range n.addrs {
 		m[addr] = n.proxies[slot][i].Listen
@@ -42,8 +42,8 @@ func (n *network) through(slot int) map[string]string {
 	return m
 }
 
-// each calls f for each proxy of the slots.
-func (n *network) each(slots []int, f func(*toxiproxy.Proxy)) {
+// eachProxy calls f for each proxy of the slots.
+func (n *network) eachProxy(slots []int, f func(*toxiproxy.Proxy)) {
 	for _, slot := range slots {
 		for _, p := range n.proxies[slot] {
 			f(p)
@@ -51,43 +51,49 @@ func (n *network) each(slots []int, f func(*toxiproxy.Proxy)) {
 	}
 }
 
-// cut closes the connections of the slots, and refuses new ones until they are mended.
-func (n *network) cut(slots []int) { n.each(slots, func(p *toxiproxy.Proxy) { p.Stop() }) }
+// cut closes the connections of the slots, and refuses new ones until mend.
+func (n *network) cut(slots []int) { n.eachProxy(slots, func(p *toxiproxy.Proxy) { p.Stop() }) }
 
+// mend ends what cut began.
 func (n *network) mend(slots []int) {
-	n.each(slots, func(p *toxiproxy.Proxy) {
+	n.eachProxy(slots, func(p *toxiproxy.Proxy) {
 		if !p.Enabled {
-			n.ground.must(p.Start())
+			n.testbed.must(p.Start())
 		}
 	})
 }
 
-// A direction of a proxy's stream.
+// The directions of a proxy's stream.
 const (
 	requests = "upstream"
 	replies  = "downstream"
 )
 
-// slow delays what goes in a direction.
+// slow delays a direction.
 func (n *network) slow(slots []int, direction string, by, jitter time.Duration) {
-	n.add(slots, "latency", direction, &toxics.LatencyToxic{Latency: by.Milliseconds(), Jitter: jitter.Milliseconds()})
+	n.add(slots, "latency", direction, &toxics.LatencyToxic{
+		Latency: by.Milliseconds(), Jitter: jitter.Milliseconds(),
+	})
 }
 
-// silence lets nothing through in a direction, while connections stay.
+// silence drops everything in a direction. The connections stay open.
 func (n *network) silence(slots []int, direction string) {
 	n.add(slots, "timeout", direction, new(toxics.TimeoutToxic))
 }
 
+// add adds a toxic to the proxies of the slots.
 func (n *network) add(slots []int, kind, direction string, attributes any) {
-	text, err := json.Marshal(map[string]any{"type": kind, "stream": direction, "attributes": attributes})
-	n.ground.must(err)
-	n.each(slots, func(p *toxiproxy.Proxy) {
+	text, err := json.Marshal(map[string]any{
+		"type": kind, "stream": direction, "attributes": attributes,
+	})
+	n.testbed.must(err)
+	n.eachProxy(slots, func(p *toxiproxy.Proxy) {
 		_, err := p.Toxics.AddToxicJson(bytes.NewReader(text))
-		n.ground.must(err)
+		n.testbed.must(err)
 	})
 }
 
-// restore lets everything through again. Connections that were silenced are closed.
+// restore ends slow and silence. It closes the connections that were silenced.
 func (n *network) restore(slots []int) {
-	n.each(slots, func(p *toxiproxy.Proxy) { p.Toxics.ResetToxics(context.Background()) })
+	n.eachProxy(slots, func(p *toxiproxy.Proxy) { p.Toxics.ResetToxics(context.Background()) })
 }

@@ -8,32 +8,34 @@ import (
 	"sync"
 )
 
-// A Store is what the locks protect: for each key two counters, of which one is guarded by fencing
-// tokens. It is out of reach of the faults.
+// A Store is what the locks protect. It has two counters for each key. Fencing
+// tokens guard one of them. No fault reaches the Store.
 //
-// Fencing: of writers, whoever has a token below the highest that was seen is refused, when it
-// reads and when it writes. Readers are refused below the highest of a writer. So of two who
-// read the same value only the later can write, however late the other's request comes.
+// The Store refuses a writer whose token is below the highest that it has seen,
+// both when the writer reads and when it writes. It refuses a reader whose
+// token is below the highest of a writer. So if two holders read the same
+// value, only the later one can write, however late the other's request comes.
 type Store struct {
 	mu            sync.Mutex // guards the following
 	fenced, plain []counter
-	stale         int // requests that were refused
+	stale         int // how many requests were refused
 }
 
 type counter struct {
 	value, writes  int
-	top, topWriter int64 // tokens
+	top, topWriter int64 // the highest tokens: of all holders, and of writers
 }
 
-// Access is one request to a Store. A holder reads both values, and writes each, one higher.
+// Access is one request to a Store. A holder reads both values. A writer then
+// writes each of them, one higher.
 type Access struct {
 	Key   int
 	Token int64
-	Read  bool // by one that holds for reading
-	Value int  // to be written
+	Read  bool // the holder is a reader
+	Value int  // the new value
 }
 
-// Values are what a Store has.
+// Values are the values of the two counters of a key.
 type Values struct{ Fenced, Plain int }
 
 var errStale = errors.New("the store has seen a higher token")
@@ -64,7 +66,7 @@ func (s *Store) SetFenced(a Access, _ *Values) error {
 	return nil
 }
 
-// SetPlain writes the other counter.
+// SetPlain writes the plain counter.
 func (s *Store) SetPlain(a Access, _ *Values) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,8 +96,8 @@ func (c *counter) write(value int) {
 	c.writes++
 }
 
-// lost returns how many updates were overwritten, of the guarded counters and of the others, and
-// how many requests were refused.
+// lost returns how many updates were overwritten, of the guarded and of the
+// plain counters. It also returns how many requests were refused.
 func (s *Store) lost() (fenced, plain, stale int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +108,7 @@ func (s *Store) lost() (fenced, plain, stale int) {
 	return fenced, plain, s.stale
 }
 
-// serve makes the store reachable by a Unix socket at path, until the returned function is called.
+// serve serves the store on a Unix socket at path until stop is called.
 func (s *Store) serve(path string) (stop func(), err error) {
 	server := rpc.NewServer()
 	if err := server.Register(s); err != nil {

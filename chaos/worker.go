@@ -20,14 +20,17 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 	"go.uber.org/goleak"
+
+	"github.com/warlock-go/warlock/chaos/judge"
 )
 
-// A worker is a process of this program that locks and unlocks, until it is told to stop,
-// or is killed. It is told what to do by the environment, and by its standard input: a line
-// says that it should come to an end, and the end of input that it should exit. What it does it
-// writes to its standard output, as lines of JSON.
+// This file is the program of a worker: a process that locks and unlocks until
+// it is told to stop, or is killed. The environment has its job. A line of its
+// standard input tells it to end its load, and the end of the input to exit. It
+// writes what it does to its standard output, as messages in JSON.
 //
-// It knows nothing of faults, and counts on nothing but what the library promises.
+// A worker knows nothing of faults. It relies only on what the library
+// promises.
 
 // jobVar is the environment variable that makes a process a worker.
 const jobVar = "WARLOCK_CHAOS_JOB"
@@ -36,55 +39,56 @@ const jobVar = "WARLOCK_CHAOS_JOB"
 type job struct {
 	Process, Slot int
 	Seed          uint64
-	Backend       string            // how the servers belong together
+	Backend       string            // the kind of the backend
 	Addrs         []string          // of the servers, or Sentinels
-	Through       map[string]string // by address: the proxy that leads there
-	Store         string
+	Proxies       map[string]string // by address: the worker's proxy for it
+	Store         string            // the store's socket
 	TTL           time.Duration
 	Keys          []string
 	Load          load
 }
 
-// A load is how the locks are used.
+// A load says how a worker uses the locks.
 type load struct {
-	Reads float64       // the share of holds that read, where that is possible
-	Hold  time.Duration // the longest
-	Even  bool          // holds are spread evenly up to that; if not, most are short
-	Fresh bool          // a client of its own for each hold
-	Pause time.Duration // the longest between one op and the next; 0: the usual
+	Reads  float64       // the share of holds that read, if the lock has readers
+	Hold   time.Duration // the longest hold
+	Even   bool          // all lengths of holds are equally likely; if not, most holds are short
+	Single bool          // each op has its own client and lock
+	Pause  time.Duration // the longest time from an op to the next; 0: 20 ms
 }
 
-// goroutines is how many each worker has.
+// goroutines is how many goroutines of each worker lock.
 const goroutines = 4
 
-// A line is what a worker says.
-type line struct {
-	Op      *op      `json:",omitempty"`
-	Request *request `json:",omitempty"`
-	End     *ending  `json:",omitempty"`
+// A message is what a worker reports. One field is set.
+type message struct {
+	Op      *judge.Op      `json:",omitempty"`
+	Request *judge.Request `json:",omitempty"`
+	Left    *leftovers     `json:",omitempty"` // the last message
 }
 
-// An ending is what was left when all goroutines of the load had ended.
-type ending struct {
-	Leak string // goroutines
-	IDs  int    // in use by the Keyed
+// leftovers are what a worker has left after the end of its load.
+type leftovers struct {
+	Goroutines string // their stacks; empty: none
+	IDs        int    // in use by the Keyed
 }
 
-// A laborer is a worker from inside.
-type laborer struct {
+// A worker is the state of a worker in its own process.
+type worker struct {
 	*job
 	store   *rpc.Client
-	ops     atomic.Int64
-	closing sync.WaitGroup // of clients that were used once
+	ops     atomic.Int64   // how many ops began
+	closing sync.WaitGroup // goroutines that close clients of single ops
 
 	mu  sync.Mutex // guards the following
 	out *json.Encoder
 }
 
+// work does the job in text, and returns when in ends.
 func work(text string, in io.Reader, out io.Writer) error {
-	logging.Disable()           // connections break, and go-redis would say so
-	signal.Ignore(os.Interrupt) // a terminal's reaches the first process too, which ends this one
-	w := &laborer{job: new(job), out: json.NewEncoder(out)}
+	logging.Disable()           // go-redis would log that connections break
+	signal.Ignore(os.Interrupt) // a terminal interrupts the parent too, which ends this process
+	w := &worker{job: new(job), out: json.NewEncoder(out)}
 	if err := json.Unmarshal([]byte(text), w.job); err != nil {
 		return fmt.Errorf("the job cannot be read: %w", err)
 	}
@@ -93,43 +97,52 @@ func work(text string, in io.Reader, out io.Writer) error {
 		return fmt.Errorf("no store: %w", err)
 	}
 	defer w.store.Close()
+	ctx, ended := watchInput(in)
+	s := w.newLockSet()
+	for s.client.Ping(ctx).Err() != nil && ctx.Err() == nil { // starts the client's own goroutines
+	}
+	before := append(clientsOwn, goleak.IgnoreCurrent())
+	var group sync.WaitGroup
+	for g := range goroutines {
+		group.Go(func() { w.run(ctx, g, s) })
+	}
+	group.Wait()
+	w.closing.Wait()
+	w.send(message{Left: &leftovers{leaked(before), s.keyed.Len()}})
+	<-ended
+	return s.client.Close()
+}
+
+// watchInput returns a context that ends with the first line of in, and a
+// channel that is closed at the end of in.
+func watchInput(in io.Reader) (context.Context, <-chan struct{}) {
 	lines := bufio.NewScanner(in)
 	ctx, stop := context.WithCancel(context.Background())
-	told := make(chan struct{})
+	ended := make(chan struct{})
 	go func() { // ends with the input
 		lines.Scan()
 		stop()
 		for lines.Scan() {
 		}
-		close(told)
+		close(ended)
 	}()
-
-	s := w.newSite()
-	for s.client.Ping(ctx).Err() != nil && ctx.Err() == nil { // opens what a client keeps open
-	}
-	before := append(clientsOwn, goleak.IgnoreCurrent())
-	var group sync.WaitGroup
-	for g := range goroutines {
-		group.Go(func() { w.labor(ctx, g, s) })
-	}
-	group.Wait()
-	w.closing.Wait()
-	w.say(line{End: &ending{leaked(before), s.keyed.Len()}})
-	<-told
-	return s.client.Close()
+	return ctx, ended
 }
 
-// clientsOwn are goroutines that a client of a Cluster, or behind Sentinel, starts when it learns of
-// other servers, and keeps until it is closed.
+// clientsOwn are goroutines of a client of a Cluster or behind Sentinel. The
+// client starts them when it learns of other servers, and keeps them until its
+// end.
 var clientsOwn = []goleak.Option{
-	goleak.IgnoreTopFunction("github.com/redis/go-redis/v9/maintnotifications.(*CircuitBreakerManager).cleanupLoop"),
+	goleak.IgnoreTopFunction(
+		"github.com/redis/go-redis/v9/maintnotifications.(*CircuitBreakerManager).cleanupLoop"),
 	goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9.(*sentinelFailover).listen"),
 	goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9.(*channel).initHealthCheck.func1"),
 	goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9.(*channel).initMsgChan.func1"),
 }
 
-// leaked waits until all goroutines but others have ended, for as long as that can take: the connection for
-// messages is kept for a second.
+// leaked waits until all goroutines except others have ended. It returns the
+// stacks of those that have not ended after 10 s. The library keeps the
+// connection for messages for 1 s.
 func leaked(others []goleak.Option) string {
 	const most = 10 * time.Second
 	for began := time.Now(); ; {
@@ -143,17 +156,18 @@ func leaked(others []goleak.Option) string {
 	}
 }
 
-// say writes a line at once: what a process that is killed has said stays said.
-func (w *laborer) say(l line) {
+// send writes a message at once, so that it outlives the process.
+func (w *worker) send(m message) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.out.Encode(l); err != nil {
-		os.Exit(3) // whoever listened is gone
+	if err := w.out.Encode(m); err != nil {
+		os.Exit(3) // the parent process is gone
 	}
 }
 
-// connect returns a client. Each slot has its own settings: what a service may have chosen.
-func (w *laborer) connect(hook redis.Hook) redis.UniversalClient {
+// connect returns a client. Each slot has its own settings, as services may
+// have.
+func (w *worker) connect(hook redis.Hook) redis.UniversalClient {
 	o := redis.UniversalOptions{Addrs: w.Addrs, Dialer: w.dial}
 	switch w.Slot {
 	case 1:
@@ -183,22 +197,24 @@ func (w *laborer) connect(hook redis.Hook) redis.UniversalClient {
 	return client
 }
 
-// dial connects by the proxy.
-func (w *laborer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	if through, ok := w.Through[addr]; ok {
-		addr = through
+// dial connects to the proxy of an address.
+func (w *worker) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if proxy, ok := w.Proxies[addr]; ok {
+		addr = proxy
 	}
 	return new(net.Dialer).DialContext(ctx, network, addr)
 }
 
-// labor holds one lock after another until ctx ends.
-func (w *laborer) labor(ctx context.Context, g int, s *site) {
+// run carries out one op after another until ctx ends.
+func (w *worker) run(ctx context.Context, g int, s *lockSet) {
 	rng := rand.New(rand.NewPCG(w.Seed, uint64(w.Process*goroutines+g)))
 	const usual = 20 * time.Millisecond
 	pause := cmp.Or(w.Load.Pause, usual)
 	for ctx.Err() == nil {
-		o := &op{Process: w.Process, Slot: w.Slot, N: int(w.ops.Add(1)), Goroutine: g, Key: rng.IntN(len(w.Keys))}
-		w.one(o, rng, s)
+		w.runOp(&judge.Op{
+			Process: w.Process, Slot: w.Slot, Number: int(w.ops.Add(1)), Goroutine: g,
+			Key: rng.IntN(len(w.Keys)),
+		}, rng, s)
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Duration(rng.Int64N(int64(pause)))):
@@ -206,65 +222,65 @@ func (w *laborer) labor(ctx context.Context, g int, s *site) {
 	}
 }
 
-// one takes an op through a lock.
-func (w *laborer) one(o *op, rng *rand.Rand, s *site) {
-	d := w.Load.draw(rng)
-	if w.Load.Fresh {
-		s = w.newSite()
-		defer w.closing.Go(func() { // later: what was given up is released in the background
+// runOp carries out an op.
+func (w *worker) runOp(o *judge.Op, rng *rand.Rand, s *lockSet) {
+	c := w.Load.choose(rng)
+	if w.Load.Single {
+		s = w.newLockSet()
+		defer w.closing.Go(func() { // later, as the library may still release in the background
 			time.Sleep(2 * w.TTL)
 			_ = s.client.Close()
 		})
 	}
-	h := s.way(o, rng.Float64() < w.Load.Reads, w)
+	a := s.newAttempt(o, rng.Float64() < w.Load.Reads, w)
 	defer func() {
-		if r := recover(); r != nil { // as an unlock does where the library has lost count
-			o.Fault = fmt.Sprint("panic: ", r)
-			w.say(line{Op: o})
+		if r := recover(); r != nil { // for example of an unlock that should not fail
+			o.Problem = fmt.Sprint("panic: ", r)
+			w.send(message{Op: o})
 			panic(r)
 		}
 	}()
 	o.Called = now()
-	w.say(line{Op: o})
-	ok, err := h.enter(d)
-	o.Try = d.try
-	if !ok {
+	w.send(message{Op: o})
+	granted, err := a.lock(c)
+	o.Try = c.try
+	if !granted {
 		o.Refused = now()
-		if err != nil && !errors.Is(err, context.DeadlineExceeded) && !d.try {
-			o.Fault = fmt.Sprintf("LockContext: %v", err)
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) && !c.try {
+			o.Problem = fmt.Sprintf("LockContext: %v", err)
 		}
-		w.say(line{Op: o})
+		w.send(message{Op: o})
 		return
 	}
 	o.Granted = now()
-	h.begin()
-	w.say(line{Op: o})
-	h.hold(d)
-	h.leave(d)
-	w.say(line{Op: o})
+	a.noteGrant()
+	w.send(message{Op: o})
+	a.hold(c)
+	a.unlock(c)
+	w.send(message{Op: o})
 }
 
-// A draw is what chance has decided for one hold.
-type draw struct {
+// choices are what chance decides for one op.
+type choices struct {
 	try       bool
 	timeout   time.Duration // of LockContext; 0: none
 	hold      time.Duration
 	cancelled bool // the context of the unlock has ended
 }
 
-func (l *load) draw(rng *rand.Rand) draw {
-	var d draw
+func (l *load) choose(rng *rand.Rand) choices {
+	var c choices
 	switch x := rng.Float64(); {
 	case x < 0.1:
-		d.try = true
+		c.try = true
 	case x < 0.35:
-		d.timeout = time.Duration(rng.Int64N(int64(300 * time.Millisecond)))
+		c.timeout = time.Duration(rng.Int64N(int64(300 * time.Millisecond)))
 	}
 	u := rng.Float64()
-	if !l.Even { // half of them below an eighth, and a third short enough for a local hand-off
+	if !l.Even { // half are below 1/8, and a third is short enough for a local hand-off
 		u = u * u * u
 	}
-	d.hold = time.Duration(u * float64(l.Hold))
-	d.cancelled = rng.Float64() < 0.05
-	return d
+	c.hold = time.Duration(u * float64(l.Hold))
+	c.cancelled = rng.Float64() < 0.05
+	return c
 }

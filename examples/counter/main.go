@@ -1,10 +1,10 @@
 // Counter shows what the lock is for: several processes each read a counter in
 // Redis, add one, and write it back, many times over. Under the lock no update is
-// lost; with -unlocked most are.
+// lost. With -unlocked most updates are lost.
 //
-// It brings a Redis of its own along (miniredis, in the first process), or uses
-// the one that -redis names. Its exit status is 1 if an update was lost, and 2 if
-// it could not do its work.
+// It starts a Redis of its own (miniredis, in the first process), or uses the one
+// that -redis names. Its exit status is 1 if an update was lost, and 2 if it could
+// not do its work.
 package main
 
 import (
@@ -13,8 +13,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
+	"net/url"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -37,24 +41,26 @@ func main() {
 		fmt.Fprintln(os.Stderr, "counter:", err)
 		os.Exit(1)
 	case errors.Is(err, context.Canceled):
-		os.Exit(2) // whoever interrupts knows
+		os.Exit(2) // the user who interrupted it knows why
 	default:
 		fmt.Fprintln(os.Stderr, "counter:", err)
 		os.Exit(2)
 	}
 }
 
-// run is the first process, or a worker if the environment says so.
+// run does the work of the first process, or of a worker if the environment has a
+// job.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if job, ok := jobOfWorker(); ok {
-		signal.Ignore(os.Interrupt) // a terminal's reaches the first process too, which ends this one
+		signal.Ignore(os.Interrupt) // the first process gets it too, and ends this one
 		return work(ctx, job, os.Stdin, stdout)
 	}
 	var job job
 	flags := flag.NewFlagSet("counter", flag.ExitOnError)
 	procs := flags.Int("procs", 4, "how many processes count")
 	flags.IntVar(&job.Increments, "n", 250, "how often each of them adds one")
-	flags.StringVar(&job.Addr, "redis", "", "`host:port` of a Redis to use (default: one is brought along)")
+	flags.StringVar(&job.Redis, "redis", "", "`host:port` or URL (redis://user:password@host:port/0)"+
+		" of a Redis to use (default: the program starts one)")
 	flags.BoolVar(&job.Unlocked, "unlocked", false, "do without the lock")
 	_ = flags.Parse(args) // exits on an error
 	switch {
@@ -66,21 +72,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("-n is %d: each process must add one at least once", job.Increments)
 	}
 
-	if job.Addr == "" {
+	if job.Redis == "" {
 		server, err := miniredis.Run()
 		if err != nil {
 			return fmt.Errorf("starting a Redis: %w", err)
 		}
 		defer server.Close()
 		defer keepTime(server)()
-		job.Addr = server.Addr()
+		job.Redis = server.Addr()
 	}
 	job.Counter = "counter:" + uuid.NewString()
 	return count(ctx, job, *procs, stdout, stderr)
 }
 
-// keepTime lets time pass in server, where it does not by itself, until the
-// returned function is called. So the lock of a worker that dies runs out.
+// keepTime lets time pass in server until stop is called, since a miniredis does
+// not do so by itself. So the lock of a worker that dies runs out.
 func keepTime(server *miniredis.Miniredis) (stop func()) {
 	const step = 10 * time.Millisecond
 	ticker, done, ended := time.NewTicker(step), make(chan struct{}), make(chan struct{})
@@ -103,12 +109,40 @@ func keepTime(server *miniredis.Miniredis) (stop func()) {
 	}
 }
 
-// count has the workers count, and reports what came of it.
+// connection returns the options of a client of the Redis that -redis names. Its
+// errors do not repeat a URL, in which there may be a password.
+func connection(name string) (*redis.Options, error) {
+	if !strings.Contains(name, "://") {
+		_, port, err := net.SplitHostPort(name)
+		if err != nil {
+			return nil, fmt.Errorf("-redis is %q: give host:port or a URL such as redis://host:port/0", name)
+		}
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return nil, fmt.Errorf("-redis is %q: its port %q is no number from 0 to 65535", name, port)
+		}
+		return &redis.Options{Addr: name}, nil
+	}
+	options, err := redis.ParseURL(name)
+	if parse, ok := errors.AsType[*url.Error](err); ok {
+		err = parse.Err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("-redis is a URL that cannot be used: %w: "+
+			"give one such as redis://user:password@host:port/0", err)
+	}
+	return options, nil
+}
+
+// count lets the workers count, and writes the result to stdout.
 func count(ctx context.Context, job job, procs int, stdout, stderr io.Writer) error {
-	client := redis.NewClient(&redis.Options{Addr: job.Addr})
+	options, err := connection(job.Redis)
+	if err != nil {
+		return err
+	}
+	client := redis.NewClient(options)
 	defer client.Close()
 	if err := client.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("no Redis answers at %s: %w", job.Addr, err)
+		return fmt.Errorf("no Redis answers at %s: %w", options.Addr, err)
 	}
 	defer client.Del(context.WithoutCancel(ctx), job.Counter)
 

@@ -50,7 +50,8 @@ func TestNoUpdateIsLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, table, `expected +150`, `counted +150`, `lost updates +0`,
-		`acquisitions/s +\d+`, `wait p50 +[\d.]+.?s`, `wait p99 +[\d.]+.?s`, `highest fencing token +\d{16}`)
+		`acquisitions/s +\d+`, `wait p50 +[\d.]+.?s`, `wait p99 +[\d.]+.?s`,
+		`highest fencing token +\d{16}`)
 }
 
 func TestNoUpdateIsLostOnARealServer(t *testing.T) {
@@ -64,6 +65,23 @@ func TestNoUpdateIsLostOnARealServer(t *testing.T) {
 		if s.TTL(key) <= 0 {
 			t.Errorf("%s is left for ever", key)
 		}
+	}
+}
+
+// TestURL counts in another database than 0, as a user with a password. The
+// default user may only look.
+func TestURL(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "counter", "on", ">s3cret", "~*", "&*", "+@all")
+	s.Do("ACL", "SETUSER", "default", "-@all", "+keys")
+	url := "redis://counter:s3cret@" + s.Addr + "/3"
+	table, err := counted(t, "-procs", "2", "-n", "20", "-redis", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, table, `counted +40`, `lost updates +0`)
+	if keys := s.Keys(); len(keys) > 0 {
+		t.Errorf("database 0 has the keys %q", keys)
 	}
 }
 
@@ -81,9 +99,21 @@ func TestWrongArguments(t *testing.T) {
 		"-n is -1":                      {"-n", "-1"},
 		`unexpected argument "x"`:       {"x"},
 		"no Redis answers at 127.0.0.1": {"-redis", fmt.Sprintf("127.0.0.1:%d", redistest.FreePort(t))},
+		"no Redis answers at 127.0.0.1:": {"-redis",
+			fmt.Sprintf("redis://:s3cret@127.0.0.1:%d", redistest.FreePort(t))},
+		`-redis is "localhost": give host:port`: {"-redis", "localhost"},
+		`its port "redis" is no number`:         {"-redis", "localhost:redis"},
+		`its port "65536" is no number`:         {"-redis", "localhost:65536"},
+		"invalid URL scheme: http":              {"-redis", "http://:s3cret@localhost"},
+		"invalid port":                          {"-redis", "redis://:s3cret@localhost:x"},
+		`invalid database number: "x"`:          {"-redis", "redis://:s3cret@localhost/x"},
 	} {
-		if _, err := counted(t, args...); err == nil || !strings.Contains(err.Error(), says) {
+		_, err := counted(t, args...)
+		if err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%q: %v, want %q", args, err, says)
+		}
+		if err != nil && strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%q: %v shows the password", args, err)
 		}
 	}
 }

@@ -9,23 +9,23 @@ import (
 	"time"
 )
 
-// A progress is a line that says how far the workers are. Where it is not
-// shown on a terminal it is written anew each second.
+// A progress is a line that says how far the workers are. On a terminal the line
+// is replaced 20 times a second. Elsewhere a new line is written each second.
 type progress struct {
-	out   io.Writer
-	total int
-	done  []int
-	shown time.Time
-	every time.Duration
-	ahead string // what stands before the line
-	after string
+	out    io.Writer
+	total  int
+	done   []int
+	shown  time.Time
+	every  time.Duration
+	before string // written before each line
+	after  string // written behind each line
 }
 
 func newProgress(out io.Writer, total, procs int) *progress {
 	p := &progress{out: out, total: total, done: make([]int, procs), every: time.Second, after: "\n"}
 	if f, ok := out.(*os.File); ok {
 		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-			p.every, p.ahead, p.after = 50*time.Millisecond, "\r", ""
+			p.every, p.before, p.after = 50*time.Millisecond, "\r", ""
 		}
 	}
 	return p
@@ -45,10 +45,11 @@ func (p *progress) write() {
 	for _, n := range p.done {
 		sum += n
 	}
-	fmt.Fprintf(p.out, "%scounting: %d of %d (%d %%)%s", p.ahead, sum, p.total, 100*sum/p.total, p.after)
+	percent := 100 * sum / p.total
+	fmt.Fprintf(p.out, "%scounting: %d of %d (%d %%)%s", p.before, sum, p.total, percent, p.after)
 }
 
-// end writes the line for the last time.
+// end writes the last line.
 func (p *progress) end() {
 	p.write()
 	if p.after == "" {
@@ -56,7 +57,7 @@ func (p *progress) end() {
 	}
 }
 
-// A result is what came of it.
+// A result is what the workers counted and measured.
 type result struct {
 	expected, counted int
 	took              time.Duration
@@ -79,10 +80,11 @@ func (r *result) write(out io.Writer) {
 	} else {
 		row("updates/s", fmt.Sprintf("%.0f", float64(r.expected)/r.took.Seconds()))
 	}
-	_ = table.Flush() // as any print to standard output
+	_ = table.Flush() // an error is ignored, as fmt.Println's are
 }
 
-// percentile returns the wait that p in a hundred do not exceed; waits are sorted.
+// percentile returns the wait that p % of the waits do not exceed. The waits are
+// sorted.
 func (r *result) percentile(p int) time.Duration {
 	return r.waits[(len(r.waits)*p+99)/100-1].Round(time.Microsecond)
 }

@@ -18,22 +18,22 @@ type worker struct {
 	says *json.Decoder
 }
 
-// news is what a worker said, or how it failed.
+// A news is a message of a worker, or the error with which the worker failed.
 type news struct {
 	worker int
 	message
 	err error
 }
 
-// supervise starts the workers, shows how far they are, and gathers what they
-// measured. When it returns, none of them is running.
+// supervise starts the workers, shows how far they are, and returns what they
+// measured. When supervise returns, no worker is running.
 func supervise(ctx context.Context, j job, procs int, stderr io.Writer) (*result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	workers := make([]*worker, 0, procs)
 	defer func() {
 		cancel()
 		for _, w := range workers {
-			_ = w.cmd.Wait() // its failure was reported, or is for the cancelling
+			_ = w.cmd.Wait() // its failure was reported, or cancel caused it
 		}
 	}()
 	for range procs {
@@ -96,7 +96,7 @@ func start(ctx context.Context, j job, stderr io.Writer) (*worker, error) {
 	return &worker{cmd: cmd, in: in, says: json.NewDecoder(out)}, cmd.Start()
 }
 
-// listen passes on what the worker says, until it has said all.
+// listen sends each message of the worker to said, up to the final one.
 func (w *worker) listen(ctx context.Context, i int, said chan<- news) {
 	for {
 		n := news{worker: i}
@@ -112,7 +112,7 @@ func (w *worker) listen(ctx context.Context, i int, said chan<- news) {
 	}
 }
 
-// await takes news until take has been true for so many.
+// await calls take with each message, until take has returned true procs times.
 func await(ctx context.Context, said <-chan news, procs int, take func(news) bool) error {
 	for procs > 0 {
 		select {

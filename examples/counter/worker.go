@@ -13,7 +13,8 @@ import (
 	"github.com/warlock-go/warlock"
 )
 
-// jobVar is the environment variable that makes a process a worker, and holds its job.
+// jobVar is the environment variable that makes a process a worker. It holds the
+// worker's job.
 const jobVar = "WARLOCK_COUNTER_JOB"
 
 // ttl is how long the others wait if a worker dies under the lock.
@@ -21,7 +22,7 @@ const ttl = 5 * time.Second
 
 // A job is what each worker does.
 type job struct {
-	Addr       string // of Redis
+	Redis      string // host:port, or a URL
 	Counter    string // the key to count in
 	Increments int
 	Unlocked   bool
@@ -34,8 +35,8 @@ func jobOfWorker() (j job, ok bool) {
 	return j, ok && json.Unmarshal([]byte(text), &j) == nil
 }
 
-// A message is what a worker tells: first that it is ready, then how far it is,
-// and at last how it went.
+// A message is what a worker sends: first that it is ready, then how far it is, and
+// at last what it measured.
 type message struct {
 	Done  int
 	Final *tally `json:",omitempty"`
@@ -46,9 +47,13 @@ type tally struct {
 	Fence int64           // the highest fencing token
 }
 
-// work counts once it is told to, which is when stdin ends.
+// work counts when stdin has ended.
 func work(ctx context.Context, j job, stdin io.Reader, stdout io.Writer) error {
-	client := redis.NewClient(&redis.Options{Addr: j.Addr})
+	options, err := connection(j.Redis)
+	if err != nil {
+		return err
+	}
+	client := redis.NewClient(options)
 	defer client.Close()
 	mu := warlock.NewMutex(client, j.lockKey(), ttl)
 	say := json.NewEncoder(stdout)
@@ -74,7 +79,7 @@ func work(ctx context.Context, j job, stdin io.Reader, stdout io.Writer) error {
 	return say.Encode(message{Done: j.Increments, Final: &t})
 }
 
-// step adds one to the counter, under the lock unless the job is without.
+// step adds one to the counter. It holds the lock meanwhile, unless j.Unlocked.
 func (j job) step(ctx context.Context, client *redis.Client, mu *warlock.Mutex, t *tally) error {
 	if j.Unlocked {
 		return j.increment(ctx, client)
@@ -87,7 +92,7 @@ func (j job) step(ctx context.Context, client *redis.Client, mu *warlock.Mutex, 
 	})
 }
 
-// increment reads and then writes, as no one should without a lock.
+// increment reads and then writes. Without a lock that loses updates.
 func (j job) increment(ctx context.Context, client *redis.Client) error {
 	n, err := client.Get(ctx, j.Counter).Int()
 	if err != nil && err != redis.Nil {

@@ -8,38 +8,39 @@ import (
 	"github.com/jonboulle/clockwork"
 )
 
-// Alarms are many timers in one: however many are due at an instant, they ring one after
-// another, on one goroutine, where timers of the runtime would have one each. What
-// rings must not block. Its methods, and those of its timers, may be called concurrently.
+// Alarms are many timers in one. Alarms that are due together ring one after
+// another on one goroutine. Timers of the runtime would each start a goroutine.
+// A function that an alarm calls must not block. The methods of Alarms, and of
+// its timers, may be called concurrently.
 type Alarms struct {
 	clock clockwork.Clock
 
-	mu      sync.Mutex      // guards the following, and the alarms; not held while one rings
-	next    alarmHeap       // those that are set, the first at index 0
-	timer   clockwork.Timer // rings what is due; made for the first
-	armed   time.Time       // when it does so; zero: it is not armed
-	ringing bool            // it does so now, and will be armed then
+	mu      sync.Mutex      // guards the following, and each alarm; not held while one rings
+	set     alarmHeap       // the alarms that are set
+	timer   clockwork.Timer // calls ring; nil: no alarm was ever set
+	armedAt time.Time       // for when the timer is armed; zero: it is not armed
+	ringing bool            // ring runs, and arms the timer when it ends
 }
 
-// An alarm is a timer of Alarms.
+// An alarm is one timer of Alarms.
 type alarm struct {
 	alarms *Alarms
 	ring   func()
-	at     time.Time
-	index  int // in the heap; -1: not set
+	at     time.Time // when it is due
+	index  int       // in the heap; -1: the alarm is not set
 }
 
-// NewAlarms returns alarms by clock, none of which is set.
+// NewAlarms returns Alarms that go by clock. None is set.
 func NewAlarms(clock clockwork.Clock) *Alarms { return &Alarms{clock: clock} }
 
-// AfterFunc sets an alarm that rings f when d is over.
+// AfterFunc sets an alarm that calls f after d.
 func (a *Alarms) AfterFunc(d time.Duration, f func()) clockwork.Timer {
 	al := &alarm{alarms: a, ring: f, index: -1}
 	al.Reset(d)
 	return al
 }
 
-// Reset sets the alarm anew, and reports whether it was set.
+// Reset sets the alarm to ring after d. It reports whether the alarm was set.
 func (al *alarm) Reset(d time.Duration) bool {
 	a := al.alarms
 	a.mu.Lock()
@@ -47,19 +48,20 @@ func (al *alarm) Reset(d time.Duration) bool {
 	was := al.index >= 0
 	al.at = a.clock.Now().Add(d)
 	if was {
-		heap.Fix(&a.next, al.index)
+		heap.Fix(&a.set, al.index)
 	} else {
-		heap.Push(&a.next, al)
+		heap.Push(&a.set, al)
 	}
-	if a.armed.IsZero() || al.at.Before(a.armed) {
+	if a.armedAt.IsZero() || al.at.Before(a.armedAt) {
 		a.armLocked()
 	}
 	return was
 }
 
-// Stop reports whether the alarm was set. It may be about to ring all the same. The timer
-// is left to find nothing due: to arm it again for the next alarm takes a call of the
-// system, which is a tenth of a lock that is held for an instant.
+// Stop unsets the alarm, and reports whether it was set. If it was not, it may
+// be about to ring. Stop leaves the timer armed, so ring may find nothing due.
+// To arm the timer anew takes a system call: about 10 % of the time of a short
+// hold.
 func (al *alarm) Stop() bool {
 	a := al.alarms
 	a.mu.Lock()
@@ -67,17 +69,17 @@ func (al *alarm) Stop() bool {
 	if al.index < 0 {
 		return false
 	}
-	heap.Remove(&a.next, al.index)
+	heap.Remove(&a.set, al.index)
 	return true
 }
 
-// Chan is nil: an alarm rings a function.
+// Chan returns nil: an alarm calls a function.
 func (al *alarm) Chan() <-chan time.Time { return nil }
 
 // armLocked arms the timer for the first alarm.
 func (a *Alarms) armLocked() {
-	a.armed = a.next[0].at
-	d := a.armed.Sub(a.clock.Now())
+	a.armedAt = a.set[0].at
+	d := a.armedAt.Sub(a.clock.Now())
 	if a.timer == nil {
 		a.timer = a.clock.AfterFunc(d, a.ring)
 	} else {
@@ -85,23 +87,23 @@ func (a *Alarms) armLocked() {
 	}
 }
 
-// ring rings what is due, until nothing is.
+// ring rings the alarms that are due, until none is.
 func (a *Alarms) ring() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.ringing { // who does will see what is due
+	if a.ringing { // the other call rings all that are due
 		return
 	}
 	a.ringing = true
-	for len(a.next) > 0 && !a.next[0].at.After(a.clock.Now()) {
-		al := heap.Pop(&a.next).(*alarm)
+	for len(a.set) > 0 && !a.set[0].at.After(a.clock.Now()) {
+		al := heap.Pop(&a.set).(*alarm)
 		a.mu.Unlock()
 		al.ring()
 		a.mu.Lock()
 	}
 	a.ringing = false
-	a.armed = time.Time{}
-	if len(a.next) > 0 {
+	a.armedAt = time.Time{}
+	if len(a.set) > 0 {
 		a.armLocked()
 	}
 }

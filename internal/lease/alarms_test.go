@@ -15,7 +15,7 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// rung notes which alarms rang, in order.
+// rung records the names of the alarms that rang, in order.
 type rung struct {
 	mu    sync.Mutex
 	names []string
@@ -29,7 +29,8 @@ func (r *rung) ring(name string) func() {
 	}
 }
 
-// expect waits until the alarms of these names, and no others, have rung since the last time.
+// expect waits until these alarms, and no others, have rung since the last
+// call.
 func (r *rung) expect(t *testing.T, names ...string) {
 	t.Helper()
 	got := func() []string {
@@ -91,7 +92,8 @@ func TestAlarms(t *testing.T) {
 	r.expect(t, "a")
 }
 
-// All that is due rings in order, one after another; and what rings may set alarms.
+// Alarms that are due together ring in order, one after another. An alarm may
+// set another one.
 func TestAlarmsThatAreDueTogether(t *testing.T) {
 	clock := clockwork.NewFakeClock()
 	a, r := lease.NewAlarms(clock), new(rung)
@@ -105,7 +107,7 @@ func TestAlarmsThatAreDueTogether(t *testing.T) {
 		again := false
 		timer = a.AfterFunc(time.Duration(i+1), func() {
 			if ringing.Add(1) > 1 {
-				t.Error("two ring at once")
+				t.Error("two alarms ring at once")
 			}
 			r.ring(name)()
 			if i == n-1 && !again {
@@ -119,7 +121,7 @@ func TestAlarmsThatAreDueTogether(t *testing.T) {
 	r.expect(t, append(names, names[n-1])...)
 }
 
-// What becomes due while one rings waits for it, though it is due before the timer was.
+// An alarm that becomes due while another rings waits for it.
 func TestAlarmThatIsDueWhileAnotherRings(t *testing.T) {
 	a := lease.NewAlarms(clockwork.NewRealClock())
 	rang, done := make(chan struct{}), make(chan struct{})
@@ -128,26 +130,27 @@ func TestAlarmThatIsDueWhileAnotherRings(t *testing.T) {
 		a.AfterFunc(-time.Second, func() { close(rang) })
 		select {
 		case <-rang:
-			t.Error("two ring at once")
-		case <-time.After(50 * time.Millisecond): // it would at once
+			t.Error("two alarms ring at once")
+		case <-time.After(50 * time.Millisecond): // a wrong alarm would ring at once
 		}
 	})
 	<-done
 	select {
 	case <-rang:
 	case <-time.After(redistest.Patience):
-		t.Error("the other does not ring")
+		t.Error("the second alarm does not ring")
 	}
 }
 
-// Alarms that are all stopped leave no timer, once it has run out.
+// Stopped alarms leave no timer once it has run out.
 func TestStoppedAlarmsLeaveNothing(t *testing.T) {
 	clock := clockwork.NewFakeClock()
 	a := lease.NewAlarms(clock)
 	for range 2 {
 		var timers []clockwork.Timer
 		for i := range 10 {
-			timers = append(timers, a.AfterFunc(time.Duration(10-i), func() { t.Error("a stopped alarm rang") }))
+			timer := a.AfterFunc(time.Duration(10-i), func() { t.Error("a stopped alarm rang") })
+			timers = append(timers, timer)
 		}
 		for _, timer := range timers {
 			timer.Stop()
@@ -155,17 +158,19 @@ func TestStoppedAlarmsLeaveNothing(t *testing.T) {
 		clock.Advance(time.Second)
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
-		redistest.Eventually(t, func() bool { return clock.BlockUntilContext(ended, 1) != nil }, "no timer is armed")
+		redistest.Eventually(t, func() bool {
+			return clock.BlockUntilContext(ended, 1) != nil
+		}, "no timer is armed")
 	}
 }
 
-// Many goroutines set and stop alarms, and each that is left set rings.
+// Many goroutines set and stop alarms. Each alarm that stays set rings.
 func TestAlarmsHammered(t *testing.T) {
 	a := lease.NewAlarms(clockwork.NewRealClock())
 	var due, rang, ringing atomic.Int64
 	ring := func() {
 		if ringing.Add(1) > 1 {
-			t.Error("two ring at once")
+			t.Error("two alarms ring at once")
 		}
 		rang.Add(1)
 		ringing.Add(-1)
@@ -190,5 +195,5 @@ func TestAlarmsHammered(t *testing.T) {
 		})
 	}
 	group.Wait()
-	redistest.Eventually(t, func() bool { return rang.Load() == due.Load() }, "all ring")
+	redistest.Eventually(t, func() bool { return rang.Load() == due.Load() }, "all alarms ring")
 }

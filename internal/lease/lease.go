@@ -1,19 +1,20 @@
-// Package lease keeps one lease: it is held, until it is released or lost, and
-// is renewed meanwhile.
+// Package lease keeps one lease of a lock on the holder's side. The lease is
+// held until it is released or lost, and renewed meanwhile.
 //
-// What the holder may believe rests on three invariants:
+// A holder relies on three invariants:
 //
-//   - The deadline is never later than the time at which the last request that
-//     was answered with yes was sent, plus the ttl it asked for, less a margin
-//     for clocks that run at different rates. The server counts the ttl from
-//     when it runs the request, which is later, so it never ends a lease before
-//     the holder does. Times are the holder's own and monotonic.
-//   - A lease that is not held any more never is again, and its context is done.
-//     Whoever looks at a lease past its deadline ends it there and then, so a
-//     process that wakes up from a stop sees the loss before it can act.
-//   - While a lease is held, by one holder of this process after another, its timer is armed, at the deadline or before. It
-//     is armed anew before a renewal is sent, so a call that hangs holds up
-//     neither the next try nor the end.
+//  1. The server never ends a lease before the holder does. Each request that
+//     was answered with yes allows one deadline: the time when it was sent,
+//     plus its ttl, less a margin for clocks of different rates. The lease's
+//     deadline is the latest of these. The server counts the ttl from when it
+//     runs the request, which is later. All times are the holder's own and
+//     monotonic.
+//  2. A lease that has ended never comes back, and its context is done. A
+//     method that finds a lease past its deadline ends it at once. So a process
+//     that wakes up after a stop sees the loss before it can act.
+//  3. While a lease is held, its timer is armed, for the deadline or earlier.
+//     It is armed anew before a renewal is sent. So a request that hangs delays
+//     neither the next renewal nor the end.
 package lease
 
 import (
@@ -33,108 +34,115 @@ import (
 )
 
 var (
-	// ErrLost ends a lease that ran out or was taken away.
+	// ErrLost says that a lease ran out or was taken away.
 	ErrLost = errors.New("warlock: lease lost")
 
-	// ErrTaken is ErrLost for a lease whose lock was found free, or another's.
+	// ErrTaken is an ErrLost: the lock turned out to be free, or another ID's.
 	ErrTaken = fmt.Errorf("%w: the lock is no longer this lease's", ErrLost)
 
 	errRanOut  = fmt.Errorf("%w: it ran out without a renewal that was answered in time", ErrLost)
 	errMaxHold = fmt.Errorf("%w: it was held for the longest time allowed", ErrLost)
 )
 
-// A lease is first renewed when a third of its ttl is over, which leaves time
-// for three more tries, a sixth of the ttl apart, if that one is not answered.
+// A lease is renewed after 1/3 of its ttl. If that is not answered, it is
+// renewed again after each further 1/6: three more times.
 const (
-	renewShare = 3
-	retryShare = 6
+	renewDivisor = 3
+	retryDivisor = 6
 )
 
 // Margin returns how much earlier than the server the holder ends a lease of
-// ttl: 1 % for the difference in rate of the two clocks and 2 ms for the
-// rounding of the server's expiries (as in the Redlock algorithm,
+// ttl. It is 1 % for clocks of different rates, and 2 ms because the server
+// rounds expiries (as in the Redlock algorithm,
 // https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/).
 func Margin(ttl time.Duration) time.Duration { return ttl/100 + 2*time.Millisecond }
 
 // Terms say how a lease is kept.
 type Terms struct {
-	Clock    clockwork.Clock
-	TTL      time.Duration
-	Renewals time.Duration // how long after its start a lease is renewed; 0: never, negative: for as long as it is held
-	Logger   *slog.Logger
-	Key      string // of the lock, for the log
+	Clock  clockwork.Clock
+	TTL    time.Duration
+	Logger *slog.Logger
+	Key    string // of the lock, for the log
+	Server Server
 
-	// Timers are the clock's own, or Alarms, which serve many leases.
+	// Renewals is how long a holder's lease is renewed, counted from when the
+	// hold began. 0: never; negative: for as long as the lease is held.
+	Renewals time.Duration
+
+	// Timers are the Clock itself, or Alarms, which serve many leases.
 	Timers Timers
 
-	// Spread is the most by which a renewal is made ahead of its time. Some of it is taken
-	// at random, so that leases that began together are not renewed together.
+	// Spread is the longest time by which a renewal is sent early. The actual
+	// time is random, so leases that began together are renewed apart.
 	Spread time.Duration
-
-	Server Server
 }
 
-// Timers call a function when a time is over, as a Clock does. That must not block.
+// Timers call f after d, as a clock does. f does not block.
 type Timers interface {
 	AfterFunc(d time.Duration, f func()) clockwork.Timer
 }
 
-// A Server keeps the lease, too.
+// A Server keeps the lease's other side.
 type Server interface {
-	// Renew asks the server to let the lease live for ttl. It returns nil,
-	// protocol.ErrNotHeld, or an error after which neither is known.
-	Renew(ctx context.Context, ttl time.Duration) error
+	// Renew asks the server to let the lease live for ttl. waiting is passed on
+	// to the caller of Extend. err is nil, protocol.ErrNotHeld, or an error
+	// after which it is not known whether the lease was renewed.
+	Renew(ctx context.Context, ttl time.Duration) (waiting bool, err error)
 
-	// RenewLater is Renew for a timer, which need not wait: it calls done with what Renew
-	// would have returned, and returns before or after that.
+	// RenewLater is Renew for a caller that does not wait. It calls done with
+	// the error, before or after it returns.
 	RenewLater(ctx context.Context, ttl time.Duration, done func(error))
 }
 
-// Lease is one hold of a lease. Its methods may be called concurrently.
+// A Lease is one hold of a lease. Its methods may be called concurrently.
 type Lease struct {
 	keeper *keeper
 
 	// Guarded by the keeper's mu.
-	state state           // leaves held once
-	cause error           // why it left
-	ctx   context.Context // made when it is first asked for: most holders never do
+	state state
+	cause error           // why the lease ended; nil while it is held
+	ctx   context.Context // nil until Context is called, which is rare
 	end   context.CancelCauseFunc
 }
 
+// A state is where a Lease is in its life. It leaves held once.
 type state int
 
 const (
-	held state = iota
-	released
-	lost
+	held     state = iota // and valid until the deadline
+	released              // by its holder, or handed off
+	lost                  // it ran out, or was taken away
 )
 
-// A keeper keeps a lease alive while it is passed from holder to holder in this
-// process; to the server they are one.
+// A keeper keeps a lease alive while one holder of this process hands it off to
+// the next. To the server these holds are one lease.
 type keeper struct {
 	terms Terms
 	start time.Time
-	until atomic.Int64 // the deadline, in ns after start; in the past if nobody holds
 
-	mu       sync.Mutex      // guards the following; never held over a call of the Server
-	current  *Lease          // the hold, which may have ended
-	deadline time.Time       // grows while held
-	renewAt  time.Time       // when the next renewal is due
-	lastAt   time.Time       // no renewal from then on; zero: no such time
-	timer    clockwork.Timer // fires tick; nil unless held
+	// validUntil is the deadline, in ns after start, for readers without mu. It
+	// is in the past once nobody holds.
+	validUntil atomic.Int64
 
-	renewing context.Context // of renewals; made for the first, ends with the last hold
-	stop     context.CancelFunc
+	mu          sync.Mutex      // guards the following; not held over a call of the Server
+	current     *Lease          // the last hold, which may have ended
+	deadline    time.Time       // never goes back
+	renewAt     time.Time       // when the next renewal is due
+	renewalsEnd time.Time       // no renewal from then on; zero: no such time
+	timer       clockwork.Timer // calls tick; nil unless held
+
+	renewals     context.Context // of the renewals; made for the first
+	stopRenewals context.CancelFunc
 }
 
-// Start returns the lease that was granted to a request sent at sent. It errs
-// if the answer took so long that the lease has already run out.
+// Start returns the lease that was granted to a request sent at sent. It
+// returns ErrLost if the answer came too late: the lease has already run out.
 func Start(terms Terms, sent time.Time) (*Lease, error) {
 	k := &keeper{terms: terms, start: sent}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := terms.Clock.Now()
-	k.grantedLocked(sent, terms.TTL)
+	k.prolongLocked(sent, terms.TTL)
 	if !now.Before(k.deadline) {
 		return nil, errRanOut
 	}
@@ -142,8 +150,8 @@ func Start(terms Terms, sent time.Time) (*Lease, error) {
 	return k.current, nil
 }
 
-// Context is done once the lease is lost, with a cause that is ErrLost, or
-// released, with context.Canceled.
+// Context returns a context that ends with the lease. Its cause is an ErrLost
+// if the lease was lost, and context.Canceled if it was released.
 func (l *Lease) Context() context.Context {
 	k := l.keeper
 	k.mu.Lock()
@@ -158,32 +166,34 @@ func (l *Lease) Context() context.Context {
 	return l.ctx
 }
 
-// Deadline returns until when the lease is valid if nothing renews it.
+// Deadline returns when the lease ends unless it is renewed.
 func (l *Lease) Deadline() time.Time {
 	l.keeper.mu.Lock()
 	defer l.keeper.mu.Unlock()
 	return l.keeper.deadline
 }
 
-// Extend makes the lease live for at least ttl from now. It returns ErrLost,
-// protocol.ErrNotHeld after a release, or an error that leaves the lease as it was.
-func (l *Lease) Extend(ctx context.Context, ttl time.Duration) error {
+// Extend makes the lease live for at least ttl from now. waiting is what the
+// Server returned. err is an ErrLost, or protocol.ErrNotHeld after a release.
+// Any other error leaves the lease as it was.
+func (l *Lease) Extend(ctx context.Context, ttl time.Duration) (waiting bool, err error) {
 	k := l.keeper
 	sent := k.terms.Clock.Now()
-	if err := l.err(sent); err != nil {
-		return err
+	if err := l.errAt(sent); err != nil {
+		return false, err
 	}
-	err := k.renewed(sent, ttl, k.terms.Server.Renew(ctx, ttl))
-	if ended := l.err(k.terms.Clock.Now()); ended != nil {
-		return ended
+	waiting, err = k.terms.Server.Renew(ctx, ttl)
+	err = k.takeAnswer(sent, ttl, err)
+	if ended := l.errAt(k.terms.Clock.Now()); ended != nil {
+		return waiting, ended
 	}
-	return err
+	return waiting, err
 }
 
-// Release ends the lease on the holder's side; freeing the lock on the server
-// is the caller's, who has until the deadline. It returns nil if the lease was
-// valid until now, ErrLost if it was lost before, and protocol.ErrNotHeld if it
-// was released before.
+// Release ends the lease on the holder's side. The caller then frees the lock
+// on the server, and has time until the deadline. Release returns nil if the
+// lease was valid, an ErrLost if it was lost before, and protocol.ErrNotHeld if
+// it was released before.
 func (l *Lease) Release() error {
 	k := l.keeper
 	k.mu.Lock()
@@ -196,10 +206,10 @@ func (l *Lease) Release() error {
 	return nil
 }
 
-// HandOn ends the lease as Release does, for the next holder in this process,
-// whose lease it returns: the server sees one lease that goes on. If the lease is not
-// held any more, or it is until or later, it stays as it is, and ok is false.
-func (l *Lease) HandOn(until time.Time) (next *Lease, ok bool) {
+// HandOff ends the lease as Release does, and returns the lease of the next
+// holder in this process. To the server it is the same lease. ok is false, and
+// the lease stays as it is, if it has ended, or if it is until or later.
+func (l *Lease) HandOff(until time.Time) (next *Lease, ok bool) {
 	k := l.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -213,39 +223,61 @@ func (l *Lease) HandOn(until time.Time) (next *Lease, ok bool) {
 	return k.current, true
 }
 
-// Join lets one more hold under the lease, which is not handed on, and whose longest
-// time then counts from now. It reports whether the lease is held, and renewed, so that it can.
+// Joinable reports whether one more reader may hold under the lease at now: the
+// lease is held, and its renewals have not ended. It changes nothing. It must
+// not be called on a lease that is handed off.
+func (l *Lease) Joinable(now time.Time) bool {
+	k := l.keeper
+	if k.terms.Renewals <= 0 { // the usual case, for which many readers ask
+		return k.validAt(now)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return l.joinableLocked(now)
+}
+
+func (l *Lease) joinableLocked(now time.Time) bool {
+	k := l.keeper
+	return l.state == held && now.Before(k.deadline) && !k.renewalsEndedLocked(now)
+}
+
+// Join lets one more reader hold under the lease, if it is Joinable, and
+// reports whether it is. The time for which the lease is renewed counts anew
+// from now.
 func (l *Lease) Join(now time.Time) bool {
 	k := l.keeper
-	if k.terms.Renewals <= 0 { // no such time: this is what many readers share
+	if k.terms.Renewals <= 0 { // no time to count
 		return k.validAt(now)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.checkLocked(now)
-	if l.state != held || k.overdueLocked(now) {
+	if !l.joinableLocked(now) {
 		return false
 	}
-	k.lastAt = now.Add(k.terms.Renewals)
-	k.timer.Reset(k.nextLocked().Sub(now))
+	k.renewalsEnd = now.Add(k.terms.Renewals)
+	k.armLocked(now)
 	return true
 }
 
-// Err returns nil while the lease, which is not handed on, is held, ErrLost if it
-// was lost, and protocol.ErrNotHeld if it was released.
+// Err returns nil while the lease is held, an ErrLost if it was lost, and
+// protocol.ErrNotHeld if it was released. It must not be called on a lease that
+// is handed off.
 func (l *Lease) Err() error {
 	now := l.keeper.terms.Clock.Now()
 	if l.keeper.validAt(now) {
 		return nil
 	}
-	return l.err(now)
+	return l.errAt(now)
 }
 
-// validAt reports whether somebody holds at now.
-func (k *keeper) validAt(now time.Time) bool { return int64(now.Sub(k.start)) < k.until.Load() }
+// validAt reports whether anybody holds the lease at now.
+func (k *keeper) validAt(now time.Time) bool {
+	return int64(now.Sub(k.start)) < k.validUntil.Load()
+}
 
-// err returns why the lease is not held at now, or nil.
-func (l *Lease) err(now time.Time) error {
+// errAt returns why l is not held at now, or nil.
+func (l *Lease) errAt(now time.Time) error {
 	l.keeper.mu.Lock()
 	defer l.keeper.mu.Unlock()
 	l.keeper.checkLocked(now)
@@ -269,28 +301,29 @@ func (l *Lease) leaveLocked(s state, cause error) {
 	}
 }
 
-// beginLocked begins a hold, whose longest time counts from since.
+// beginLocked begins a hold. The time for which it is renewed counts from
+// since.
 func (k *keeper) beginLocked(since, now time.Time) {
 	k.current = &Lease{keeper: k}
 	if k.terms.Renewals > 0 {
-		k.lastAt = since.Add(k.terms.Renewals)
+		k.renewalsEnd = since.Add(k.terms.Renewals)
 	}
-	switch next := k.nextLocked().Sub(now); {
+	switch {
 	case k.timer == nil:
-		k.timer = k.terms.Timers.AfterFunc(next, k.tick)
-	case k.terms.Renewals > 0: // may be due earlier than it was armed for
-		k.timer.Reset(next)
+		k.timer = k.terms.Timers.AfterFunc(k.nextLocked().Sub(now), k.tick)
+	case k.terms.Renewals > 0: // the timer may be armed for a later time
+		k.armLocked(now)
 	}
 }
 
-// endLocked ends the last hold of the lease.
+// endLocked ends the last hold, and with it the lease.
 func (k *keeper) endLocked(s state, cause error) {
 	k.current.leaveLocked(s, cause)
-	k.until.Store(math.MinInt64)
+	k.validUntil.Store(math.MinInt64)
 	k.timer.Stop()
 	k.timer = nil
-	if k.stop != nil {
-		k.stop()
+	if k.stopRenewals != nil {
+		k.stopRenewals()
 	}
 }
 
@@ -299,76 +332,70 @@ func (k *keeper) checkLocked(now time.Time) {
 	if k.current.state != held || now.Before(k.deadline) {
 		return
 	}
-	if k.overdueLocked(now) {
+	if k.renewalsEndedLocked(now) {
 		k.endLocked(lost, errMaxHold)
 	} else {
 		k.endLocked(lost, errRanOut)
 	}
 }
 
-// grantedLocked notes that a request sent at sent, for ttl, was answered with yes.
-func (k *keeper) grantedLocked(sent time.Time, ttl time.Duration) {
-	if d := sent.Add(ttl - Margin(ttl)); d.After(k.deadline) {
-		k.deadline = d
-		k.until.Store(int64(d.Sub(k.start)))
-		// Due when what is left is what is left of a plain lease after a third.
-		rest := min(ttl, k.terms.TTL)
-		k.renewAt = sent.Add(ttl - rest + rest/renewShare - k.ahead())
-	}
-}
-
-// nextLocked returns when there is something to do: a renewal, or the end.
-func (k *keeper) nextLocked() time.Time {
-	if k.terms.Renewals == 0 || k.overdueLocked(k.renewAt) || k.deadline.Before(k.renewAt) {
-		return k.deadline
-	}
-	return k.renewAt
-}
-
-// overdueLocked reports whether renewals have ended at t.
-func (k *keeper) overdueLocked(t time.Time) bool {
-	return !k.lastAt.IsZero() && !t.Before(k.lastAt)
-}
-
-// tick runs on the timer's goroutine, at least once for each time it is armed.
-func (k *keeper) tick() {
-	sent := k.terms.Clock.Now()
-	ctx, err := k.turn(sent)
-	if ctx == nil {
-		k.report(err)
+// prolongLocked moves the deadline for a request that was sent at sent, for
+// ttl, and answered with yes.
+func (k *keeper) prolongLocked(sent time.Time, ttl time.Duration) {
+	d := sent.Add(ttl - Margin(ttl))
+	if !d.After(k.deadline) {
 		return
 	}
-	k.terms.Server.RenewLater(ctx, k.terms.TTL, func(answer error) {
-		k.report(k.renewed(sent, k.terms.TTL, answer))
-	})
+	k.deadline = d
+	k.validUntil.Store(int64(d.Sub(k.start)))
+	// A renewal is due when as much of the lease is left as 1/3 after the start
+	// of an ordinary one.
+	ordinary := min(ttl, k.terms.TTL)
+	k.renewAt = sent.Add(ttl - ordinary + ordinary/renewDivisor - k.randomSpread())
 }
 
-// ahead returns by how much the next renewal is made ahead of its time.
-func (k *keeper) ahead() time.Duration {
+// randomSpread returns by how much the next renewal is sent early.
+func (k *keeper) randomSpread() time.Duration {
 	if k.terms.Spread == 0 {
 		return 0
 	}
 	return rand.N(k.terms.Spread)
 }
 
-// report logs what came of a renewal, on a goroutine of its own: a handler may block, and the
-// caller must not. It starts none if the log takes no warnings.
-func (k *keeper) report(err error) {
-	if err == nil || !k.terms.Logger.Enabled(context.Background(), slog.LevelWarn) {
-		return
+// nextLocked returns when the keeper must act: renew the lease, or end it.
+func (k *keeper) nextLocked() time.Time {
+	renews := k.terms.Renewals != 0 && !k.renewalsEndedLocked(k.renewAt)
+	if !renews || k.deadline.Before(k.renewAt) {
+		return k.deadline
 	}
-	log := func(message string) { k.terms.Logger.Warn(message, "key", k.terms.Key, "error", err) }
-	switch {
-	case errors.Is(err, ErrLost):
-		go log("warlock: a lease was lost while the lock was held")
-	case err != nil && !errors.Is(err, protocol.ErrNotHeld): // but released meanwhile
-		go log("warlock: a renewal was not answered; trying again")
-	}
+	return k.renewAt
 }
 
-// turn arms the timer for what comes after now. It returns a context if a
-// renewal is due at now, and an error if the lease is not held any more.
-func (k *keeper) turn(now time.Time) (renewing context.Context, err error) {
+// armLocked arms the timer for when the keeper must act next.
+func (k *keeper) armLocked(now time.Time) { k.timer.Reset(k.nextLocked().Sub(now)) }
+
+// renewalsEndedLocked reports whether renewals have ended by t.
+func (k *keeper) renewalsEndedLocked(t time.Time) bool {
+	return !k.renewalsEnd.IsZero() && !t.Before(k.renewalsEnd)
+}
+
+// tick runs on the timer's goroutine, at least once each time the timer is
+// armed.
+func (k *keeper) tick() {
+	sent := k.terms.Clock.Now()
+	ctx, err := k.schedule(sent)
+	if ctx == nil {
+		k.report(err)
+		return
+	}
+	k.terms.Server.RenewLater(ctx, k.terms.TTL, func(answer error) {
+		k.report(k.takeAnswer(sent, k.terms.TTL, answer))
+	})
+}
+
+// schedule arms the timer for the next time. It returns a context if a renewal
+// is due now, and an error if the lease has ended.
+func (k *keeper) schedule(now time.Time) (renewal context.Context, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.checkLocked(now)
@@ -376,18 +403,19 @@ func (k *keeper) turn(now time.Time) (renewing context.Context, err error) {
 		return nil, err
 	}
 	if next := k.nextLocked(); next.Equal(k.renewAt) && !now.Before(next) {
-		k.renewAt = now.Add(k.terms.TTL / retryShare)
-		if k.renewing == nil {
-			k.renewing, k.stop = context.WithCancel(context.Background())
+		k.renewAt = now.Add(k.terms.TTL / retryDivisor)
+		if k.renewals == nil {
+			k.renewals, k.stopRenewals = context.WithCancel(context.Background())
 		}
-		renewing = k.renewing
+		renewal = k.renewals
 	}
-	k.timer.Reset(k.nextLocked().Sub(now))
-	return renewing, nil
+	k.armLocked(now)
+	return renewal, nil
 }
 
-// renewed takes in the answer to a request that was sent at sent.
-func (k *keeper) renewed(sent time.Time, ttl time.Duration, answer error) error {
+// takeAnswer takes in the answer to a request for ttl that was sent at sent. It
+// returns the answer, or why the lease has ended.
+func (k *keeper) takeAnswer(sent time.Time, ttl time.Duration, answer error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.terms.Clock.Now()
@@ -401,7 +429,24 @@ func (k *keeper) renewed(sent time.Time, ttl time.Duration, answer error) error 
 	case answer != nil:
 		return answer
 	}
-	k.grantedLocked(sent, ttl)
-	k.timer.Reset(k.nextLocked().Sub(now))
+	k.prolongLocked(sent, ttl)
+	k.armLocked(now)
 	return nil
+}
+
+// report logs the outcome of a renewal, on a goroutine of its own: the logger's
+// handler may block. It starts no goroutine if the logger takes no warnings.
+func (k *keeper) report(err error) {
+	if err == nil || !k.terms.Logger.Enabled(context.Background(), slog.LevelWarn) {
+		return
+	}
+	log := func(message string) {
+		k.terms.Logger.Warn(message, "key", k.terms.Key, "error", err)
+	}
+	switch {
+	case errors.Is(err, ErrLost):
+		go log("warlock: a lease was lost while the lock was held")
+	case !errors.Is(err, protocol.ErrNotHeld): // ErrNotHeld: it was released meanwhile
+		go log("warlock: a renewal was not answered; trying again")
+	}
 }

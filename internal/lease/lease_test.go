@@ -21,7 +21,7 @@ const ttl = 9 * time.Second
 
 var errHiccup = errors.New("the network hiccups")
 
-// A keeper is a lease, its clock, and the server that it asks to renew it.
+// A keeper is a lease with its clock and the server that renews it.
 type keeper struct {
 	*lease.Lease
 	t     *testing.T
@@ -40,7 +40,8 @@ type call struct {
 
 func start(t *testing.T, renewals time.Duration) *keeper {
 	clock := clockwork.NewFakeClock()
-	k := &keeper{t: t, clock: clock, start: clock.Now(), calls: make(chan call, 100), log: new(syncBuffer)}
+	k := &keeper{t: t, clock: clock, start: clock.Now(), log: new(syncBuffer)}
+	k.calls = make(chan call, 100)
 	l, err := lease.Start(k.terms(clock, renewals), clock.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -57,23 +58,24 @@ func (k *keeper) terms(clock clockwork.Clock, renewals time.Duration) lease.Term
 	}
 }
 
-// A server is the keeper's as the lease sees it.
+// A server is a keeper as the lease sees it.
 type server keeper
 
-func (s *server) Renew(_ context.Context, ttl time.Duration) error {
+func (s *server) Renew(_ context.Context, ttl time.Duration) (waiting bool, err error) {
 	c := call{s.clock.Now(), ttl, make(chan error, 1)}
 	s.calls <- c
-	return <-c.answer
+	return true, <-c.answer
 }
 
 func (s *server) RenewLater(ctx context.Context, ttl time.Duration, done func(error)) {
-	done(s.Renew(ctx, ttl))
+	_, err := s.Renew(ctx, ttl)
+	done(err)
 }
 
-// to moves the clock to d after the start, with the timer armed for what is next.
+// to moves the clock to d after the start, once the timer is armed.
 func (k *keeper) to(d time.Duration) {
 	k.t.Helper()
-	redistest.Eventually(k.t, k.armed, "a timer is armed")
+	redistest.Eventually(k.t, k.armed, "the timer is armed")
 	k.clock.Advance(k.start.Add(d).Sub(k.clock.Now()))
 }
 
@@ -84,7 +86,7 @@ func (k *keeper) armed() bool {
 	return k.clock.BlockUntilContext(ended, 1) == nil
 }
 
-// renewal returns the renewal that is sent at d.
+// renewal returns the renewal that is sent at d after the start.
 func (k *keeper) renewal(d time.Duration) call {
 	k.t.Helper()
 	select {
@@ -99,7 +101,8 @@ func (k *keeper) renewal(d time.Duration) call {
 	}
 }
 
-// deadline waits for the deadline to be d after the start, less the margin of ttl.
+// deadline waits until the deadline is d after the start, less the margin of
+// ttl.
 func (k *keeper) deadline(d, ttl time.Duration) {
 	k.t.Helper()
 	redistest.Eventually(k.t, func() bool {
@@ -107,7 +110,7 @@ func (k *keeper) deadline(d, ttl time.Duration) {
 	}, "the deadline is %v less the margin; it is %v", d, k.Deadline().Sub(k.start))
 }
 
-// ends waits for the lease's end and returns its cause.
+// ends waits until the lease ends, and returns the cause.
 func (k *keeper) ends() error {
 	k.t.Helper()
 	select {
@@ -119,8 +122,8 @@ func (k *keeper) ends() error {
 	}
 }
 
-// runsOut moves the clock to the deadline of a lease that was never renewed, and
-// fails the test unless it ends there and not before.
+// runsOut moves the clock to the deadline of a lease that was never renewed.
+// The test fails unless the lease ends there, and not earlier.
 func (k *keeper) runsOut() {
 	k.t.Helper()
 	end := ttl - lease.Margin(ttl)
@@ -134,8 +137,8 @@ func (k *keeper) runsOut() {
 	}
 }
 
-// quiet fails the test if a renewal was sent or a timer is armed.
-func (k *keeper) quiet() {
+// idle fails the test if a renewal was sent, or if a timer stays armed.
+func (k *keeper) idle() {
 	k.t.Helper()
 	redistest.Eventually(k.t, func() bool { return !k.armed() }, "no timer is armed")
 	select {
@@ -153,7 +156,7 @@ func TestRenewedEachThird(t *testing.T) {
 		k.to(at)
 		c := k.renewal(at)
 		if c.ttl != ttl {
-			t.Fatalf("the renewal asks for %v", c.ttl)
+			t.Fatalf("the renewal asks for %v, want %v", c.ttl, ttl)
 		}
 		c.answer <- nil
 		k.deadline(at+ttl, ttl)
@@ -164,7 +167,7 @@ func TestRenewedEachThird(t *testing.T) {
 	if err := k.Release(); err != nil {
 		t.Error(err)
 	}
-	k.quiet()
+	k.idle()
 }
 
 func TestFailedRenewalIsRetriedInsideTheLease(t *testing.T) {
@@ -183,8 +186,8 @@ func TestFailedRenewalIsRetriedInsideTheLease(t *testing.T) {
 	k.log.contains(t, "invoice:42", errHiccup.Error())
 }
 
-// Promise: the holder knows. Its context is done by the deadline even if every
-// call hangs, and an answer that comes later changes nothing.
+// Promise: the holder knows. Its context is done by the deadline, even if every
+// call hangs. A later answer changes nothing.
 func TestPromiseTheHolderKnowsThoughCallsHang(t *testing.T) {
 	k := start(t, -1)
 	var hung []call
@@ -199,19 +202,19 @@ func TestPromiseTheHolderKnowsThoughCallsHang(t *testing.T) {
 	if err := k.Release(); !errors.Is(err, lease.ErrLost) {
 		t.Errorf("Release of a lost lease: %v", err)
 	}
-	k.quiet()
+	k.idle()
 	k.log.contains(t, "lost", "invoice:42")
 }
 
 // Promise: the holder knows. A process that was stopped sees the loss at its
-// first look, before any timer has run.
+// first call, before any timer has run.
 func TestPromiseTheHolderKnowsBeforeTimersRun(t *testing.T) {
-	looks := map[string]func(l *lease.Lease) error{
+	calls := map[string]func(l *lease.Lease) error{
 		"Context": func(l *lease.Lease) error { return context.Cause(l.Context()) },
 		"Release": (*lease.Lease).Release,
-		"Extend":  func(l *lease.Lease) error { return l.Extend(t.Context(), ttl) },
+		"Extend":  func(l *lease.Lease) error { return extend(t, l, ttl) },
 	}
-	for name, look := range looks {
+	for name, call := range calls {
 		t.Run(name, func(t *testing.T) {
 			k := &keeper{t: t, clock: clockwork.NewFakeClock(), log: new(syncBuffer)}
 			l, err := lease.Start(k.terms(stopped{k.clock}, -1), k.clock.Now())
@@ -219,21 +222,21 @@ func TestPromiseTheHolderKnowsBeforeTimersRun(t *testing.T) {
 				t.Fatal(err)
 			}
 			k.clock.Advance(ttl - lease.Margin(ttl))
-			if err := look(l); !errors.Is(err, lease.ErrLost) {
+			if err := call(l); !errors.Is(err, lease.ErrLost) {
 				t.Errorf("%s of a lease past its deadline: %v, want ErrLost", name, err)
 			}
 		})
 	}
 }
 
-// stopped is the clock of a process whose timers have not come to run.
+// stopped is the clock of a process whose timers have not run yet.
 type stopped struct{ *clockwork.FakeClock }
 
 func (s stopped) AfterFunc(time.Duration, func()) clockwork.Timer {
 	return s.FakeClock.AfterFunc(1000*time.Hour, func() {})
 }
 
-func TestNotYoursEndsAtOnce(t *testing.T) {
+func TestTakenLeaseEndsAtOnce(t *testing.T) {
 	k := start(t, -1)
 	k.to(3 * time.Second)
 	k.renewal(3 * time.Second).answer <- protocol.ErrNotHeld
@@ -243,7 +246,7 @@ func TestNotYoursEndsAtOnce(t *testing.T) {
 	if err := k.Release(); !errors.Is(err, lease.ErrLost) {
 		t.Errorf("Release: %v", err)
 	}
-	k.quiet()
+	k.idle()
 }
 
 func TestStaleAnswerTakesNothingBack(t *testing.T) {
@@ -274,7 +277,7 @@ func TestReleaseDuringRenewal(t *testing.T) {
 		if err := k.Release(); !errors.Is(err, protocol.ErrNotHeld) {
 			t.Errorf("Release twice: %v", err)
 		}
-		k.quiet()
+		k.idle()
 		if k.log.String() != "" {
 			t.Errorf("a release was logged: %s", k.log)
 		}
@@ -286,15 +289,15 @@ func TestAnswerTooLate(t *testing.T) {
 	sent := k.clock.Now()
 	k.clock.Advance(ttl - lease.Margin(ttl))
 	if _, err := lease.Start(k.terms(k.clock, -1), sent); !errors.Is(err, lease.ErrLost) {
-		t.Errorf("a lease was granted that has run out: %v", err)
+		t.Errorf("Start of a lease that has run out: %v, want ErrLost", err)
 	}
-	k.quiet()
+	k.idle()
 }
 
 func TestWithoutRenewals(t *testing.T) {
 	k := start(t, 0)
 	k.runsOut()
-	k.quiet()
+	k.idle()
 }
 
 func TestRenewalsEnd(t *testing.T) {
@@ -308,38 +311,38 @@ func TestRenewalsEnd(t *testing.T) {
 	if err := k.ends(); !errors.Is(err, lease.ErrLost) || !strings.Contains(err.Error(), "longest") {
 		t.Errorf("the cause is %v, want ErrLost for the longest hold", err)
 	}
-	k.quiet()
+	k.idle()
 }
 
-// handOn ends the hold and goes on with the next.
-func (k *keeper) handOn() (ended *lease.Lease) {
+// handOff ends the hold, and makes k the next.
+func (k *keeper) handOff() (ended *lease.Lease) {
 	k.t.Helper()
 	ended = k.Lease
-	next, ok := ended.HandOn(k.clock.Now().Add(1))
+	next, ok := ended.HandOff(k.clock.Now().Add(1))
 	if !ok {
-		k.t.Fatal("the lease is not handed on")
+		k.t.Fatal("the lease was not handed off")
 	}
 	k.Lease = next
 	return ended
 }
 
-// Handed on, the lease goes on for the next holder as if nothing had happened.
-func TestHandOn(t *testing.T) {
+// A lease that is handed off goes on unchanged for the next holder.
+func TestHandOff(t *testing.T) {
 	k := start(t, -1)
 	k.to(ttl / 3)
-	first := k.renewal(ttl / 3) // under way as the lease changes hands
+	first := k.renewal(ttl / 3) // under way during the hand-off
 	before := k.Context()
-	old := k.handOn()
+	old := k.handOff()
 	if context.Cause(before) != context.Canceled || context.Cause(old.Context()) != context.Canceled {
 		t.Errorf("the old context ended with %v", context.Cause(before))
 	}
-	for what, err := range map[string]error{"Release": old.Release(), "Extend": old.Extend(t.Context(), ttl)} {
+	for what, err := range map[string]error{"Release": old.Release(), "Extend": extend(t, old, ttl)} {
 		if !errors.Is(err, protocol.ErrNotHeld) {
-			t.Errorf("%s of the old lease: %v", what, err)
+			t.Errorf("%s of the old lease: %v, want ErrNotHeld", what, err)
 		}
 	}
-	if _, ok := old.HandOn(k.clock.Now().Add(1)); ok {
-		t.Error("the old lease was handed on")
+	if _, ok := old.HandOff(k.clock.Now().Add(1)); ok {
+		t.Error("the old lease was handed off again")
 	}
 	first.answer <- nil
 	k.deadline(ttl/3+ttl, ttl)
@@ -352,47 +355,47 @@ func TestHandOn(t *testing.T) {
 	if err := k.Release(); err != nil {
 		t.Errorf("Release: %v", err)
 	}
-	k.quiet()
+	k.idle()
 }
 
-// An answer to a renewal that was sent for an earlier holder counts for the next.
-func TestNotYoursAfterHandOn(t *testing.T) {
+// The answer to a renewal counts for the next holder too.
+func TestTakenAfterHandOff(t *testing.T) {
 	k := start(t, -1)
 	k.to(ttl / 3)
-	asked := k.renewal(ttl / 3)
-	old := k.handOn()
-	asked.answer <- protocol.ErrNotHeld
+	sent := k.renewal(ttl / 3)
+	old := k.handOff()
+	sent.answer <- protocol.ErrNotHeld
 	if err := k.ends(); !errors.Is(err, lease.ErrTaken) {
 		t.Errorf("the lease ended with %v", err)
 	}
 	if err := context.Cause(old.Context()); err != context.Canceled {
 		t.Errorf("the old lease ended with %v", err)
 	}
-	if _, ok := k.HandOn(k.clock.Now().Add(1)); ok {
-		t.Error("a lost lease was handed on")
+	if _, ok := k.HandOff(k.clock.Now().Add(1)); ok {
+		t.Error("a lost lease was handed off")
 	}
 }
 
-// A lease is not handed on when the time for that is over, and goes on, nor when
-// it has run out.
-func TestHandOnTooLate(t *testing.T) {
+// A lease is not handed off after the time for that, but it stays held. Nor is
+// it handed off after its deadline.
+func TestHandOffTooLate(t *testing.T) {
 	k := start(t, 0)
-	if _, ok := k.HandOn(k.clock.Now()); ok || k.Context().Err() != nil {
-		t.Errorf("handed on when it is too late: %v; the lease: %v", ok, k.Context().Err())
+	if _, ok := k.HandOff(k.clock.Now()); ok || k.Context().Err() != nil {
+		t.Errorf("a late hand-off: %v; the lease: %v", ok, k.Context().Err())
 	}
 	k.to(ttl)
-	if _, ok := k.HandOn(k.clock.Now().Add(1)); ok {
-		t.Error("a lease that has run out was handed on")
+	if _, ok := k.HandOff(k.clock.Now().Add(1)); ok {
+		t.Error("a lease that has run out was handed off")
 	}
 }
 
-// The longest time of a hold counts for each holder anew.
+// The longest time of a hold counts anew for each holder.
 func TestRenewalsEndForEachHolder(t *testing.T) {
 	k := start(t, ttl/3+1)
 	k.to(ttl / 3)
 	k.renewal(ttl / 3).answer <- nil
 	k.deadline(ttl/3+ttl, ttl)
-	k.handOn() // its renewals end at two thirds and a bit
+	k.handOff() // its renewals end 1 ns after two thirds of the ttl
 	k.to(2 * ttl / 3)
 	k.renewal(2 * ttl / 3).answer <- nil
 	k.deadline(2*ttl/3+ttl, ttl)
@@ -402,12 +405,22 @@ func TestRenewalsEndForEachHolder(t *testing.T) {
 	}
 }
 
+// extend extends l, and returns the error. It fails the test if Extend drops
+// what the server says of waiters.
+func extend(t *testing.T, l *lease.Lease, ttl time.Duration) error {
+	waiting, err := l.Extend(t.Context(), ttl)
+	if err == nil && !waiting {
+		t.Error("Extend does not say that others wait")
+	}
+	return err
+}
+
 func TestExtend(t *testing.T) {
 	k := start(t, -1)
-	extend := func(ttl time.Duration, answer error) error {
+	answered := func(ttl time.Duration, answer error) error {
 		t.Helper()
 		done := make(chan error, 1)
-		go func() { done <- k.Extend(t.Context(), ttl) }()
+		go func() { done <- extend(t, k.Lease, ttl) }()
 		c := k.renewal(k.clock.Since(k.start))
 		if c.ttl != ttl {
 			t.Errorf("Extend asks for %v, want %v", c.ttl, ttl)
@@ -415,31 +428,31 @@ func TestExtend(t *testing.T) {
 		c.answer <- answer
 		return <-done
 	}
-	if err := extend(time.Minute, nil); err != nil {
+	if err := answered(time.Minute, nil); err != nil {
 		t.Fatal(err)
 	}
 	k.deadline(time.Minute, time.Minute)
-	if err := extend(ttl, nil); err != nil {
+	if err := answered(ttl, nil); err != nil {
 		t.Fatal(err)
 	}
 	k.deadline(time.Minute, time.Minute) // never shortened
-	if err := extend(time.Hour, errHiccup); err != errHiccup {
+	if err := answered(time.Hour, errHiccup); err != errHiccup {
 		t.Fatalf("Extend: %v", err)
 	}
 	k.deadline(time.Minute, time.Minute)
 
-	// Renewals go on when what is left is two thirds of a plain lease.
+	// Renewals go on once two thirds of an ordinary lease are left.
 	k.to(54 * time.Second)
 	k.renewal(54 * time.Second).answer <- nil
 	k.deadline(54*time.Second+ttl, ttl)
 
-	if err := extend(time.Minute, protocol.ErrNotHeld); !errors.Is(err, lease.ErrLost) {
+	if err := answered(time.Minute, protocol.ErrNotHeld); !errors.Is(err, lease.ErrLost) {
 		t.Errorf("Extend of a lease that was taken: %v", err)
 	}
-	if err := k.Extend(t.Context(), time.Minute); !errors.Is(err, lease.ErrLost) {
+	if err := extend(t, k.Lease, time.Minute); !errors.Is(err, lease.ErrLost) {
 		t.Errorf("Extend of a lost lease: %v", err)
 	}
-	k.quiet()
+	k.idle()
 }
 
 // syncBuffer is a log that is written and read concurrently.
@@ -472,39 +485,64 @@ func (b *syncBuffer) contains(t *testing.T, parts ...string) {
 	}, "the log says %q", parts)
 }
 
-// Who joins is told whether the lease is held; the longest hold counts from the last.
+// A reader can join while the lease is held. Joinable says so beforehand.
 func TestJoin(t *testing.T) {
 	k := start(t, -1)
-	if !k.Join(k.clock.Now()) || k.Err() != nil {
-		t.Errorf("Join of a held lease failed: %v", k.Err())
+	k.wantJoin(k.clock.Now(), true)
+	if err := k.Err(); err != nil {
+		t.Errorf("a held lease: %v", err)
 	}
 	end := k.start.Add(ttl - lease.Margin(ttl))
-	if !k.Join(end.Add(-1)) || k.Join(end) {
-		t.Error("the lease is held until its deadline and not beyond")
-	}
+	k.wantJoin(end.Add(-1), true)
+	k.wantJoin(end, false)
 	if err := k.Release(); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.Err(); k.Join(k.clock.Now()) || !errors.Is(err, protocol.ErrNotHeld) {
-		t.Errorf("Join of a released lease: %v", err)
+	k.wantJoin(k.clock.Now(), false)
+	if err := k.Err(); !errors.Is(err, protocol.ErrNotHeld) {
+		t.Errorf("a released lease: %v, want ErrNotHeld", err)
 	}
 }
 
+// wantJoin fails the test unless both Joinable and Join return want at now.
+func (k *keeper) wantJoin(now time.Time, want bool) {
+	k.t.Helper()
+	if asked, joined := k.Joinable(now), k.Join(now); asked != want || joined != want {
+		k.t.Errorf("%v after the start: Joinable is %v, and Join %v, want %v",
+			now.Sub(k.start), asked, joined, want)
+	}
+}
+
+// Joinable asks only: renewals end as if it had not been called.
+func TestJoinableChangesNothing(t *testing.T) {
+	k := start(t, ttl/2)
+	k.to(ttl / 3)
+	k.renewal(ttl / 3).answer <- nil
+	k.deadline(ttl/3+ttl, ttl)
+	if !k.Joinable(k.clock.Now()) {
+		t.Error("a renewed lease is not joinable")
+	}
+	k.to(ttl / 2)
+	if k.Joinable(k.clock.Now()) {
+		t.Error("a lease whose renewals have ended is joinable")
+	}
+	if late := k.start.Add(time.Hour); k.Joinable(late) || k.Context().Err() != nil {
+		t.Errorf("Joinable ended the lease: %v", k.Err())
+	}
+}
+
+// A reader that joins is renewed for as long as the first.
 func TestJoinCountsTheLongestHoldAnew(t *testing.T) {
 	k := start(t, ttl/2)
 	k.to(ttl / 3)
 	k.renewal(ttl / 3).answer <- nil
 	k.deadline(ttl/3+ttl, ttl)
-	if !k.Join(k.clock.Now()) { // until ttl/3 + ttl/2
-		t.Fatal("Join of a held lease failed")
-	}
+	k.wantJoin(k.clock.Now(), true) // renewals now end at ttl/3 + ttl/2
 	k.to(2 * ttl / 3)
 	k.renewal(2 * ttl / 3).answer <- nil
 	k.deadline(2*ttl/3+ttl, ttl)
 	k.to(ttl)
-	if k.Join(k.clock.Now()) {
-		t.Error("Join of a lease that is not renewed any more")
-	}
+	k.wantJoin(k.clock.Now(), false)
 	k.to(2*ttl/3 + ttl - lease.Margin(ttl))
 	if err := k.ends(); !errors.Is(err, lease.ErrLost) || !errors.Is(k.Err(), lease.ErrLost) {
 		t.Errorf("the lease ended with %v, then %v", err, k.Err())

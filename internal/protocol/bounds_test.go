@@ -14,8 +14,8 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// A crowd is a lock with many entries of one kind, and what is asked of it. Each ask is one call
-// of a script.
+// A crowd is a kind of lock with many entries. fill makes the entries. Each of
+// asks makes one call of a script.
 type crowd struct {
 	fill func(c *crowded)
 	asks map[string]func(c *crowded)
@@ -26,20 +26,19 @@ type crowded struct {
 	testing.TB
 	*redistest.Server
 	lock *protocol.Lock
-	n    int   // entries
-	now  int64 // the server's time when they were made, us
+	n    int   // how many entries it has
+	now  int64 // the server's time when they were made (us)
 }
 
-// The marks of entries that are dead, and of those that were counted.
 const (
-	anHour  = 3600_000 // ms
-	uncount = 0
-	counted = 1
+	anHour       = 3600_000 // ms
+	unsubscribed = 0        // the server had no subscriber of a waiter's mailbox
+	subscribed   = 1        // it had one, so the waiter is dead
 )
 
 var crowds = map[string]crowd{
 	"live waiters": {
-		func(c *crowded) { c.hold(); c.wait(0, uncount, "w") },
+		func(c *crowded) { c.hold(); c.wait(0, unsubscribed, "w") },
 		map[string]func(*crowded){
 			"queue":    func(c *crowded) { c.ask("new", 1, protocol.Write) },
 			"release":  func(c *crowded) { c.free("holder") },
@@ -47,7 +46,7 @@ var crowds = map[string]crowd{
 		},
 	},
 	"stale waiters": {
-		func(c *crowded) { c.hold(); c.wait(-2*anHour, uncount, "w") },
+		func(c *crowded) { c.hold(); c.wait(-2*anHour, unsubscribed, "w") },
 		map[string]func(*crowded){
 			"queue":    func(c *crowded) { c.ask("new", 1, protocol.Write) },
 			"try":      func(c *crowded) { c.ask("new", 0, protocol.Write) },
@@ -57,21 +56,21 @@ var crowds = map[string]crowd{
 		},
 	},
 	"waiters whose mailbox is gone": {
-		func(c *crowded) { c.hold(); c.wait(0, counted, "w") },
+		func(c *crowded) { c.hold(); c.wait(0, subscribed, "w") },
 		map[string]func(*crowded){
 			"release": func(c *crowded) { c.free("holder") },
 			"ask":     func(c *crowded) { c.Do("DEL", key); c.ask("new", 1, protocol.Write) },
 		},
 	},
 	"waiting readers": {
-		func(c *crowded) { c.hold(); c.wait(0, uncount, "r") },
+		func(c *crowded) { c.hold(); c.wait(0, unsubscribed, "r") },
 		map[string]func(*crowded){
 			"release": func(c *crowded) { c.free("holder") },
 			"ask":     func(c *crowded) { c.Do("DEL", key); c.ask("new", 1, protocol.Read) },
 		},
 	},
 	"waiting readers whose mailbox is gone": {
-		func(c *crowded) { c.hold(); c.wait(0, counted, "r") },
+		func(c *crowded) { c.hold(); c.wait(0, subscribed, "r") },
 		map[string]func(*crowded){
 			"release": func(c *crowded) { c.free("holder") },
 		},
@@ -80,7 +79,7 @@ var crowds = map[string]crowd{
 		func(c *crowded) { c.read(anHour) },
 		map[string]func(*crowded){
 			"join":    func(c *crowded) { c.ask("new", 1, protocol.Read) },
-			"write":   func(c *crowded) { c.ask("new", 1, protocol.Write) }, // and tell them
+			"write":   func(c *crowded) { c.ask("new", 1, protocol.Write) }, // and tells them
 			"renew":   func(c *crowded) { c.renew(entry(c.n / 2)) },
 			"release": func(c *crowded) { c.free(entry(c.n / 2)) },
 		},
@@ -106,7 +105,8 @@ var crowds = map[string]crowd{
 
 func entry(i int) string { return fmt.Sprintf("%08x-0000-4000-8000-000000000000:%d", i%1000, i) }
 
-// each runs add for batches of entries, whose words it makes.
+// each runs command for all entries, in batches. words returns the words of
+// entry i.
 func (c *crowded) each(words func(i int) []any, command ...any) {
 	c.Helper()
 	const batch = 1000
@@ -127,36 +127,42 @@ func (c *crowded) each(words func(i int) []any, command ...any) {
 
 func (c *crowded) hold() { c.Do("SET", key, "holder", "PX", 2*anHour) }
 
-// wait lets the entries wait, which have last asked a while ago, negative, in ms.
-func (c *crowded) wait(ago int64, counted int, mode string) {
+// wait makes the entries waiters that last asked at since, in ms from now.
+func (c *crowded) wait(since int64, subscribed int, mode string) {
 	c.Helper()
-	seen := c.now + ago*1000
+	asked := c.now + since*1000
 	c.each(func(i int) []any { return []any{c.now + int64(i), entry(i)} }, "ZADD", queue)
-	c.each(func(i int) []any { return []any{entry(i), fmt.Sprint(seen, " ", anHour, " 1 0 ", counted, " ", mode)} }, "HSET", waiters)
-	c.each(func(i int) []any { return []any{seen/1000 + anHour, entry(i)} }, "ZADD", deadlines)
+	c.each(func(i int) []any {
+		return []any{entry(i), fmt.Sprint(asked, " ", anHour, " 1 0 ", subscribed, " ", mode)}
+	}, "HSET", waiters)
+	c.each(func(i int) []any { return []any{asked/1000 + anHour, entry(i)} }, "ZADD", deadlines)
 	for _, k := range []string{queue, waiters, deadlines} {
 		c.Do("PEXPIRE", k, 2*anHour)
 	}
 }
 
-// read lets the entries read, with a deadline that is left ms away.
+// read makes the entries readers, whose shares end left ms from now.
 func (c *crowded) read(left int64) {
 	c.Helper()
 	c.Do("SET", key, "warlock:readers", "PX", 2*anHour)
-	c.each(func(i int) []any { return []any{c.now/1000 + left + int64(i%1000), entry(i)} }, "ZADD", readers)
+	c.each(func(i int) []any {
+		return []any{c.now/1000 + left + int64(i%1000), entry(i)}
+	}, "ZADD", readers)
 	c.Do("PEXPIRE", readers, 2*anHour)
 }
 
 func (c *crowded) ask(id string, round int64, mode protocol.Mode) {
 	c.Helper()
-	if _, err := c.lock.Acquire(c.Context(), protocol.Request{ID: id, TTL: time.Minute, Round: round, Mode: mode, Counted: true}); err != nil {
+	r := protocol.Request{ID: id, TTL: time.Minute, Round: round, Mode: mode, AskSubscribed: true}
+	if _, err := c.lock.Acquire(c.Context(), r); err != nil {
 		c.Fatal(err)
 	}
 }
 
 func (c *crowded) free(id string) { _ = c.lock.NewRelease(id, 0).Try(c.Context()) } // held or not
 
-func (c *crowded) renew(id string) { _, _ = c.lock.Renew(c.Context(), id, 0, time.Minute) } // there or not
+// renew renews the share of id, whether or not it has one.
+func (c *crowded) renew(id string) { _, _ = c.lock.Renew(c.Context(), id, 0, time.Minute) }
 
 // prepare fills s with n entries, and returns a function that gives s these
 // entries, and nothing else, as often as it is called.
@@ -227,7 +233,7 @@ func (c *crowded) slowScripts() (took time.Duration) {
 	return took
 }
 
-// startSlow starts a server that logs how long each command takes.
+// startSlow starts a server that logs the time of each command.
 func startSlow(tb testing.TB) *redistest.Server {
 	tb.Helper()
 	s := redistest.Start(tb, "--slowlog-log-slower-than", "0", "--slowlog-max-len", "1000")
@@ -242,28 +248,28 @@ func startSlow(tb testing.TB) *redistest.Server {
 	return s
 }
 
-// Promise: bounded work. No call of a script keeps the server for more than 5 ms, with 100 000
-// waiters or readers, dead or alive.
+// Promise: bounded work. No call of a script keeps the server for more than 5
+// ms, with 100 000 waiters or readers, dead or alive.
 func TestPromiseBoundedWork(t *testing.T) {
 	s := startSlow(t)
-	const n, most = 100_000, 5 * time.Millisecond
+	const n, limit = 100_000, 5 * time.Millisecond
 	for kind, k := range crowds {
 		anew := k.prepare(t, s, n)
 		for name, ask := range k.asks {
-			if took := cost(anew, most, ask); took > most {
+			if took := cost(anew, limit, ask); took > limit {
 				t.Errorf("%s among %d %s took %v", name, n, kind, took)
 			}
 		}
 	}
 }
 
-// Promise: nothing is left. The dead of a queue are never many more than the living: fifty waiters a second,
-// of a ttl of 500 ms, die behind a long holder, beside one that lives.
+// Promise: nothing is left. The dead of a queue are never many more than the
+// living. Here 50 waiters a second die behind a long holder. One waiter lives.
 func TestPromiseTheDeadAreFew(t *testing.T) {
 	s := redistest.StartMini(t)
 	l := newLock(t, s.Client())
 	clock := time.Now()
-	const life, most = 500 * time.Millisecond, 64
+	const life, limit = 500 * time.Millisecond, 64
 	pass := func(d time.Duration) {
 		clock = clock.Add(d)
 		s.Mini.FastForward(d)
@@ -281,39 +287,41 @@ func TestPromiseTheDeadAreFew(t *testing.T) {
 	longest := 0
 	for n := range 50 * 20 { // 20 s
 		if n%8 == 0 {
-			ask(id(1, 1)) // before a third of its ttl is over
+			ask(id(1, 1)) // within 1/3 of its ttl
 		}
 		ask(id(2, n+1))
 		pass(time.Second / 50)
 		longest = max(longest, len(queued(t, s)))
 	}
-	if longest >= most {
-		t.Errorf("up to %d stood in the queue, want less than %d", longest, most)
+	if longest >= limit {
+		t.Errorf("up to %d waiters queued, want less than %d", longest, limit)
 	}
 	if got := queued(t, s); !slices.Contains(got, id(1, 1)) {
-		t.Error("the one that lives is not in the queue")
+		t.Error("the live waiter is not in the queue")
 	}
 }
 
-// Promise: the dead do not hold up the queue. However many they are, the living get there in calls that are
-// bounded, each of which leaves the rest to whoever asks next, who is told to.
+// Promise: the dead do not hold up the queue. Each call drops a bounded number
+// of them, and tells a live waiter to ask again.
 func TestPromiseTheDeadAreDroppedInShares(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
-		heard := hear(t, s.Client(), 5000)
+		next := listen(t, s.Client(), 5000)
 		c := &crowded{TB: t, Server: s, lock: l, n: 1000, now: time.Now().UnixMicro()}
 		c.hold()
-		c.wait(0, counted, "w") // all of them are dead: nobody listens
-		enqueue(t, l, protocol.Request{ID: id(5000, 1), Counted: true})
-		s.Do("ZADD", deadlines, c.now/1000+2*anHour, id(5000, 1)) // it has asked last
+		c.wait(0, subscribed, "w") // all are dead: their mailboxes have no subscriber
+		enqueue(t, l, protocol.Request{ID: id(5000, 1), AskSubscribed: true})
+		s.Do("ZADD", deadlines, c.now/1000+2*anHour, id(5000, 1)) // it asked last
 		if err := release(t, l, "holder"); err != nil {
 			t.Fatal(err)
 		}
 		for asks := 1; ; asks++ {
-			if n := heard(); n.ID != id(5000, 1) || n.Round != 0 {
-				t.Fatalf("heard %+v, want to be told to ask again", n)
+			if n := next(); n.ID != id(5000, 1) || n.Round != 0 {
+				t.Fatalf("the notice is %+v, want that it asks again", n)
 			}
-			g, err := l.Acquire(t.Context(), protocol.Request{ID: id(5000, 1), TTL: 2 * time.Hour, Round: int64(asks + 1), Counted: true})
+			r := protocol.Request{ID: id(5000, 1), TTL: 2 * time.Hour, AskSubscribed: true}
+			r.Round = int64(asks + 1)
+			g, err := l.Acquire(t.Context(), r)
 			if err != nil || asks > c.n {
 				t.Fatal(asks, err)
 			}
@@ -321,13 +329,13 @@ func TestPromiseTheDeadAreDroppedInShares(t *testing.T) {
 				return
 			}
 			if g.Remaining != 0 {
-				t.Errorf("it is to ask again in %v", g.Remaining)
+				t.Errorf("the waiter is to ask again in %v, want at once", g.Remaining)
 			}
 		}
 	})
 }
 
-// BenchmarkCrowds prints the longest call of a script for each kind of entries.
+// BenchmarkCrowds reports the longest call of a script for each crowd.
 func BenchmarkCrowds(b *testing.B) {
 	for kind, k := range crowds {
 		for _, n := range []int{1_000, 10_000, 100_000} {

@@ -11,27 +11,27 @@ import (
 	"github.com/warlock-go/warlock/internal/send"
 )
 
-// ErrUnavailable says that Redis could not be reached, or was in trouble, when it was
-// last asked.
+// ErrUnavailable says that Redis could not be reached, or could not serve, when
+// it was last asked.
 var ErrUnavailable = errors.New("warlock: Redis is unavailable")
 
-// A Kind is what can be done about an error.
+// A Kind says whether it helps to try again after an error.
 type Kind int
 
 const (
-	None    Kind = iota // there is no error, or the answer is no
-	Passing             // it is waited out: no server answered, or one that is known to recover
-	Final               // no waiting can mend it
-	Strange             // a server's answer that is not known: final if it lasts
+	None    Kind = iota // no error, or ErrNotHeld
+	Passing             // try again: no server answered, or the server will recover
+	Final               // do not try again: the same error will come back
+	Strange             // an unknown answer of a server: Final if it lasts
 )
 
-// final lists what no waiting can mend, by the code or words that stand in
-// the error, and what can. A server wraps the errors of commands inside scripts
-// in its own words, by version, so each is looked for anywhere in the text.
-// KEYS in an advice stands for the names of the lock and its companions.
+// final lists the texts of Final errors, each with an advice to the user. A
+// server wraps the errors of a script's commands in its own words, which depend
+// on its version. So each text may stand anywhere in an error. KEYS in an
+// advice stands for the keys of the lock.
 var final = []struct{ text, advice string }{
 	{"NOAUTH", "give the client a username and password"},
-	{"unauthenticated multibulk length", "give the client a username and password"}, // before it reads on to NOAUTH
+	{"unauthenticated multibulk length", "give the client a username and password"}, // before NOAUTH
 	{"WRONGPASS", "check the client's username and password"},
 	{"invalid password", "check the client's username and password"},
 	{"invalid username-password pair", "check the client's username and password"},
@@ -39,7 +39,7 @@ var final = []struct{ text, advice string }{
 	{"NOPERM", noperm},
 	{"The user executing the script", noperm},
 	{"ACL failure in script", noperm},
-	{wrongType, "one of KEYS holds a value that is no lock's: lock under another key, or delete that value"},
+	{wrongType, "one of KEYS holds no lock's value: use another key, or delete that value"},
 	{"CROSSSLOT", "KEYS must share a hash slot"},
 	{"unknown command", "the server must offer " + commands},
 	{"unknown Redis command", "the server must offer, also to scripts, " + commands},
@@ -47,30 +47,33 @@ var final = []struct{ text, advice string }{
 	{"DENIED", "the server is in protected mode: give it a password or a bind address"},
 	{"DB index is out of range", "give the client a DB that the server has"},
 	{"SELECT is not allowed in cluster mode", "a cluster has DB 0 only: give the client no DB"},
-	{"bad lua script", "there is a proxy that takes no scripts of several keys: connect to the server itself"},
+	{"bad lua script", "a proxy refuses scripts of several keys: connect to the server itself"},
 }
 
-// passing lists the answers of a server that will recover, by code or words.
+// passing lists the texts in the answers of a server that will recover.
 var passing = []string{
-	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF", "NOREPLICAS",
-	"max number of clients", "NOSCRIPT", "MOVED ", "ASK ",
+	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF",
+	"NOREPLICAS", "max number of clients", "NOSCRIPT", "MOVED ", "ASK ",
 }
 
-// A misdirected error is MOVED, as a client of one server gets it: it will not follow.
+// A misdirected error is a MOVED answer to a client of one server, which does
+// not follow it.
 type misdirected struct{ error }
 
 func (e misdirected) Unwrap() error { return e.error }
 
-const movedAdvice = "the server is a cluster's: use a redis.ClusterClient, or more than one address with NewUniversalClient"
+const movedAdvice = "the server is a cluster's: use a redis.ClusterClient, " +
+	"or more than one address with NewUniversalClient"
 
 const (
 	prefix    = "warlock: "
 	wrongType = "WRONGTYPE"
-	commands  = "EVALSHA, EVAL, SET, GET, DEL, UNLINK, TIME, PTTL, PEXPIRE, HSET, HGET, HDEL, ZADD, ZCARD, ZRANGE, ZRANGEBYSCORE, ZRANK, ZREM and ZSCORE"
 	noperm    = "allow the user " + commands + " on KEYS"
+	commands  = "EVALSHA, EVAL, SET, GET, DEL, UNLINK, TIME, PTTL, PEXPIRE, HSET, HGET, HDEL, " +
+		"ZADD, ZCARD, ZRANGE, ZRANGEBYSCORE, ZRANK, ZREM and ZSCORE"
 )
 
-// KindOf returns what can be done about an error of a request.
+// KindOf returns the Kind of a request's error.
 func KindOf(err error) Kind {
 	switch {
 	case err == nil || errors.Is(err, ErrNotHeld):
@@ -86,18 +89,19 @@ func KindOf(err error) Kind {
 	}
 }
 
-// Permanent reports whether err is one that no waiting can mend: a closed
-// client, failed authentication, a denied command, a key of another type.
+// Permanent reports whether err is Final: for example a closed client, a failed
+// authentication, a denied command, or a key of another type.
 func Permanent(err error) bool { return KindOf(err) == Final }
 
-// Explain returns err as users see it: what was being done to which key, the
-// error, and what can be done about it. What is not final is ErrUnavailable.
+// Explain returns err as users see it: the operation, the key, the error and an
+// advice. The result is an ErrUnavailable unless err is Final or one of
+// warlock's own errors. doing names the operation.
 func (l *Lock) Explain(doing string, err error) error {
 	a := advice(err)
 	switch {
 	case send.IsPanic(err):
-		return err // not for users: it goes on as a panic
-	case strings.HasPrefix(err.Error(), prefix): // one of our conditions
+		return err // the caller panics again
+	case strings.HasPrefix(err.Error(), prefix): // one of warlock's own errors
 		return fmt.Errorf("%w (%s %s)", err, doing, Quote(l.Key()))
 	case a != "":
 		a = strings.ReplaceAll(a, "KEYS", l.names())
@@ -106,14 +110,15 @@ func (l *Lock) Explain(doing string, err error) error {
 	return unavailable{fmt.Errorf(prefix+"%s %s: %w", doing, Quote(l.Key()), err)}
 }
 
-// An unavailable error is ErrUnavailable, in words of its own.
+// An unavailable error is an ErrUnavailable with a text of its own.
 type unavailable struct{ error }
 
 func (e unavailable) Unwrap() error        { return e.error }
 func (e unavailable) Is(target error) bool { return target == ErrUnavailable }
 
-// ExplainEnd returns what users see of a call that ended with its context. problem is what was
-// wrong with Redis when it was last asked, or nil.
+// ExplainEnd returns the error that users see of a call whose context has
+// ended. problem is the error of the last request to Redis, or nil. With a
+// problem, the result is an ErrUnavailable too.
 func (l *Lock) ExplainEnd(ctx context.Context, doing string, problem error) error {
 	err := ctx.Err()
 	if cause := context.Cause(ctx); cause != err {
@@ -130,12 +135,13 @@ func (l *Lock) ExplainEnd(ctx context.Context, doing string, problem error) erro
 func (l *Lock) names() string {
 	quoted := make([]string, keyCount)
 	for i, key := range l.keys {
-		quoted[i] = Quote(key)
+		quoted[i] = Quote(key.(string))
 	}
 	last := len(quoted) - 1
 	return strings.Join(quoted[:last], ", ") + " and " + quoted[last]
 }
 
+// advice returns what a user can do about a Final error, and "" for any other.
 func advice(err error) string {
 	if errors.Is(err, redis.ErrClosed) {
 		return "keep the client open for as long as its locks are in use"
@@ -151,15 +157,15 @@ func advice(err error) string {
 	return ""
 }
 
-// mentions reports whether err is a server's answer with one of texts in it.
+// mentions reports whether err is a server's answer that contains one of texts.
 func mentions(err error, texts ...string) bool {
 	var reply redis.Error
 	if !errors.As(err, &reply) {
 		return false
 	}
-	said := reply.Error()
+	answer := reply.Error()
 	for _, text := range texts {
-		if strings.Contains(said, text) {
+		if strings.Contains(answer, text) {
 			return true
 		}
 	}

@@ -7,9 +7,10 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// What is beside a lock expires, also what was deleted by hand, or evicted, while the queue lives on.
-func TestNotesExpireThoughTheQueueLives(t *testing.T) {
-	for name, gone := range map[string][]any{
+// The companions of a lock expire, even if some were deleted by hand or evicted
+// while the queue lived on.
+func TestRecordsExpireThoughTheQueueLives(t *testing.T) {
+	for name, deleted := range map[string][]any{
 		"waiters": {waiters}, "deadlines": {deadlines}, "both": {waiters, deadlines},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -17,12 +18,12 @@ func TestNotesExpireThoughTheQueueLives(t *testing.T) {
 				l := newLock(t, s.Client())
 				acquire(t, l, id(0, 0))
 				enqueue(t, l, protocol.Request{ID: id(1, 1), TTL: 10 * ttl}) // the queue lives long
-				s.Do(append([]any{"DEL"}, gone...)...)
+				s.Do(append([]any{"DEL"}, deleted...)...)
 				for n := range 2 {
 					enqueue(t, l, protocol.Request{ID: id(2, n), TTL: ttl})
 					for _, k := range []string{queue, waiters, deadlines} {
 						if left := s.TTL(k); left <= 0 {
-							t.Errorf("%s has no expiry, but %v", k, left)
+							t.Errorf("%s does not expire: PTTL says %v", k, left)
 						}
 					}
 				}

@@ -9,11 +9,13 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// Anybody may write to the keys beside a lock. Whatever stands there, a lock is released, and tokens rise.
+// Other programs can write to the companions of a lock. Whatever they write,
+// the lock can be released, and tokens rise.
 
 func TestGarbageInTheFence(t *testing.T) {
 	for _, garbage := range []string{
-		"", "abc", "-1", "nan", "inf", "-inf", "1e300", "0x7fffffffffffffff", "1.5", "9007199254740991", "9007199254740993", "99999999999999999999999999",
+		"", "abc", "-1", "nan", "inf", "-inf", "1e300", "0x7fffffffffffffff", "1.5", "9007199254740991",
+		"9007199254740993", "99999999999999999999999999",
 	} {
 		t.Run(garbage, func(t *testing.T) {
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -24,7 +26,7 @@ func TestGarbageInTheFence(t *testing.T) {
 				}
 				s.Do("SET", fence, garbage)
 				for n := range 5 {
-					r := protocol.Request{ID: id(1, n), TTL: ttl, Spare: 4096, Mode: protocol.Mode(n % 2)}
+					r := protocol.Request{ID: id(1, n), TTL: ttl, Reserve: 4096, Mode: protocol.Mode(n % 2)}
 					g, err := l.Acquire(t.Context(), r)
 					if err != nil || !g.Granted || g.Token <= before {
 						t.Fatalf("after the token %d: %+v, %v", before, g, err)
@@ -39,7 +41,7 @@ func TestGarbageInTheFence(t *testing.T) {
 					}
 				}
 				if s.TTL(fence) <= 0 {
-					t.Error("the fence does not expire any more")
+					t.Error("the fence does not expire")
 				}
 			})
 		})
@@ -48,9 +50,10 @@ func TestGarbageInTheFence(t *testing.T) {
 
 func TestGarbageInTheQueue(t *testing.T) {
 	const huge = "99999999999999999999"
-	for name, note := range map[string]string{
-		"nothing": "", "words": "a b c d e f", "a ttl beyond all": "1 " + huge + " 1 0 0 w", "tokens beyond all": "1 1000 1 " + huge + " 0 w",
-		"asked beyond all": huge + " 1000 1 0 0 w", "a round beyond all": "1 1000 " + huge + " 0 0 w",
+	for name, record := range map[string]string{
+		"nothing": "", "words": "a b c d e f", "a ttl beyond all": "1 " + huge + " 1 0 0 w",
+		"tokens beyond all": "1 1000 1 " + huge + " 0 w",
+		"asked beyond all":  huge + " 1000 1 0 0 w", "a round beyond all": "1 1000 " + huge + " 0 0 w",
 	} {
 		for _, place := range []string{"-inf", "inf", "-1e300", "1e300", "1"} {
 			t.Run(name+" at "+place, func(t *testing.T) {
@@ -58,7 +61,7 @@ func TestGarbageInTheQueue(t *testing.T) {
 					l := newLock(t, s.Client())
 					acquire(t, l, id(0, 0))
 					s.Do("ZADD", queue, place, "stranger")
-					s.Do("HSET", waiters, "stranger", note)
+					s.Do("HSET", waiters, "stranger", record)
 					s.Do("ZADD", deadlines, place, "stranger")
 					enqueue(t, l, protocol.Request{ID: id(1, 1)})
 					if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != id(1, 1) {
@@ -94,7 +97,8 @@ func TestGarbageAmongTheReaders(t *testing.T) {
 	}
 }
 
-// A plain lock may have the value that stands for readers: nobody joins it, nor deletes it but who has it.
+// A plain lock has the value that stands for readers. No reader joins it, and
+// only its holder deletes it.
 func TestPlainLockThatLooksShared(t *testing.T) {
 	const shared = "warlock:readers"
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -103,8 +107,8 @@ func TestPlainLockThatLooksShared(t *testing.T) {
 		refused(t, l, protocol.Request{ID: id(0, 0), TTL: ttl, Mode: protocol.Read})
 		refused(t, l, protocol.Request{ID: id(0, 1), TTL: ttl, Mode: protocol.Write})
 		g := refused(t, l, protocol.Request{ID: id(0, 2), TTL: ttl, Mode: protocol.Read, Round: 1})
-		if g.HandsOn || g.Holder != shared {
-			t.Errorf("told %+v, want that nobody hands it on", g)
+		if g.HandsOff || g.Holder != shared {
+			t.Errorf("the refusal is %+v, want that nobody hands the lock off", g)
 		}
 		for _, id := range []string{id(0, 0), id(0, 2), "a stranger"} {
 			if err := release(t, l, id); !errors.Is(err, protocol.ErrNotHeld) {
@@ -118,10 +122,10 @@ func TestPlainLockThatLooksShared(t *testing.T) {
 			t.Errorf("the lock and the readers are %s", got)
 		}
 		if err := l.Extend(t.Context(), shared, 2*ttl); err != nil || s.TTL(key) <= ttl {
-			t.Errorf("Extend by who has it: %v", err)
+			t.Errorf("Extend by the holder: %v", err)
 		}
 		if err := release(t, l, shared); err != nil || s.Get(key) != "" {
-			t.Errorf("release by who has it: %v, the lock is %q's", err, s.Get(key))
+			t.Errorf("release by the holder: %v, the lock is %q's", err, s.Get(key))
 		}
 	})
 }

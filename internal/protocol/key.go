@@ -6,53 +6,75 @@ import (
 	"strings"
 )
 
-// Names of the keys of one lock. All hash to the slot of the lock key, whose
-// name is the user's and is not changed:
+// The keys of one lock hash to one slot. The lock's own key is the user's. The
+// names of its 5 companions derive from it, for example that of the fence:
 //
-//	invoice:42         warlock:{invoice:42}:fence    no braces: the whole name is the tag
-//	invoice:{42}:lock  invoice:{42}:lock:warlock:fence    a tag of its own: kept as it is
+//	invoice:42         warlock:{invoice:42}:fence
+//	invoice:{42}:lock  invoice:{42}:lock:warlock:fence
 //
-// and likewise for the queue, the waiters, the readers and the deadlines. The two forms cannot meet: one ends in
-// "}:fence", the other in ":warlock:fence".
+//  1. A key without a hash tag becomes the hash tag of its companions.
+//  2. A key with a hash tag becomes the prefix of its companions.
+//  3. The two forms never give the same name: the one ends in "}:fence", the
+//     other in ":warlock:fence".
+//  4. A key without a hash tag cannot be used if it contains '}', which would
+//     end the tag of its companions early.
 //
-// Redis takes as the hash tag what stands between the first '{' and the next
-// '}', if that is not empty, and the whole name otherwise. A name without a tag
-// can be wrapped in one only if it holds no '}', which would end the tag early.
+// The hash tag of a key is the text between the first '{' and the next '}'. If
+// that text is empty, or there is none, the whole key is hashed.
 
 const (
 	tagged   = ":warlock"
 	prefixed = "warlock:{"
 )
 
-// companions are the keys beside the lock's own, in the order in which the
-// scripts take them.
+// companions are the suffixes of the companions, in the order of KEYS in the
+// scripts.
 var companions = [keyCount - 1]string{":fence", ":queue", ":waiters", ":readers", ":deadlines"}
 
 const keyCount = 6 // of a lock and its companions
 
-// ErrBadKey says that a key, or an id, cannot be used for a lock.
+// ErrBadKey says that a key or an id cannot be used for a lock.
 var ErrBadKey = errors.New("warlock: unusable key")
 
-// keys returns the names of the lock and its companions, or an error that is ErrBadKey.
+// keys returns the names of the lock and its companions, in the order of KEYS
+// in the scripts. It returns an ErrBadKey if the key cannot be used.
 func keys(key string) (names [keyCount]string, err error) {
 	if key == "" {
 		return names, fmt.Errorf("%w: the key is empty: name what is to be locked", ErrBadKey)
 	}
-	for _, c := range companions {
-		if strings.HasSuffix(key, tagged+c) || strings.HasPrefix(key, prefixed) && strings.HasSuffix(key, "}"+c) {
-			return names, fmt.Errorf("%w: the key %s is named as the %s of another lock: choose another name", ErrBadKey, Quote(key), c[1:])
-		}
+	if c := companionOf(key); c != "" {
+		return names, fmt.Errorf("%w: the key %s is named as the %s of another lock: "+
+			"choose another name", ErrBadKey, Quote(key), c[1:])
 	}
 	base := prefixed + key + "}"
 	switch {
 	case hasTag(key):
 		base = key + tagged
 	case strings.Contains(key, "}"):
-		return names, fmt.Errorf("%w: the braces of key %s give it no usable hash tag: put something between { and }, or use none", ErrBadKey, Quote(key))
+		return names, fmt.Errorf("%w: the braces of key %s give it no usable hash tag: "+
+			"put something between { and }, or use none", ErrBadKey, Quote(key))
 	}
-	var all strings.Builder // one string for all of them: there may be many locks
-	all.Grow(len(companions) * (len(base) + len(":deadlines")))
 	names[0] = key
+	companionNames(base, names[1:])
+	return names, nil
+}
+
+// companionOf returns the suffix of the companion that key is named as, or "".
+func companionOf(key string) string {
+	for _, c := range companions {
+		wrapped := strings.HasPrefix(key, prefixed) && strings.HasSuffix(key, "}"+c)
+		if wrapped || strings.HasSuffix(key, tagged+c) {
+			return c
+		}
+	}
+	return ""
+}
+
+// companionNames sets names to those of the companions, which begin with base.
+// They share one string, since there may be many locks.
+func companionNames(base string, names []string) {
+	var all strings.Builder
+	all.Grow(len(companions) * (len(base) + len(":deadlines")))
 	for _, c := range companions {
 		all.WriteString(base)
 		all.WriteString(c)
@@ -60,21 +82,21 @@ func keys(key string) (names [keyCount]string, err error) {
 	rest := all.String()
 	for i, c := range companions {
 		n := len(base) + len(c)
-		names[1+i], rest = rest[:n], rest[n:]
+		names[i], rest = rest[:n], rest[n:]
 	}
-	return names, nil
 }
 
+// hasTag reports whether key has a hash tag.
 func hasTag(key string) bool {
 	_, rest, ok := strings.Cut(key, "{")
 	return ok && strings.Index(rest, "}") > 0
 }
 
-// Quote returns key as it stands in messages: quoted, and cut where it is long.
+// Quote returns key as it stands in messages: quoted, and cut after 128 bytes.
 func Quote(key string) string {
-	const most = 128
-	if len(key) <= most {
+	const longest = 128
+	if len(key) <= longest {
 		return fmt.Sprintf("%q", key)
 	}
-	return fmt.Sprintf("%q... (%d bytes)", key[:most], len(key))
+	return fmt.Sprintf("%q... (%d bytes)", key[:longest], len(key))
 }

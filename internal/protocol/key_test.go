@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// slot is the cluster's hash slot of a key: CRC-16/XMODEM of its tag, modulo
-// 16384, as the Redis Cluster specification has it.
+// slot returns the hash slot of a key in a cluster: CRC-16/XMODEM of its hash
+// tag, modulo 16384, by the Redis Cluster specification.
 func slot(key string) uint16 {
 	if _, rest, ok := strings.Cut(key, "{"); ok {
 		if tag, _, ok := strings.Cut(rest, "}"); ok && tag != "" {
@@ -27,20 +27,23 @@ func slot(key string) uint16 {
 	return crc % 16384
 }
 
-func TestSlot(t *testing.T) { // values of CLUSTER KEYSLOT
-	for key, want := range map[string]uint16{"123456789": 12739, "foo": 12182, "{foo}bar": 12182, "a{foo}{bar}": 12182} {
+func TestSlot(t *testing.T) { // the values are those of CLUSTER KEYSLOT
+	for key, want := range map[string]uint16{
+		"123456789": 12739, "foo": 12182, "{foo}bar": 12182, "a{foo}{bar}": 12182,
+	} {
 		if got := slot(key); got != want {
 			t.Errorf("slot(%q) = %d, want %d", key, got, want)
 		}
 	}
 }
 
-// Promise: one slot. All keys of a lock hash as the lock's key does, and no two
-// locks share one.
+// Promise: one slot. All keys of a lock are in the slot of the lock's key. No
+// two locks share a key.
 func TestPromiseOneSlot(t *testing.T) {
 	owner := map[string]string{}
 	for _, key := range []string{
-		"invoice:42", "invoice:{42}", "invoice:{42}:lock", "{42}", "42", "a{b", "a{", "{{a}}", "{a}{b}", "}{a}",
+		"invoice:42", "invoice:{42}", "invoice:{42}:lock", "{42}", "42", "a{b",
+		"a{", "{{a}}", "{a}{b}", "}{a}",
 		"größe", "a b", "a\x00b", ":", "warlock:{a}", "fence", strings.Repeat("k", 64<<10),
 	} {
 		names, err := keys(key)
@@ -79,14 +82,16 @@ func TestUnusableKeys(t *testing.T) {
 			t.Errorf("key %q is taken", key)
 			continue
 		}
-		if text := err.Error(); !strings.HasPrefix(text, prefix) || !strings.Contains(text, says) || !strings.Contains(text, Quote(key)) && key != "" {
+		if text := err.Error(); !strings.HasPrefix(text, prefix) || !strings.Contains(text, says) ||
+			!strings.Contains(text, Quote(key)) && key != "" {
 			t.Errorf("key %q: %q", key, text)
 		}
 	}
 }
 
 func TestQuoteCutsLongKeys(t *testing.T) {
-	if got, want := Quote(strings.Repeat("k", 64<<10)), `"`+strings.Repeat("k", 128)+`"... (65536 bytes)`; got != want {
+	want := `"` + strings.Repeat("k", 128) + `"... (65536 bytes)`
+	if got := Quote(strings.Repeat("k", 64<<10)); got != want {
 		t.Errorf("got %s", got)
 	}
 }

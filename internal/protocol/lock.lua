@@ -1,25 +1,31 @@
--- lock: the keys, the time and the tokens. It stands in front of each script.
+-- lock.lua: the keys of a lock, the server's time, and fencing tokens. Each
+-- script of a lock starts with this file.
 --
--- KEYS[1]  the lock: its holder's ID, expiring with the lease; or SHARED while
---          readers hold, expiring with the last of their shares
--- KEYS[2]  the fence: the last fencing token of this lock, expiring after it
--- KEYS[3]  the queue: IDs of waiters, by their place
--- KEYS[4]  the waiters: what is known of each, see queue.lua
--- KEYS[5]  the readers: IDs of those that hold, by their deadline (ms, the
---          server's time); they mean nothing unless the lock is SHARED
--- KEYS[6]  the deadlines: IDs of waiters, by the time (ms, the server's) after
---          which they count as dead
+-- KEYS[1]  lock       The holder's ID, as a plain string, or SHARED while
+--                     readers hold the lock. It expires with the lease, or
+--                     with the last share.
+-- KEYS[2]  fence      The last fencing token of this lock. It outlives the
+--                     lock.
+-- KEYS[3]  queue      Sorted set: the IDs of the waiters, by place.
+-- KEYS[4]  waiters    Hash: the record of each waiter, by ID (see queue.lua).
+-- KEYS[5]  readers    Sorted set: the IDs of the readers, by the deadline of
+--                     their shares (ms, server's time).
+-- KEYS[6]  deadlines  Sorted set: the IDs of the waiters, by the time (ms,
+--                     server's time) after which a waiter counts as dead.
 --
--- What stands in the keys may have been written by anybody. So a number that is
--- read is bounded before it is used, and a plain lock may have the value SHARED:
--- readers hold only where the readers say so as well.
+-- Other programs can write to these keys, therefore:
+--  1. A script checks the bounds of each number that it reads from a key.
+--  2. The value SHARED alone proves nothing. Readers hold the lock only if the
+--     set of readers is not empty either.
+--  3. The set of readers means nothing while the lock is not SHARED.
 
-local LOCK, FENCE, QUEUE, WAITERS, READERS, DEADLINES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local LOCK, FENCE, QUEUE = KEYS[1], KEYS[2], KEYS[3]
+local WAITERS, READERS, DEADLINES = KEYS[4], KEYS[5], KEYS[6]
 local SHARED = 'warlock:readers'
-local EXACT = 9007199254740992 -- 2^53: whole numbers below are exact in Lua
+local EXACT = 9007199254740992 -- 2^53: Lua counts exactly below it
 
--- Returns the server's time in microseconds, as text. Numbers this large cost more to
--- write out than to count with, and with tostring have an exponent.
+-- Returns the server's time in microseconds, as text. Lua formats a number of
+-- this size slowly, and tostring gives it an exponent.
 local function now_us()
   local time = redis.call('TIME')
   return time[1] .. string.sub('00000' .. time[2], -6)
@@ -27,25 +33,32 @@ end
 
 local function int(n) return string.format('%.0f', n) end
 
--- Returns the next fencing token and leaves it, with spare ones above it, behind
--- as the last. A token is the server's time in microseconds, or one above the
--- last where that is higher; used is the last if the caller knows it. The fence
--- lives for kept ms beyond its own value. spare is text, as it came. An error is returned, not raised: the
--- caller has granted something that it has to take back.
-local function next_token(now, kept, spare, used)
-  local top, ttl = now, kept
-  if spare ~= '0' then
-    top, ttl = now + spare, kept + math.ceil(spare / 1000)
+-- Returns the next fencing token, and makes it the fence. The token is the
+-- server's time in microseconds, or the last token + 1 if that is higher.
+--   now        the server's time (us), a text or a number
+--   fence_ttl  how long the fence lives on after the time that it stands for
+--              (ms)
+--   reserve    how many tokens to reserve above this one, as text. The fence
+--              becomes the highest of them.
+--   last_used  the last token; nil: the fence is the last token
+-- A server's error is the second result. It is not raised, because the caller
+-- must first take back what it has granted.
+local function next_token(now, fence_ttl, reserve, last_used)
+  local highest, ttl = now, fence_ttl
+  if reserve ~= '0' then
+    highest, ttl = now + reserve, fence_ttl + math.ceil(reserve / 1000)
   end
-  local last = redis.pcall('SET', FENCE, top, 'PX', ttl, 'GET')
+  local last = redis.pcall('SET', FENCE, highest, 'PX', ttl, 'GET')
   if type(last) == 'table' then
     return nil, last
   end
-  now, last = tonumber(now), used or last and tonumber(last)
-  if not last or last < now or not (last < EXACT - 1 - spare) then -- no token of ours is that high, nor is NaN
+  now, last = tonumber(now), last_used or last and tonumber(last)
+  -- The library writes no token that high. The comparison is also false of NaN.
+  local in_bounds = last and last < EXACT - 1 - reserve
+  if not last or last < now or not in_bounds then
     return now
   end
-  local ahead = math.ceil((last + 1 + spare - now) / 1000) -- how far the clock is behind
-  redis.call('SET', FENCE, int(last + 1 + spare), 'PX', int(kept + ahead))
+  local clock_behind = math.ceil((last + 1 + reserve - now) / 1000)
+  redis.call('SET', FENCE, int(last + 1 + reserve), 'PX', int(fence_ttl + clock_behind))
   return math.floor(last) + 1
 end

@@ -6,21 +6,21 @@ import (
 	"strings"
 )
 
-// Channel returns the pub/sub channel of a mailbox: where the scripts tell a
-// waiter, whose ID is the mailbox's name, a colon and a number, that it was
-// granted the lock. (queue.lua has the other end of this.)
+// Channel returns the pub/sub channel of a mailbox. The scripts publish notices
+// there (see queue.lua). They know the channel from a waiter's ID: the name of
+// its mailbox, a colon and a number.
 func Channel(mailbox string) string { return "warlock:mailbox:" + mailbox }
 
-// A Notice tells a waiter that it was granted the lock, or, if its round and its token
-// are 0, that it should ask again.
+// A Notice tells a waiter that it was granted the lock. If Round and Token are
+// 0, it tells the waiter to ask again.
 type Notice struct {
 	ID    string
-	Round int64  // the waiter's last that the server had seen; the lease began after it
+	Round int64  // of the last request that the server had; the lease began later
 	Token int64  // the fencing token
 	Key   string // of the lock
 }
 
-// ParseNotice reads a message; ok is false if it is not a notice.
+// ParseNotice parses a message. ok is false if the message is not a notice.
 func ParseNotice(message string) (n Notice, ok bool) {
 	var errs [2]error
 	id, rest, _ := strings.Cut(message, " ")
@@ -34,15 +34,17 @@ func ParseNotice(message string) (n Notice, ok bool) {
 
 const probePrefix = "probe "
 
-// Probe sends the mailbox a message from where the releases of l come from. An error says
-// that a release could not send it one either, or that no server answered.
+// Probe sends the mailbox a message by the server that would send it the
+// notices of l. An error says that this server could send no notice either, or
+// that no server answered.
 func (l *Lock) Probe(ctx context.Context, mailbox string) error {
 	_, err := l.run(ctx, repeatable, probeScript, Channel(mailbox))
 	return err
 }
 
-// ParseProbe reads a message; ok is false if it is not from Probe. subscribers is how many
-// the mailbox had on the server that sent it, and negative if that is not known.
+// ParseProbe parses a message. ok is false if Probe did not send it.
+// subscribers is how many subscribers of the mailbox the server had, and
+// negative if that is not known.
 func ParseProbe(message string) (subscribers int64, ok bool) {
 	count, ok := strings.CutPrefix(message, probePrefix)
 	if !ok {

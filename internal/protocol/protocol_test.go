@@ -30,7 +30,8 @@ func newLock(t *testing.T, client redis.UniversalClient) *protocol.Lock {
 	return l
 }
 
-// acquire returns the token of an acquisition that must be granted.
+// acquire returns the token of an acquisition. The test ends unless it is
+// granted.
 func acquire(t *testing.T, l *protocol.Lock, id string) int64 {
 	t.Helper()
 	grant, err := l.Acquire(t.Context(), protocol.Request{ID: id, TTL: ttl})
@@ -40,9 +41,10 @@ func acquire(t *testing.T, l *protocol.Lock, id string) int64 {
 	return grant.Token
 }
 
+// about reports whether got is want, less the time that a busy machine takes.
 func about(got, want time.Duration) bool { return got > want-redistest.Patience && got <= want }
 
-// release releases id.
+// release releases id, and returns the error.
 func release(t testing.TB, l *protocol.Lock, id string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), redistest.Patience)
@@ -50,12 +52,13 @@ func release(t testing.TB, l *protocol.Lock, id string) error {
 	return l.NewRelease(id, 0).Run(ctx, func(error) {})
 }
 
-// renew renews the lease of id, which nobody shares.
+// renew renews the lease of id, and returns the error. The test fails if the
+// answer says that others wait.
 func renew(t testing.TB, l *protocol.Lock, id string, token int64, ttl time.Duration) error {
 	t.Helper()
 	waiting, err := l.Renew(t.Context(), id, token, ttl)
 	if waiting {
-		t.Error("told that others wait")
+		t.Error("the renewal says that others wait")
 	}
 	return err
 }
@@ -67,17 +70,18 @@ func TestAcquire(t *testing.T) {
 		if s.Get(key) != "a" || !about(s.TTL(key), ttl) {
 			t.Errorf("the lock holds %q for %v", s.Get(key), s.TTL(key))
 		}
-		if got := s.Get(fence); got != strconv.FormatInt(token, 10) || !about(s.TTL(fence), ttl+protocol.FloorLifetime) {
+		if got := s.Get(fence); got != strconv.FormatInt(token, 10) ||
+			!about(s.TTL(fence), ttl+protocol.FloorLifetime) {
 			t.Errorf("the fence holds %q for %v, want %d", got, s.TTL(fence), token)
 		}
 		grant, err := l.Acquire(t.Context(), protocol.Request{ID: "b", TTL: ttl})
 		if err != nil || grant.Granted || !about(grant.Remaining, ttl) {
-			t.Errorf("acquire of a taken lock: %+v, %v", grant, err)
+			t.Errorf("acquire of a lock that is held: %+v, %v", grant, err)
 		}
 		s.Do("SET", key, "for ever")
 		grant, err = l.Acquire(t.Context(), protocol.Request{ID: "b", TTL: ttl})
 		if err != nil || grant.Granted || grant.Remaining >= 0 {
-			t.Errorf("acquire of a lock that never ends: %+v, %v", grant, err)
+			t.Errorf("acquire of a lock that never expires: %+v, %v", grant, err)
 		}
 	})
 }
@@ -93,57 +97,71 @@ func TestTokenIsTheServersTime(t *testing.T) {
 	})
 }
 
-// Promise: idempotence. Each script may run twice, and a request that arrives
-// late takes nothing back.
+// Promise: idempotence. Each script may run twice, and a late request takes
+// nothing back.
 func TestPromiseIdempotence(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		l := newLock(t, s.Client())
-		first := acquire(t, l, "a")
-		s.Do("PEXPIRE", key, 1000)
-		if again := acquire(t, l, "a"); again <= first {
-			t.Errorf("granted again with token %d after %d", again, first)
-		}
-		if !about(s.TTL(key), ttl) || s.TTL(key) < 2*time.Second {
-			t.Errorf("granted again, the lock lives for %v", s.TTL(key))
-		}
+	for name, test := range map[string]func(*testing.T, *redistest.Server){
+		"acquire": acquireTwice, "renew": renewTwice, "release": releaseTwice,
+	} {
+		t.Run(name, func(t *testing.T) { redistest.Each(t, test) })
+	}
+}
 
-		s.Do("PEXPIRE", key, time.Hour.Milliseconds())
-		late := acquire(t, l, "a")
-		for what, err := range map[string]error{
-			"renew":  renew(t, l, "a", late, ttl),
-			"extend": l.Extend(t.Context(), "a", ttl),
-		} {
-			if err != nil {
-				t.Errorf("%s: %v", what, err)
-			}
-		}
-		if !about(s.TTL(key), time.Hour) {
-			t.Errorf("a late request shortened the lease to %v", s.TTL(key))
-		}
+func acquireTwice(t *testing.T, s *redistest.Server) {
+	l := newLock(t, s.Client())
+	first := acquire(t, l, "a")
+	s.Do("PEXPIRE", key, 1000)
+	if again := acquire(t, l, "a"); again <= first {
+		t.Errorf("granted again with token %d after %d", again, first)
+	}
+	if !about(s.TTL(key), ttl) || s.TTL(key) < 2*time.Second {
+		t.Errorf("granted again, the lock lives for %v", s.TTL(key))
+	}
+}
 
-		for range 2 {
-			if err := renew(t, l, "a", late, 2*time.Hour); err != nil {
-				t.Errorf("renew: %v", err)
-			}
-			if err := l.Extend(t.Context(), "a", 3*time.Hour); err != nil {
-				t.Errorf("extend: %v", err)
-			}
+func renewTwice(t *testing.T, s *redistest.Server) {
+	l := newLock(t, s.Client())
+	acquire(t, l, "a")
+	s.Do("PEXPIRE", key, time.Hour.Milliseconds())
+	late := acquire(t, l, "a")
+	for what, err := range map[string]error{
+		"renew":  renew(t, l, "a", late, ttl),
+		"extend": l.Extend(t.Context(), "a", ttl),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
 		}
-		if !about(s.TTL(key), 3*time.Hour) || !about(s.TTL(fence), 3*time.Hour+protocol.FloorLifetime) {
-			t.Errorf("the lock lives for %v and its fence for %v", s.TTL(key), s.TTL(fence))
-		}
+	}
+	if !about(s.TTL(key), time.Hour) {
+		t.Errorf("a late request shortened the lease to %v", s.TTL(key))
+	}
 
-		if err := release(t, l, "a"); err != nil {
-			t.Errorf("release: %v", err)
+	for range 2 {
+		if err := renew(t, l, "a", late, 2*time.Hour); err != nil {
+			t.Errorf("renew: %v", err)
 		}
-		acquire(t, l, "b")
-		if err := release(t, l, "a"); !errors.Is(err, protocol.ErrNotHeld) {
-			t.Errorf("release again: %v", err)
+		if err := l.Extend(t.Context(), "a", 3*time.Hour); err != nil {
+			t.Errorf("extend: %v", err)
 		}
-		if s.Get(key) != "b" {
-			t.Errorf("releasing again left %q under the lock", s.Get(key))
-		}
-	})
+	}
+	if !about(s.TTL(key), 3*time.Hour) || !about(s.TTL(fence), 3*time.Hour+protocol.FloorLifetime) {
+		t.Errorf("the lock lives for %v and its fence for %v", s.TTL(key), s.TTL(fence))
+	}
+}
+
+func releaseTwice(t *testing.T, s *redistest.Server) {
+	l := newLock(t, s.Client())
+	acquire(t, l, "a")
+	if err := release(t, l, "a"); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	acquire(t, l, "b")
+	if err := release(t, l, "a"); !errors.Is(err, protocol.ErrNotHeld) {
+		t.Errorf("release again: %v", err)
+	}
+	if s.Get(key) != "b" {
+		t.Errorf("releasing again left %q under the lock", s.Get(key))
+	}
 }
 
 func TestNothingIsRevived(t *testing.T) {
@@ -189,7 +207,7 @@ func TestExtendKnowsPlainLocks(t *testing.T) {
 	})
 }
 
-// Promise: tokens rise, however the lease before ended, and whatever became of
+// Promise: tokens rise, however the last lease ended, and whatever happened to
 // the server's scripts.
 func TestPromiseTokensRise(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -215,7 +233,8 @@ func TestPromiseTokensRise(t *testing.T) {
 		}
 		var last int64
 		for name, end := range ends {
-			for _, ahead := range []time.Duration{0, time.Minute} { // how far the clock was before
+			// by how much the clock was ahead at that time
+			for _, ahead := range []time.Duration{0, time.Minute} {
 				acquire(t, l, name)
 				last = time.Now().Add(ahead).UnixMicro()
 				s.Do("SET", fence, last, "PX", protocol.FloorLifetime.Milliseconds())
@@ -229,8 +248,8 @@ func TestPromiseTokensRise(t *testing.T) {
 	})
 }
 
-// The fence stays until the server's clock has passed its value by the floor
-// lifetime, also if that clock was set back before.
+// The fence stays until the server's clock is past its value by the floor
+// lifetime. A step back of the clock does not shorten that.
 func TestFenceOutlivesAStepBack(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		last := time.Now().Add(time.Hour).UnixMicro()
@@ -238,13 +257,14 @@ func TestFenceOutlivesAStepBack(t *testing.T) {
 		if token := acquire(t, newLock(t, s.Client()), "a"); token != last+1 {
 			t.Errorf("the token is %d, want %d", token, last+1)
 		}
-		if s.Get(fence) != strconv.FormatInt(last+1, 10) || !about(s.TTL(fence), time.Hour+ttl+protocol.FloorLifetime) {
+		if s.Get(fence) != strconv.FormatInt(last+1, 10) ||
+			!about(s.TTL(fence), time.Hour+ttl+protocol.FloorLifetime) {
 			t.Errorf("the fence holds %s for %v", s.Get(fence), s.TTL(fence))
 		}
 	})
 }
 
-// However long a lease is held, the fence outlives it by the floor lifetime.
+// The fence outlives a renewed lease by the floor lifetime.
 func TestFenceOutlivesARenewedLease(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
@@ -253,7 +273,7 @@ func TestFenceOutlivesARenewedLease(t *testing.T) {
 			"renew":  func() error { return renew(t, l, "a", token, ttl) },
 			"extend": func() error { return l.Extend(t.Context(), "a", ttl) },
 		} {
-			s.Do("PEXPIRE", fence, 1000) // as after a hold of almost two minutes
+			s.Do("PEXPIRE", fence, 1000) // as after a hold of almost 2 minutes
 			if err := renew(); err != nil {
 				t.Fatal(err)
 			}
@@ -267,8 +287,8 @@ func TestFenceOutlivesARenewedLease(t *testing.T) {
 	})
 }
 
-// go-redis asks again where a reply got lost. So does Release, which takes "not
-// held" for success then.
+// go-redis sends a request again if its reply is lost. So does Release: then
+// "not held" counts as success.
 func TestLostReplies(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		line := new(redistest.Line)
@@ -290,13 +310,14 @@ func TestLostReplies(t *testing.T) {
 		}
 
 		line.BreakFirst(100, redistest.Cut)
-		if err := l.NewRelease("a", 0).Try(t.Context()); err == nil || errors.Is(err, protocol.ErrNotHeld) {
-			t.Errorf("release without any reply: %v, want an error that leaves it open", err)
+		if err := l.NewRelease("a", 0).Try(t.Context()); err == nil ||
+			errors.Is(err, protocol.ErrNotHeld) {
+			t.Errorf("release without any reply: %v, want an error that is not ErrNotHeld", err)
 		}
 	})
 }
 
-// A release whose reply is lost after somebody else has acquired leaves the
+// A release is sent again after another ID has acquired the lock. It leaves the
 // newer lease alone.
 func TestLostReplyOfReleaseAndASuccessor(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -310,7 +331,7 @@ func TestLostReplyOfReleaseAndASuccessor(t *testing.T) {
 			switch n {
 			case 1:
 				return redistest.Cut
-			case 2: // the first was carried out
+			case 2: // the first request was carried out
 				acquire(t, other, "b")
 			}
 			return redistest.None
@@ -337,38 +358,41 @@ func warm(t *testing.T, l *protocol.Lock) {
 	}
 }
 
-// What a server says decides whether waiting helps, wherever in the text the
-// code stands.
+// answers has answers of servers, and whether they are permanent errors.
+var answers = map[string]bool{
+	"NOAUTH Authentication required.":                                               true,
+	"WRONGPASS invalid username-password pair or user is disabled.":                 true,
+	"NOPERM this user has no permissions to run the 'evalsha' command":              true,
+	"ERR Error running script: NOPERM this user has no permissions":                 true,
+	"ERR The user executing the script can't run this command or access":            true,
+	"ERR ACL failure in script: User a has no permissions to run the 'set' command": true,
+	"WRONGTYPE Operation against a key holding the wrong kind of value":             true,
+	"ERR Error running script (call to f_0): @user_script:1: WRONGTYPE Op":          true,
+	"CROSSSLOT Keys in request don't hash to the same slot":                         true,
+	"ERR unknown command 'evalsha', with args beginning with:":                      true,
+	"DENIED Redis is running in protected mode":                                     true,
+
+	"LOADING Redis is loading the dataset in memory":                             false,
+	"READONLY You can't write against a read only replica.":                      false,
+	"MASTERDOWN Link with MASTER is down":                                        false,
+	"CLUSTERDOWN The cluster is down":                                            false,
+	"TRYAGAIN Multiple keys request during rehashing of slot":                    false,
+	"BUSY Redis is busy running a script.":                                       false,
+	"OOM command not allowed when used memory > 'maxmemory'.":                    false,
+	"MISCONF Redis is configured to save RDB snapshots":                          false,
+	"NOREPLICAS Not enough good replicas to write.":                              false,
+	"ERR max number of clients reached":                                          false,
+	"ERR something that nobody has heard of":                                     false,
+	"ERR Error running script (call to f_0): @user_script:1: OOM command not al": false,
+}
+
+// A server's answer decides whether waiting helps. The code may stand anywhere
+// in its text.
 func TestPermanent(t *testing.T) {
 	s := redistest.StartMini(t)
 	l := newLock(t, s.Client(func(o *redis.Options) { o.MaxRetries = -1 }))
 	warm(t, l)
-	for text, permanent := range map[string]bool{
-		"NOAUTH Authentication required.":                                               true,
-		"WRONGPASS invalid username-password pair or user is disabled.":                 true,
-		"NOPERM this user has no permissions to run the 'evalsha' command":              true,
-		"ERR Error running script: NOPERM this user has no permissions":                 true,
-		"ERR The user executing the script can't run this command or access":            true,
-		"ERR ACL failure in script: User a has no permissions to run the 'set' command": true,
-		"WRONGTYPE Operation against a key holding the wrong kind of value":             true,
-		"ERR Error running script (call to f_0): @user_script:1: WRONGTYPE Op":          true,
-		"CROSSSLOT Keys in request don't hash to the same slot":                         true,
-		"ERR unknown command 'evalsha', with args beginning with:":                      true,
-		"DENIED Redis is running in protected mode":                                     true,
-
-		"LOADING Redis is loading the dataset in memory":                             false,
-		"READONLY You can't write against a read only replica.":                      false,
-		"MASTERDOWN Link with MASTER is down":                                        false,
-		"CLUSTERDOWN The cluster is down":                                            false,
-		"TRYAGAIN Multiple keys request during rehashing of slot":                    false,
-		"BUSY Redis is busy running a script.":                                       false,
-		"OOM command not allowed when used memory > 'maxmemory'.":                    false,
-		"MISCONF Redis is configured to save RDB snapshots":                          false,
-		"NOREPLICAS Not enough good replicas to write.":                              false,
-		"ERR max number of clients reached":                                          false,
-		"ERR something that nobody has heard of":                                     false,
-		"ERR Error running script (call to f_0): @user_script:1: OOM command not al": false,
-	} {
+	for text, permanent := range answers {
 		s.Mini.SetError(text)
 		_, err := l.Acquire(t.Context(), protocol.Request{ID: "a", TTL: ttl})
 		s.Mini.SetError("")
@@ -380,7 +404,8 @@ func TestPermanent(t *testing.T) {
 			t.Errorf("%q is no answer", text)
 		}
 		said := l.Explain("lock", err).Error()
-		if !strings.HasPrefix(said, `warlock: lock "invoice:42": `+text) || permanent != strings.HasSuffix(said, ")") {
+		if !strings.HasPrefix(said, `warlock: lock "invoice:42": `+text) ||
+			permanent != strings.HasSuffix(said, ")") {
 			t.Errorf("explained as %q", said)
 		}
 	}

@@ -1,106 +1,128 @@
--- queue: what acquire and release have in common. It stands in front of what either
--- does about locks that are not free.
+-- queue.lua: the waiters, and the hand-off of the lock to them. In a script, it
+-- comes before contend.lua or handoff.lua.
 --
--- Of each waiter is known: when it last asked (us, the server's time), the ttl (ms)
--- that it asks for, the round, the tokens to spare, whether it was counted, and
--- whether it is to read (r) or to write (w).
+-- The record of a waiter is "asked ttl round reserve subscribed mode":
+--   asked       when the waiter last asked (us, server's time)
+--   ttl         the ttl of the lease that it asks for (ms)
+--   round       the number of its last request
+--   reserve     how many tokens it asks for above its own
+--   subscribed  1: this server had a subscriber of its mailbox at that time
+--   mode        r: it reads; w: it writes
 --
--- A place is the server's time at arrival in microseconds, or one above the last
--- place. A waiter keeps its place for as long as it asks again within its ttl. A
--- waiter that does not is dead. A dead waiter costs at most its ttl, if it is granted
--- the lock. By then, all waiters that died before are past their ttls as well. A
--- waiter that asks again after all brings its old place along. Each call that queues
--- drops some dead waiters, wherever they stand. So the dead are never many more than
--- the living.
+-- Places
+--  1. A waiter's place is the server's time at its arrival (us), or the last
+--     place + 1 if that is higher.
+--  2. A waiter keeps its place if it asks again within its ttl. A waiter that
+--     does not is dead.
+--  3. A dead waiter that asks again all the same brings its old place along.
 --
--- A waiter was counted if this server had a subscriber of its mailbox when it last
--- asked. If the server has none now, the waiter is dead as well. The scripts ask
--- NUMSUB before they grant. They do not trust the count of PUBLISH: a replica, or
--- another node of a cluster, also delivers what is published here. So a waiter may
--- have been told of its grant though PUBLISH counted nobody. A grant of which a
--- waiter may have been told is never taken back.
+-- The dead
+--  4. A dead waiter costs the others at most its ttl, if it is granted the
+--     lock. By then, every waiter that died before is past its ttl too.
+--  5. Each call that queues a waiter drops a few dead ones, wherever they
+--     stand. So the dead are never many more than the living.
+--  6. A waiter is also dead if this server had a subscriber of its mailbox and
+--     has none now.
+--  7. A waiter also counts as dead if its record is dated in the future, as
+--     after the clock was set back.
 --
--- Readers that stand together at the head are granted the lock together. Nobody gets
--- past a live writer there: newcomers queue behind it, though readers hold.
---
--- A request noted in the future, after a step back of the clock, counts as dead.
+-- Grants
+--  8. The scripts never take back a grant of which its waiter may know. So they
+--     ask NUMSUB before they grant. The count that PUBLISH returns proves
+--     nothing: a replica, or another node of a cluster, may deliver the message
+--     to a waiter that PUBLISH did not count.
+--  9. Readers that stand together at the head get the lock together.
+-- 10. Nobody passes a live writer at the head. Newcomers queue behind it, even
+--     readers while readers hold the lock.
 
--- Reports whether the client of id may not publish. Its IDs end with an m.
-local function mute(id) return string.sub(id, -1) == 'm' end
+-- Reports whether the client of id may not publish. Such an ID ends with an m.
+local function cannot_publish(id) return string.sub(id, -1) == 'm' end
 
 local function channel(id) return 'warlock:mailbox:' .. (string.match(id, '^(.*):') or id) end
 
--- Returns how many subscribers this server has for the mailbox of id, or nil if that may not
--- be asked.
+-- Returns how many subscribers this server has for the mailbox of id. It
+-- returns nil if the client may not ask for that.
 local function subscribers(id)
   local reply = redis.pcall('PUBSUB', 'NUMSUB', channel(id))
   return not reply.err and tonumber(reply[2]) or nil
 end
 
--- Returns what is known of a waiter, if it is live at now.
-local function live(id, now)
-  local noted = lenient('HGET', WAITERS, id)
-  if type(noted) ~= 'string' then
+-- Returns the waiter id as a table, or nil if it is dead at now (us).
+local function live_waiter(id, now)
+  local record = lenient('HGET', WAITERS, id)
+  if type(record) ~= 'string' then
     return nil
   end
-  local seen, ttl, round, spare, counted, mode = string.match(noted, '^(%d+) (%d+) (%d+) (%d+) (%d) ([rw])$')
-  seen = tonumber(seen)
-  if not seen or (tonumber(ttl) or EXACT) > YEAR or (tonumber(spare) or EXACT) > YEAR * 1000 then
+  local pattern = '^(%d+) (%d+) (%d+) (%d+) (%d) ([rw])$'
+  local asked, ttl, round, reserve, subscribed, mode = string.match(record, pattern)
+  asked = tonumber(asked)
+  local ttl_ok = (tonumber(ttl) or EXACT) <= YEAR
+  local reserve_ok = (tonumber(reserve) or EXACT) <= YEAR * 1000
+  if not (asked and ttl_ok and reserve_ok) then
     return nil
   end
-  if now >= seen and now - seen <= ttl * 1000 then
-    return {id = id, ttl = ttl, round = round, spare = spare, counted = counted == '1', reads = mode == 'r'}
+  if now >= asked and now - asked <= ttl * 1000 then
+    return {
+      id = id, ttl = ttl, round = round, reserve = reserve,
+      subscribed = subscribed == '1', reads = mode == 'r',
+    }
   end
 end
 
+-- Takes waiters out of the queue.
 local function remove(...)
   lenient('ZREM', QUEUE, ...)
   lenient('HDEL', WAITERS, ...)
   lenient('ZREM', DEADLINES, ...)
 end
 
--- Drops some of the waiters that have not asked again in time.
-local function drop_stale(now, most, work)
-  local stale = lenient('ZRANGEBYSCORE', DEADLINES, '-inf', '(' .. int(math.floor(now / 1000)), 'LIMIT', 0, most)
-  if stale and #stale > 0 then
-    remove(unpack(stale))
-    if work then
-      work.dropped = stale[#stale]
-    end
+-- Drops at most limit waiters that have not asked again in time. Returns the
+-- last of them, or nil.
+local function drop_dead(now, limit)
+  local now_ms = int(math.floor(now / 1000))
+  local dead = lenient('ZRANGEBYSCORE', DEADLINES, '-inf', '(' .. now_ms, 'LIMIT', 0, limit)
+  if dead and #dead > 0 then
+    remove(unpack(dead))
+    return dead[#dead]
   end
 end
 
--- Tells id something by its mailbox: that it was granted the lock, or, if both
--- numbers are 0, that it should ask again.
+-- Tells id by its mailbox that it was granted the lock with token, for its
+-- request of that round.
 local function tell(id, round, token)
   redis.pcall('PUBLISH', channel(id), id .. ' ' .. round .. ' ' .. int(token) .. ' ' .. LOCK)
 end
 
--- Reports whether a waiter is known to be dead: it was heard of, and is not any more.
-local function gone(waiter) return waiter.counted and subscribers(waiter.id) == 0 end
+-- Tells id to ask again: a message of round 0 and token 0.
+local function wake(id) tell(id, 0, 0) end
 
--- Tells a live waiter to ask again. It looks among the waiters with the last deadlines.
-local function hint(now)
+-- Reports whether a waiter's mailbox had a subscriber and has none now.
+local function unsubscribed(waiter) return waiter.subscribed and subscribers(waiter.id) == 0 end
+
+-- Wakes one live waiter, of the few whose deadlines are the latest.
+local function wake_one(now)
   for _, id in ipairs(lenient('ZRANGE', DEADLINES, -FEW, -1) or {}) do
-    local waiter = live(id, now)
-    if waiter and not gone(waiter) then
-      return tell(id, 0, 0)
+    local waiter = live_waiter(id, now)
+    if waiter and not unsubscribed(waiter) then
+      return wake(id)
     end
   end
 end
 
--- Takes the first live waiter out of the queue, and drops the dead before it, as many as work is left for. A
--- writer stays there while readers hold. The asker is alive, whatever is counted.
-local function next_waiter(now, shared, asker, work)
-  while work.left > 0 do
+-- Takes the first live waiter out of the queue and returns it. Drops the dead
+-- waiters before it, as far as the budget goes. It returns nil, and leaves the
+-- queue, at a writer while the lock is shared. The ID that asks, asker, is
+-- alive whatever NUMSUB says.
+local function next_waiter(now, shared, asker, budget)
+  while budget.left > 0 do
     local head = lenient('ZRANGE', QUEUE, 0, 0)
     local id = head and head[1]
-    if not id then -- nobody waits, or it is no queue
+    if not id then -- the queue is empty, or of another type
       return nil
     end
-    work.left = work.left - 1
-    local waiter = live(id, now)
-    if waiter and id ~= asker and gone(waiter) then
+    budget.left = budget.left - 1
+    local waiter = live_waiter(id, now)
+    if waiter and id ~= asker and unsubscribed(waiter) then
       waiter = nil
     end
     if shared and waiter and not waiter.reads then
@@ -108,38 +130,40 @@ local function next_waiter(now, shared, asker, work)
     end
     remove(id)
     if waiter then
-      work.left = work.left - MOST_DROPPED / MOST_GRANTED
+      budget.left = budget.left - MOST_DROPPED / MOST_GRANTED
       return waiter
     end
-    work.dropped = id
+    budget.last_dropped = id
   end
 end
 
--- Takes back what was granted to id, which has not been told. Reports whether readers hold.
+-- Takes back a grant of which id has not been told. Reports whether readers
+-- still hold the lock.
 local function revoke(id, reads, now)
   if not reads then
     redis.call('DEL', LOCK)
     return false
   end
   redis.call('ZREM', READERS, id)
-  return settle(now)
+  return expire_with_readers(now)
 end
 
--- Grants the lock to a waiter: alone, or as one of the readers, if shared beside those
--- that hold. Returns its token; or nothing but an error, and nothing is granted then.
-local function grant(waiter, now, floor, used, shared)
+-- Grants the lock to a waiter: a writer alone, a reader beside the readers that
+-- hold it if shared is true. Returns the token. On a server's error it grants
+-- nothing, and returns nil and the error.
+local function grant(waiter, now, floor, last_used, shared)
   local token, failed
   if waiter.reads then
     if not shared then
       redis.call('SET', LOCK, SHARED, 'PX', waiter.ttl)
       redis.call('UNLINK', READERS)
     end
-    failed = share(waiter.id, waiter.ttl, now)
+    failed = give_share(waiter.id, waiter.ttl, now)
   else
     redis.call('SET', LOCK, waiter.id, 'PX', waiter.ttl)
   end
   if not failed then
-    token, failed = next_token(now, waiter.ttl + floor, waiter.spare, used)
+    token, failed = next_token(now, waiter.ttl + floor, waiter.reserve, last_used)
   end
   if failed then
     revoke(waiter.id, waiter.reads, now)
@@ -147,33 +171,51 @@ local function grant(waiter, now, floor, used, shared)
   return token, failed
 end
 
--- Hands the lock, which must be free or the caller's to give, or shared, to the
--- first live waiter, and if that reads to those behind it that do, and tells them
--- so. The asker knows without being told. Returns what came of it:
---   held    the lock is held; if not, what stands in it is the caller's to remove
---   token   the asker's, if the lock was granted to it
---   failed  the error for which a waiter could not be granted the lock
---   more    there is more to do than one call does; a waiter was told to ask again
-local function hand_on(now, floor, used, asker, shared)
-  local outcome = {held = shared}
+-- Wakes a waiter after a hand-off. If the budget is used up, a live waiter asks
+-- again and so goes on with the queue. If nobody was granted the lock, the last
+-- waiter dropped may be alive after all: the clock may have leapt.
+local function wake_after(now, outcome, last_dropped)
+  if outcome.more then
+    wake_one(now)
+  elseif not outcome.held and last_dropped then
+    wake(last_dropped)
+  end
+end
+
+-- Hands the lock off to the first live waiter, and if that reads, to the
+-- readers behind it. Tells each waiter of its grant, except the one that asks.
+-- The lock must be free, shared, or the caller's to give. from has:
+--   floor      the floor lifetime (ms)
+--   now        the server's time (us); nil: not known yet
+--   last_used  the last token that the caller used; nil: it is the fence
+--   asker      the ID that asks; nil: none
+--   shared     whether readers hold the lock
+-- The outcome has:
+--   held    whether anybody holds the lock now. If not, the caller may replace
+--           or remove its value
+--   token   the token of asker, if it was granted the lock
+--   failed  the server's error for which a waiter was not granted the lock
+--   more    whether the next call has waiters left to look at
+local function hand_off(from)
+  local outcome = {held = from.shared}
   if lenient('ZCARD', QUEUE) == 0 then
     return outcome
   end
-  now = now or tonumber(now_us())
-  local work = {left = MOST_DROPPED} -- and the last that was dropped
-  drop_stale(now, MOST_DROPPED, work)
+  local now = from.now or tonumber(now_us())
+  local budget = {left = MOST_DROPPED, last_dropped = drop_dead(now, MOST_DROPPED)}
+  local shared, last_used = from.shared, from.last_used
   while true do
-    local waiter = next_waiter(now, shared, asker, work)
+    local waiter = next_waiter(now, shared, from.asker, budget)
     if not waiter then
       break
     end
-    local token, failed = grant(waiter, now, floor, used, shared)
+    local token, failed = grant(waiter, now, from.floor, last_used, shared)
     if failed then
       outcome.failed = failed
       return outcome
     end
     outcome.held = true
-    if waiter.id == asker then
+    if waiter.id == from.asker then
       outcome.token = token
     else
       tell(waiter.id, waiter.round, token)
@@ -181,13 +223,9 @@ local function hand_on(now, floor, used, asker, shared)
     if not waiter.reads then
       return outcome
     end
-    shared, used = true, nil
+    shared, last_used = true, nil
   end
-  outcome.more = work.left <= 0 and lenient('ZCARD', QUEUE) ~= 0
-  if outcome.more then
-    hint(now)
-  elseif not outcome.held and work.dropped then
-    tell(work.dropped, 0, 0) -- it may live, if the clock has leapt
-  end
+  outcome.more = budget.left <= 0 and lenient('ZCARD', QUEUE) ~= 0
+  wake_after(now, outcome, budget.last_dropped)
   return outcome
 end

@@ -20,12 +20,12 @@ const (
 	deadlines = "warlock:{invoice:42}:deadlines"
 )
 
-// id returns the n'th ID of a mailbox, of which there are several.
+// id returns the n-th ID of a mailbox.
 func id(mailbox, n int) string {
 	return fmt.Sprintf("%08x-0000-4000-8000-000000000000:%d", mailbox, n)
 }
 
-// enqueue asks for a lock that is taken, and returns the waiter's place.
+// enqueue asks for a lock that is held, and returns the waiter's place.
 func enqueue(t *testing.T, l *protocol.Lock, r protocol.Request) int64 {
 	t.Helper()
 	r.Round = max(r.Round, 1)
@@ -39,12 +39,13 @@ func enqueue(t *testing.T, l *protocol.Lock, r protocol.Request) int64 {
 	return grant.Place
 }
 
-// hear subscribes to a mailbox and returns what it receives.
-func hear(t *testing.T, client *redis.Client, mailbox int) func() protocol.Notice {
+// listen subscribes to a mailbox. It returns a function that returns the next
+// notice.
+func listen(t *testing.T, client *redis.Client, mailbox int) func() protocol.Notice {
 	t.Helper()
 	name, _, _ := strings.Cut(id(mailbox, 0), ":")
 	sub := client.Subscribe(t.Context(), protocol.Channel(name))
-	t.Cleanup(func() { _ = sub.Close() }) // its client may be closed before
+	t.Cleanup(func() { _ = sub.Close() }) // its client may be closed earlier
 	if _, err := sub.Receive(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -62,21 +63,21 @@ func hear(t *testing.T, client *redis.Client, mailbox int) func() protocol.Notic
 	}
 }
 
-// queued returns the IDs in the queue, and fails the test if they and the notes
-// about them differ, or would stay for ever.
+// queued returns the IDs in the queue. The test fails if the waiters' records
+// are of other IDs, or if the queue or the records do not expire.
 func queued(t *testing.T, s *redistest.Server) []string {
 	t.Helper()
 	ids, err := s.Admin.ZRange(t.Context(), queue, 0, -1).Result()
 	if err != nil {
 		t.Fatal(err)
 	}
-	noted, err := s.Admin.HKeys(t.Context(), waiters).Result()
+	recorded, err := s.Admin.HKeys(t.Context(), waiters).Result()
 	if err != nil {
 		t.Fatal(err)
 	}
-	slices.Sort(noted)
-	if !slices.Equal(slices.Sorted(slices.Values(ids)), noted) {
-		t.Errorf("%q queue, and of %q there are notes", ids, noted)
+	slices.Sort(recorded)
+	if !slices.Equal(slices.Sorted(slices.Values(ids)), recorded) {
+		t.Errorf("%q queue, and %q have records", ids, recorded)
 	}
 	for _, k := range []string{queue, waiters} {
 		if len(ids) > 0 && s.TTL(k) <= 0 {
@@ -86,12 +87,25 @@ func queued(t *testing.T, s *redistest.Server) []string {
 	return ids
 }
 
-// Promise: waiting is in order. Release hands the lock to who asked first, tells it,
-// and counts its token on.
+// wantGrant returns the next notice. The test fails unless it is want, with a
+// token above last.
+func wantGrant(
+	t *testing.T, next func() protocol.Notice, last int64, want protocol.Notice,
+) protocol.Notice {
+	t.Helper()
+	got := next()
+	if got.ID != want.ID || got.Round != want.Round || got.Token <= last {
+		t.Errorf("the notice is %+v after token %d, want %+v", got, last, want)
+	}
+	return got
+}
+
+// Promise: waiting is in order. Release hands the lock off to the waiter that
+// asked first, tells it, and gives it a higher token.
 func TestPromiseOrder(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
-		heard := hear(t, s.Client(), 1)
+		next := listen(t, s.Client(), 1)
 		token := acquire(t, l, id(0, 0))
 		var places []int64
 		for _, n := range []int{5, 3, 9} { // not the order of IDs
@@ -100,23 +114,23 @@ func TestPromiseOrder(t *testing.T) {
 		if !slices.IsSorted(places) || places[0] == places[1] {
 			t.Errorf("the places are %v", places)
 		}
-		// Asked again, it keeps its place; the round is the new one.
-		if again := enqueue(t, l, protocol.Request{ID: id(1, 5), Round: 6, Place: places[0]}); again != places[0] {
+		// A waiter that asks again keeps its place. Its round is the new one.
+		r := protocol.Request{ID: id(1, 5), Round: 6, Place: places[0]}
+		if again := enqueue(t, l, r); again != places[0] {
 			t.Errorf("the place of the first went from %d to %d", places[0], again)
 		}
-		// A request that is repeated because its reply was lost knows no place.
+		// A request that is repeated after a lost reply knows no place.
 		if again := enqueue(t, l, protocol.Request{ID: id(1, 3), Round: 3}); again != places[1] {
 			t.Errorf("the place of the second went from %d to %d", places[1], again)
 		}
 		holder := id(0, 0)
-		for _, want := range []protocol.Notice{{ID: id(1, 5), Round: 6}, {ID: id(1, 3), Round: 3}, {ID: id(1, 9), Round: 9}} {
+		for _, want := range []protocol.Notice{
+			{ID: id(1, 5), Round: 6}, {ID: id(1, 3), Round: 3}, {ID: id(1, 9), Round: 9},
+		} {
 			if err := release(t, l, holder); err != nil {
 				t.Fatal(err)
 			}
-			got := heard()
-			if got.ID != want.ID || got.Round != want.Round || got.Token <= token {
-				t.Errorf("heard %+v after token %d, want %+v", got, token, want)
-			}
+			got := wantGrant(t, next, token, want)
 			if s.Get(key) != want.ID || !about(s.TTL(key), ttl) || s.Get(fence) != fmt.Sprint(got.Token) {
 				t.Errorf("the lock holds %q for %v, and the fence %s", s.Get(key), s.TTL(key), s.Get(fence))
 			}
@@ -128,24 +142,27 @@ func TestPromiseOrder(t *testing.T) {
 	})
 }
 
-// Nobody gets past the queue: neither a newcomer that finds the lock free
-// because its holder's lease ran out, nor one that only tries.
-func TestFreeLockGoesToWhoWaits(t *testing.T) {
+// Nobody passes the queue. The holder's lease has run out, and a newcomer,
+// which waits or only tries, finds the lock free.
+func TestFreeLockGoesToTheFirstWaiter(t *testing.T) {
 	for _, round := range []int64{0, 1} {
 		redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 			l := newLock(t, s.Client())
-			heard := hear(t, s.Client(), 1)
+			next := listen(t, s.Client(), 1)
 			acquire(t, l, id(0, 0))
-			enqueue(t, l, protocol.Request{ID: id(1, 1), Spare: 10})
+			enqueue(t, l, protocol.Request{ID: id(1, 1), Reserve: 10})
 			s.Expire(key)
-			grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(2, 1), TTL: time.Hour, Round: round})
-			if err != nil || grant.Granted || !about(grant.Remaining, ttl) || !grant.HandsOn || (grant.Place > 0) != (round > 0) {
+			r := protocol.Request{ID: id(2, 1), TTL: time.Hour, Round: round}
+			grant, err := l.Acquire(t.Context(), r)
+			if err != nil || grant.Granted || !about(grant.Remaining, ttl) || !grant.HandsOff ||
+				(grant.Place > 0) != (round > 0) {
 				t.Errorf("a newcomer: %+v, %v", grant, err)
 			}
-			if n := heard(); n.ID != id(1, 1) || s.Get(key) != n.ID || s.Get(fence) != fmt.Sprint(n.Token+10) {
-				t.Errorf("heard %+v; the lock holds %q, the fence %s", n, s.Get(key), s.Get(fence))
+			if n := next(); n.ID != id(1, 1) || s.Get(key) != n.ID ||
+				s.Get(fence) != fmt.Sprint(n.Token+10) {
+				t.Errorf("the notice is %+v; the lock holds %q, the fence %s", n, s.Get(key), s.Get(fence))
 			}
-			// The waiter itself finds the lock its own, or free and its turn.
+			// The waiter gets the lock too if it finds it free itself.
 			if err := release(t, l, id(2, 1)); !errors.Is(err, protocol.ErrNotHeld) {
 				t.Errorf("the newcomer withdraws: %v", err)
 			}
@@ -155,7 +172,7 @@ func TestFreeLockGoesToWhoWaits(t *testing.T) {
 	}
 }
 
-// acquireRound asks as a waiter and is granted.
+// acquireRound asks as a waiter. The test ends unless the lock is granted.
 func acquireRound(t *testing.T, l *protocol.Lock, id string) int64 {
 	t.Helper()
 	grant, err := l.Acquire(t.Context(), protocol.Request{ID: id, TTL: ttl, Round: 1})
@@ -165,8 +182,8 @@ func acquireRound(t *testing.T, l *protocol.Lock, id string) int64 {
 	return grant.Token
 }
 
-// Waiters that have not asked for their ttl are passed over, at once and
-// together, and one that comes back has its place again.
+// A release drops all waiters that have not asked within their ttl. A waiter
+// that comes back has its old place.
 func TestDeadWaiters(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
@@ -175,7 +192,7 @@ func TestDeadWaiters(t *testing.T) {
 		for n := range 20 {
 			places = append(places, enqueue(t, l, protocol.Request{ID: id(1, n), TTL: time.Millisecond}))
 		}
-		s.Do("PERSIST", queue) // or they would be gone by themselves
+		s.Do("PERSIST", queue) // or they would expire
 		s.Do("PERSIST", waiters)
 		micros, _ := s.Admin.Time(t.Context()).Result()
 		redistest.Eventually(t, func() bool {
@@ -188,10 +205,11 @@ func TestDeadWaiters(t *testing.T) {
 			t.Errorf("release: %v, the lock is %q's, want the live waiter's", err, s.Get(key))
 		}
 		if got := enqueue(t, l, protocol.Request{ID: id(1, 7), Place: places[7]}); got != places[7] {
-			t.Errorf("who comes back has place %d, had %d", got, places[7])
+			t.Errorf("the waiter came back to place %d, want its old place %d", got, places[7])
 		}
 		if err := release(t, l, id(2, 1)); err != nil || s.Get(key) != id(1, 7) {
-			t.Errorf("release: %v, the lock is %q's, want the returner's", err, s.Get(key))
+			t.Errorf("release: %v, the lock is %q's, want that of the waiter that came back",
+				err, s.Get(key))
 		}
 		if got := queued(t, s); !slices.Equal(got, []string{id(2, 2)}) {
 			t.Errorf("%q queue", got)
@@ -199,7 +217,8 @@ func TestDeadWaiters(t *testing.T) {
 	})
 }
 
-// A step of the server's clock turns neither the order round nor the dead alive.
+// A step back of the server's clock neither reverses the order nor revives the
+// dead.
 func TestQueueOverAClockThatStepsBack(t *testing.T) {
 	s := redistest.StartMini(t)
 	start := time.Now()
@@ -211,17 +230,18 @@ func TestQueueOverAClockThatStepsBack(t *testing.T) {
 	if second := enqueue(t, l, protocol.Request{ID: id(1, 2)}); second <= first {
 		t.Errorf("place %d came after %d", second, first)
 	}
-	// The first has not asked since: whether it is alive cannot be told.
+	// The first has not asked since, so its record is dated in the future.
 	if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != id(1, 2) {
 		t.Errorf("release: %v, the lock is %q's", err, s.Get(key))
 	}
 }
 
-// deafen lets mailbox be subscribed while what enqueues under it is done, and then no more.
-func deafen(t *testing.T, s *redistest.Server, mailbox int, do func()) {
+// whileSubscribed calls do while mailbox has a subscriber. It returns when it
+// has none any more.
+func whileSubscribed(t *testing.T, s *redistest.Server, mailbox int, do func()) {
 	t.Helper()
 	client := s.Client()
-	hear(t, client, mailbox)
+	listen(t, client, mailbox)
 	do()
 	if err := client.Close(); err != nil {
 		t.Fatal(err)
@@ -230,59 +250,60 @@ func deafen(t *testing.T, s *redistest.Server, mailbox int, do func()) {
 	channel := protocol.Channel(name)
 	redistest.Eventually(t, func() bool {
 		return s.Do("PUBSUB", "NUMSUB", channel).([]any)[1] == int64(0)
-	}, "nobody listens to mailbox %d", mailbox)
+	}, "mailbox %d has no subscriber", mailbox)
 }
 
-// A waiter that was heard of when it asked, and is not any more, is dead at once.
-func TestUnheardWaiter(t *testing.T) {
+// A waiter is dead at once if its mailbox had a subscriber and has none now.
+func TestUnsubscribedWaiter(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
-		heard := hear(t, s.Client(), 3)
+		next := listen(t, s.Client(), 3)
 		token := acquire(t, l, id(0, 0))
-		deafen(t, s, 1, func() {
+		whileSubscribed(t, s, 1, func() {
 			for n := range 3 {
-				enqueue(t, l, protocol.Request{ID: id(1, n), Counted: true})
+				enqueue(t, l, protocol.Request{ID: id(1, n), AskSubscribed: true})
 			}
 		})
-		enqueue(t, l, protocol.Request{ID: id(2, 1), Counted: false})
+		enqueue(t, l, protocol.Request{ID: id(2, 1), AskSubscribed: false})
 		if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != id(2, 1) {
-			t.Errorf("release: %v, the lock is %q's, want the one's that polls", err, s.Get(key))
+			t.Errorf("release: %v, the lock is %q's, want that of the waiter without a mailbox",
+				err, s.Get(key))
 		}
-		deafen(t, s, 1, func() { enqueue(t, l, protocol.Request{ID: id(1, 4), Counted: true}) })
-		enqueue(t, l, protocol.Request{ID: id(3, 1), Counted: true})
+		whileSubscribed(t, s, 1, func() { enqueue(t, l, protocol.Request{ID: id(1, 4), AskSubscribed: true}) })
+		enqueue(t, l, protocol.Request{ID: id(3, 1), AskSubscribed: true})
 		if err := release(t, l, id(2, 1)); err != nil || s.Get(key) != id(3, 1) {
-			t.Errorf("release: %v, the lock is %q's, want the one's that listens", err, s.Get(key))
+			t.Errorf("release: %v, the lock is %q's, want that of the waiter that listens", err, s.Get(key))
 		}
-		if n := heard(); n.Token <= token || n.Key != key {
-			t.Errorf("heard %+v, after the token %d", n, token)
+		if n := next(); n.Token <= token || n.Key != key {
+			t.Errorf("the notice is %+v, after the token %d", n, token)
 		}
-		deafen(t, s, 1, func() { enqueue(t, l, protocol.Request{ID: id(1, 5), Counted: true}) })
+		whileSubscribed(t, s, 1, func() { enqueue(t, l, protocol.Request{ID: id(1, 5), AskSubscribed: true}) })
 		if err := release(t, l, id(3, 1)); err != nil || s.Get(key) != "" || len(queued(t, s)) > 0 {
-			t.Errorf("release with the dead alone: %v, the lock is %q's", err, s.Get(key))
+			t.Errorf("release with only dead waiters: %v, the lock is %q's", err, s.Get(key))
 		}
 	})
 }
 
-// A waiter whose mailbox this server does not count is not dead for that: it is told so,
-// keeps its place, and is granted the lock.
+// A waiter is alive though this server never had a subscriber of its mailbox.
+// It is told so, keeps its place, and is granted the lock.
 func TestPromiseExclusionOfWaitersThatAreNotCounted(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
 		acquire(t, l, id(0, 0))
 		ask := func(id string) protocol.Grant {
 			t.Helper()
-			g, err := l.Acquire(t.Context(), protocol.Request{ID: id, TTL: ttl, Round: 1, Counted: true})
+			g, err := l.Acquire(t.Context(), protocol.Request{ID: id, TTL: ttl, Round: 1, AskSubscribed: true})
 			if err != nil || g.Granted {
 				t.Fatalf("%+v, %v, want a refusal", g, err)
 			}
 			return g
 		}
-		hear(t, s.Client(), 2)
-		if g := ask(id(1, 1)); g.Heard || g.Holder != id(0, 0) {
-			t.Errorf("told %+v where nobody listens", g)
+		listen(t, s.Client(), 2)
+		if g := ask(id(1, 1)); g.Subscribed || g.Holder != id(0, 0) {
+			t.Errorf("the refusal is %+v, and the mailbox has no subscriber", g)
 		}
-		if g := ask(id(2, 1)); !g.Heard {
-			t.Errorf("told %+v where it listens", g)
+		if g := ask(id(2, 1)); !g.Subscribed {
+			t.Errorf("the refusal is %+v, and the mailbox has a subscriber", g)
 		}
 		if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != id(1, 1) {
 			t.Errorf("release: %v, the lock is %q's, want the first's", err, s.Get(key))
@@ -290,8 +311,8 @@ func TestPromiseExclusionOfWaitersThatAreNotCounted(t *testing.T) {
 	})
 }
 
-// Release is also how a wait ends: the waiter leaves the queue, or passes on what it
-// was granted meanwhile, or what nobody has.
+// A wait ends with a release. The waiter leaves the queue. If it was granted
+// the lock meanwhile, or if the lock is free, it hands the lock off.
 func TestWithdrawal(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
@@ -299,7 +320,8 @@ func TestWithdrawal(t *testing.T) {
 		for n := range 4 {
 			enqueue(t, l, protocol.Request{ID: id(1, n)})
 		}
-		if err := release(t, l, id(1, 0)); !errors.Is(err, protocol.ErrNotHeld) || s.Get(key) != id(0, 0) {
+		if err := release(t, l, id(1, 0)); !errors.Is(err, protocol.ErrNotHeld) ||
+			s.Get(key) != id(0, 0) {
 			t.Errorf("withdrawal: %v, the lock is %q's", err, s.Get(key))
 		}
 		if got := queued(t, s); !slices.Equal(got, []string{id(1, 1), id(1, 2), id(1, 3)}) {
@@ -309,17 +331,19 @@ func TestWithdrawal(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := release(t, l, id(1, 1)); err != nil || s.Get(key) != id(1, 2) {
-			t.Errorf("withdrawal of who was granted: %v, the lock is %q's", err, s.Get(key))
+			t.Errorf("withdrawal of a waiter that was granted the lock: %v, the lock is %q's",
+				err, s.Get(key))
 		}
 		s.Expire(key)
-		if err := release(t, l, id(1, 2)); !errors.Is(err, protocol.ErrNotHeld) || s.Get(key) != id(1, 3) {
+		if err := release(t, l, id(1, 2)); !errors.Is(err, protocol.ErrNotHeld) ||
+			s.Get(key) != id(1, 3) {
 			t.Errorf("release after the lease ran out: %v, the lock is %q's", err, s.Get(key))
 		}
 		if err := release(t, l, id(1, 3)); err != nil || s.Get(key) != "" || len(queued(t, s)) > 0 {
 			t.Errorf("release by the last: %v, the lock is %q's", err, s.Get(key))
 		}
 		acquire(t, l, id(0, 1))
-		deafen(t, s, 9, func() { enqueue(t, l, protocol.Request{ID: id(9, 1), Counted: true}) })
+		whileSubscribed(t, s, 9, func() { enqueue(t, l, protocol.Request{ID: id(9, 1), AskSubscribed: true}) })
 		s.Expire(key)
 		if err := release(t, l, id(0, 1)); !errors.Is(err, protocol.ErrNotHeld) || s.Get(key) != "" {
 			t.Errorf("release after the lease ran out: %v, the lock is %q's", err, s.Get(key))
@@ -327,65 +351,78 @@ func TestWithdrawal(t *testing.T) {
 	})
 }
 
-// Tokens to spare are above the one granted and below the next; what is not used
-// of them goes back.
-func TestSpareTokens(t *testing.T) {
+// reserve is how many tokens are reserved: for longer than a test takes.
+const reserve = int64(time.Hour / time.Microsecond)
+
+// Reserved tokens are above the one granted and below the next. A release gives
+// back those that were not used.
+func TestReservedTokens(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
-		const spare = int64(time.Hour / time.Microsecond) // more than time passes here
-		grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 0), TTL: ttl, Spare: spare})
-		if err != nil || !grant.Granted || s.Get(fence) != fmt.Sprint(grant.Token+spare) {
+		grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 0), TTL: ttl, Reserve: reserve})
+		if err != nil || !grant.Granted || s.Get(fence) != fmt.Sprint(grant.Token+reserve) {
 			t.Fatalf("%+v, %v, the fence is %s", grant, err, s.Get(fence))
 		}
 		if got := s.TTL(fence); !about(got, ttl+protocol.FloorLifetime+time.Hour) || got < time.Hour {
 			t.Errorf("the fence lives for %v", got)
 		}
-		enqueue(t, l, protocol.Request{ID: id(1, 1), Spare: spare})
+		enqueue(t, l, protocol.Request{ID: id(1, 1), Reserve: reserve})
 		used := grant.Token + time.Minute.Microseconds()
 		if err := l.NewRelease(id(0, 0), used).Try(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if got := s.Get(fence); got != fmt.Sprint(used+1+spare) {
-			t.Errorf("handed on, the fence is %s, want one above %d and %d to spare", got, used, spare)
+		if got := s.Get(fence); got != fmt.Sprint(used+1+reserve) {
+			t.Errorf("after the hand-off, the fence is %s, want %d + 1 + %d", got, used, reserve)
 		}
 		used += 7
 		if err := l.NewRelease(id(1, 1), used).Try(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if got := s.Get(fence); got != fmt.Sprint(used) || !about(s.TTL(fence), protocol.FloorLifetime+time.Minute) {
-			t.Errorf("released, the fence is %s for %v, want %d", got, s.TTL(fence), used)
+		if got := s.Get(fence); got != fmt.Sprint(used) ||
+			!about(s.TTL(fence), protocol.FloorLifetime+time.Minute) {
+			t.Errorf("after the release, the fence is %s for %v, want %d", got, s.TTL(fence), used)
 		}
 		if next := acquire(t, l, id(0, 1)); next != used+1 {
-			t.Errorf("the next token is %d, want one above %d", next, used)
+			t.Errorf("the next token is %d, want %d + 1", next, used)
 		}
-		// Given up without a word of what was used, all count as used.
-		if grant, err = l.Acquire(t.Context(), protocol.Request{ID: id(0, 1), TTL: ttl, Spare: spare}); err != nil {
+	})
+}
+
+// A release that does not say which of the reserved tokens were used counts all
+// as used.
+func TestReservedTokensOfWhichNothingIsSaid(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
+		grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 1), TTL: ttl, Reserve: reserve})
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := release(t, l, id(0, 1)); err != nil || s.Get(fence) != fmt.Sprint(grant.Token+spare) {
+		if err := release(t, l, id(0, 1)); err != nil ||
+			s.Get(fence) != fmt.Sprint(grant.Token+reserve) {
 			t.Errorf("release: %v, the fence is %s", err, s.Get(fence))
 		}
 	})
 }
 
-// A holder that sets the key by itself does not hand on, and waiters know.
-func TestWhoHandsOn(t *testing.T) {
+// A waiter is told whether the holder hands the lock off. A holder by plain SET
+// does not.
+func TestHandsOff(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
-		for holder, handsOn := range map[string]bool{
+		for holder, handsOff := range map[string]bool{
 			id(1, 17): true, "8f14e45f": false, "8f14e45f-ceea-4671-a4b3-0d5f6d0c1b2a": false, "": false,
 		} {
 			s.Do("SET", key, holder)
 			grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 0), TTL: ttl, Round: 1})
-			if err != nil || grant.HandsOn != handsOn {
-				t.Errorf("%q holds: %+v, %v, want HandsOn %v", holder, grant, err, handsOn)
+			if err != nil || grant.HandsOff != handsOff {
+				t.Errorf("%q holds: %+v, %v, want HandsOff %v", holder, grant, err, handsOff)
 			}
 		}
 	})
 }
 
-// Keys of other types where the queue should be: nothing is granted, nothing is
-// left, and a held lock can be released.
+// The queue or the waiters are keys of another type. Nothing is granted,
+// nothing is left, and a held lock can be released.
 func TestQueueOfAnotherType(t *testing.T) {
 	for _, name := range []string{queue, waiters} {
 		redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -394,19 +431,20 @@ func TestQueueOfAnotherType(t *testing.T) {
 			s.Do("SET", name, "a string")
 			_, err := l.Acquire(t.Context(), protocol.Request{ID: id(1, 1), TTL: ttl, Round: 1})
 			if !protocol.Permanent(err) {
-				t.Errorf("acquire: %v, want an error that no waiting mends", err)
+				t.Errorf("acquire: %v, want a permanent error", err)
 			}
 			if err := release(t, l, id(0, 0)); err != nil || s.Get(key) != "" {
 				t.Errorf("release: %v, the lock holds %q", err, s.Get(key))
 			}
 			if n := s.Do("EXISTS", queue, waiters); n != int64(1) {
-				t.Errorf("%d keys are there, want only what was", n)
+				t.Errorf("%d keys are there, want only the one of another type", n)
 			}
 		})
 	}
 }
 
-// A fence that cannot be written: the waiter is not granted a lock without a token.
+// The fence cannot be written. The waiter is not granted the lock without a
+// token.
 func TestNoGrantWithoutAToken(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
@@ -420,7 +458,8 @@ func TestNoGrantWithoutAToken(t *testing.T) {
 				err = release(t, l, id(0, 0))
 			} else {
 				s.Expire(key)
-				if _, failed := l.Acquire(t.Context(), protocol.Request{ID: id(1, 2), TTL: ttl, Round: round}); !protocol.Permanent(failed) {
+				r := protocol.Request{ID: id(1, 2), TTL: ttl, Round: round}
+				if _, failed := l.Acquire(t.Context(), r); !protocol.Permanent(failed) {
 					err = fmt.Errorf("acquire: %v", failed)
 				}
 			}
@@ -432,8 +471,8 @@ func TestNoGrantWithoutAToken(t *testing.T) {
 	})
 }
 
-// A full server still hands on.
-func TestFullServerHandsOn(t *testing.T) {
+// A release on a full server hands the lock off.
+func TestFullServerHandsOff(t *testing.T) {
 	s := redistest.Start(t)
 	l := newLock(t, s.Client())
 	acquire(t, l, id(0, 0))
@@ -448,16 +487,18 @@ func TestFullServerHandsOn(t *testing.T) {
 	}
 }
 
-// A client that may not publish is told so before it holds or waits for anything, and hands on
-// all the same. Those that wait behind its hold, or behind its waiters, know that nobody will tell them.
+// A client that may not publish learns so before it holds or waits. It hands
+// the lock off nevertheless. Waiters behind its holder, or behind its waiters,
+// learn that nobody will tell them.
 func TestPublishDenied(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~*", "+@all", "-publish")
 	l := newLock(t, s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }))
 	other := newLock(t, s.Client())
-	g, err := l.Acquire(t.Context(), protocol.Request{ID: id(0, 0), TTL: ttl, Round: 1, Channel: protocol.Channel("a")})
-	if err != nil || g.Mute == nil || len(s.Keys()) > 0 {
-		t.Fatalf("%+v, %v, keys %q: want that it may not publish, and nothing done", g, err, s.Keys())
+	r := protocol.Request{ID: id(0, 0), TTL: ttl, Round: 1, Channel: protocol.Channel("a")}
+	g, err := l.Acquire(t.Context(), r)
+	if err != nil || g.CannotPublish == nil || len(s.Keys()) > 0 {
+		t.Fatalf("%+v, %v, keys %q: want CannotPublish, and no keys", g, err, s.Keys())
 	}
 	refusal := func(l *protocol.Lock, id string) protocol.Grant {
 		t.Helper()
@@ -468,27 +509,30 @@ func TestPublishDenied(t *testing.T) {
 		return g
 	}
 	acquire(t, l, id(0, 0)+"m")
-	if refusal(other, id(1, 1)).HandsOn {
-		t.Error("a waiter is to be told by a holder that cannot")
+	if refusal(other, id(1, 1)).HandsOff {
+		t.Error("a waiter relies on a holder that may not publish")
 	}
 	if err := release(t, l, id(0, 0)+"m"); err != nil || s.Get(key) != id(1, 1) {
 		t.Errorf("release: %v, the lock is %q's", err, s.Get(key))
 	}
-	if !refusal(l, id(2, 2)+"m").HandsOn {
-		t.Error("a mute waiter is not to be told by a holder that can")
+	if !refusal(l, id(2, 2)+"m").HandsOff {
+		t.Error("a waiter that may not publish does not rely on a holder that may")
 	}
-	if refusal(other, id(1, 2)).HandsOn {
-		t.Error("a waiter is to be told by a waiter before it that cannot")
+	if refusal(other, id(1, 2)).HandsOff {
+		t.Error("a waiter relies on a waiter before it that may not publish")
 	}
 }
 
 func TestParseNotice(t *testing.T) {
-	for _, bad := range []string{"", "a", "a 1", "a b 1", "a 1 b", "a 1 2", "a 1 2 ", "free", "probe 1"} {
+	for _, bad := range []string{
+		"", "a", "a 1", "a b 1", "a 1 b", "a 1 2", "a 1 2 ", "free", "probe 1",
+	} {
 		if n, ok := protocol.ParseNotice(bad); ok {
-			t.Errorf("%q was read as %+v", bad, n)
+			t.Errorf("%q was parsed as %+v", bad, n)
 		}
 	}
-	if n, ok := protocol.ParseNotice("a:1 2 3 the key"); !ok || n != (protocol.Notice{ID: "a:1", Round: 2, Token: 3, Key: "the key"}) {
+	if n, ok := protocol.ParseNotice("a:1 2 3 the key"); !ok ||
+		n != (protocol.Notice{ID: "a:1", Round: 2, Token: 3, Key: "the key"}) {
 		t.Errorf("%+v, %v", n, ok)
 	}
 }

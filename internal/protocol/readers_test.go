@@ -16,7 +16,8 @@ const (
 	shared  = "warlock:readers"
 )
 
-// read returns the token of an acquisition to read that must be granted.
+// read returns the token of an acquisition to read. The test ends unless it is
+// granted.
 func read(t *testing.T, l *protocol.Lock, id string, ttl time.Duration) int64 {
 	t.Helper()
 	grant, err := l.Acquire(t.Context(), protocol.Request{ID: id, Mode: protocol.Read, TTL: ttl})
@@ -26,7 +27,7 @@ func read(t *testing.T, l *protocol.Lock, id string, ttl time.Duration) int64 {
 	return grant.Token
 }
 
-// refused fails the test unless r is refused.
+// refused returns the refusal of r. The test fails if r is granted.
 func refused(t *testing.T, l *protocol.Lock, r protocol.Request) protocol.Grant {
 	t.Helper()
 	if r.TTL == 0 {
@@ -39,7 +40,8 @@ func refused(t *testing.T, l *protocol.Lock, r protocol.Request) protocol.Grant 
 	return grant
 }
 
-// reading returns the IDs that hold to read, and fails the test if that would not end.
+// reading returns the IDs of the readers that hold the lock. The test fails if
+// the lock or the set of readers does not expire.
 func reading(t *testing.T, s *redistest.Server) []string {
 	t.Helper()
 	if s.Get(key) != shared {
@@ -56,7 +58,7 @@ func reading(t *testing.T, s *redistest.Server) []string {
 	return ids
 }
 
-// wantReaders fails the test unless exactly these hold to read.
+// wantReaders fails the test unless exactly these readers hold the lock.
 func wantReaders(t *testing.T, s *redistest.Server, want ...string) {
 	t.Helper()
 	if got := reading(t, s); !slices.Equal(got, want) {
@@ -64,7 +66,7 @@ func wantReaders(t *testing.T, s *redistest.Server, want ...string) {
 	}
 }
 
-// endShare puts the deadline of a reader into the past.
+// endShare moves the deadline of a reader's share into the past.
 func endShare(s *redistest.Server, id string) { s.Do("ZADD", readers, "XX", 1, id) }
 
 func TestReadersShare(t *testing.T) {
@@ -84,11 +86,11 @@ func TestReadersShare(t *testing.T) {
 			t.Errorf("the fence lives for %v", got)
 		}
 		grant := refused(t, l, protocol.Request{ID: id(0, 1)})
-		if !about(grant.Remaining, ttl) || !grant.HandsOn {
+		if !about(grant.Remaining, ttl) || !grant.HandsOff {
 			t.Errorf("a writer: %+v", grant)
 		}
 		if s.Do("SET", key, "a plain one", "NX", "PX", 1000) != nil {
-			t.Error("a plain SET NX got past the readers")
+			t.Error("a plain SET NX took the lock from the readers")
 		}
 		for _, n := range []int{1, 2} {
 			if err := release(t, l, id(n, 1)); err != nil {
@@ -99,18 +101,19 @@ func TestReadersShare(t *testing.T) {
 			t.Errorf("%d keys are left, the lock holds %q", n, s.Get(key))
 		}
 		if last := acquire(t, l, id(0, 1)); last <= second {
-			t.Errorf("a writer's token %d is not above the readers' %d", last, second)
+			t.Errorf("the writer's token %d is not above the readers' %d", last, second)
 		}
 	})
 }
 
-// A plain holder keeps readers out, and they know that it hands nothing on.
+// A holder by plain SET excludes readers. They learn that it will not hand the
+// lock off.
 func TestReadersBehindAPlainHolder(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
 		s.Do("SET", key, "a plain one", "PX", 60000)
 		grant := refused(t, l, protocol.Request{ID: id(1, 1), Mode: protocol.Read, Round: 1})
-		if grant.HandsOn || grant.Place == 0 {
+		if grant.HandsOff || grant.Place == 0 {
 			t.Errorf("a reader: %+v", grant)
 		}
 		s.Do("DEL", key)
@@ -119,8 +122,8 @@ func TestReadersBehindAPlainHolder(t *testing.T) {
 	})
 }
 
-// Each reader has its own deadline: the lock lives with the latest, which a shorter one neither
-// shortens nor outlives, and falls back to the latest of those that are left.
+// Each share has its own deadline. The lock expires with the latest. When that
+// reader leaves, the lock expires with the latest of the others.
 func TestReadersHaveDeadlinesOfTheirOwn(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
@@ -143,7 +146,8 @@ func TestReadersHaveDeadlinesOfTheirOwn(t *testing.T) {
 			}
 		}
 		wantReaders(t, s, id(2, 1))
-		if err := renew(t, l, id(2, 1), token, time.Hour); err != nil || !about(s.TTL(key), time.Hour) || !about(s.TTL(readers), time.Hour) {
+		if err := renew(t, l, id(2, 1), token, time.Hour); err != nil ||
+			!about(s.TTL(key), time.Hour) || !about(s.TTL(readers), time.Hour) {
 			t.Errorf("renewed: %v, the lock lives for %v", err, s.TTL(key))
 		}
 		deadline := s.Do("ZSCORE", readers, id(2, 1))
@@ -153,14 +157,15 @@ func TestReadersHaveDeadlinesOfTheirOwn(t *testing.T) {
 		if got := s.Do("ZSCORE", readers, id(2, 1)); got != deadline {
 			t.Errorf("a late renewal put the deadline from %v to %v", deadline, got)
 		}
-		if err := l.Extend(t.Context(), id(2, 1), 2*time.Hour); err != nil || !about(s.TTL(key), 2*time.Hour) {
+		if err := l.Extend(t.Context(), id(2, 1), 2*time.Hour); err != nil ||
+			!about(s.TTL(key), 2*time.Hour) {
 			t.Errorf("extended: %v, the lock lives for %v", err, s.TTL(key))
 		}
 	})
 }
 
-// A reader that died ends at its deadline whatever the others do, and has no part in
-// the lock any more.
+// The share of a dead reader ends at its deadline, whatever the others do. The
+// reader can then neither renew nor release it.
 func TestReaderPastItsDeadline(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
@@ -177,18 +182,19 @@ func TestReaderPastItsDeadline(t *testing.T) {
 		}
 		wantReaders(t, s, id(2, 1))
 		endShare(s, id(2, 1))
-		acquire(t, l, id(0, 0)) // the key is still there, the readers are not
+		acquire(t, l, id(0, 0)) // the key is still there, but no share is left
 		if s.Get(key) != id(0, 0) {
 			t.Errorf("the lock holds %q", s.Get(key))
 		}
-		if err := renew(t, l, id(2, 1), live, ttl); !errors.Is(err, protocol.ErrNotHeld) || s.Get(key) != id(0, 0) {
-			t.Errorf("renewal after a writer came: %v", err)
+		if err := renew(t, l, id(2, 1), live, ttl); !errors.Is(err, protocol.ErrNotHeld) ||
+			s.Get(key) != id(0, 0) {
+			t.Errorf("renewal while a writer holds: %v", err)
 		}
 	})
 }
 
-// When those that are left are all past their deadlines, the lock goes to who waits.
-func TestLastLiveReaderHandsOn(t *testing.T) {
+// The last live reader hands the lock off, though dead readers are left.
+func TestLastLiveReaderHandsOff(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
 		read(t, l, id(1, 1), ttl)
@@ -201,8 +207,9 @@ func TestLastLiveReaderHandsOn(t *testing.T) {
 	})
 }
 
-// What an earlier lock left of its readers has no part in one that is handed to a reader.
-func TestReaderIsHandedALockOfItsOwn(t *testing.T) {
+// A reader is granted the lock. It does not share with readers of an earlier
+// lock.
+func TestReadersOfAnEarlierLock(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
 		stale := read(t, l, id(1, 1), time.Hour)
@@ -219,8 +226,8 @@ func TestReaderIsHandedALockOfItsOwn(t *testing.T) {
 	})
 }
 
-// In real time: the lock is a writer's when the share of a dead reader has
-// run out, though others renewed and left.
+// A dead reader delays a writer, in real time, only until its share ends,
+// though others renewed and left.
 func TestReaderDiesAmongOthers(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
@@ -229,7 +236,7 @@ func TestReaderDiesAmongOthers(t *testing.T) {
 	asked := time.Now()
 	read(t, l, id(1, 1), short) // and dies
 	token := read(t, l, id(2, 1), ttl)
-	heard := hear(t, s.Client(), 3)
+	next := listen(t, s.Client(), 3)
 	enqueue(t, l, protocol.Request{ID: id(3, 1)})
 	if _, err := l.Renew(t.Context(), id(2, 1), token, ttl); err != nil {
 		t.Fatal(err)
@@ -237,114 +244,118 @@ func TestReaderDiesAmongOthers(t *testing.T) {
 	if err := release(t, l, id(2, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if n := heard(); n != (protocol.Notice{ID: id(3, 1), Key: key}) { // the lock expires sooner than it knew
-		t.Errorf("the writer was told %+v, want to ask again", n)
+	// the lock expires sooner than the writer knew
+	if n := next(); n != (protocol.Notice{ID: id(3, 1), Key: key}) {
+		t.Errorf("the writer was told %+v, want that it asks again", n)
 	}
 	grant := refused(t, l, protocol.Request{ID: id(3, 1), Round: 2})
 	if grant.Remaining > short {
 		t.Errorf("the lock lives for %v, want at most %v", grant.Remaining, short)
 	}
 	redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "the lock expires")
-	if after := time.Since(asked); after < short-2*time.Millisecond { // as the server's clock counts in milliseconds
+	if after := time.Since(asked); after < short-2*time.Millisecond { // the server counts in ms
 		t.Errorf("the share of %v ended %v after it was asked for", short, after)
 	}
 	acquireRound(t, l, id(3, 1))
 }
 
-// Promise: waiting is in order, of writers and readers in one; readers that stand
-// together are granted together, and told.
+// steps has the releases by which a queue of a writer, two readers, a writer
+// and a reader is served: the ID that leaves, the waiters that are granted the
+// lock, the lock's value then, and its readers.
+var steps = []struct {
+	leaves  string
+	granted []int
+	value   string
+	readers []string
+}{
+	{id(0, 1), []int{1}, id(1, 1), nil},
+	{id(1, 1), []int{2, 3}, shared, []string{id(1, 2), id(1, 3)}},
+	{id(1, 2), nil, shared, []string{id(1, 3)}},
+	{id(1, 3), []int{4}, id(1, 4), nil},
+	{id(1, 4), []int{5}, shared, []string{id(1, 5)}},
+	{id(1, 5), nil, "", nil},
+}
+
+// Promise: waiting is in order, for readers and writers together. Readers that
+// stand together get the lock together, and are told.
 func TestPromiseOrderOfReadersAndWriters(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
-		heard := hear(t, s.Client(), 1)
+		next := listen(t, s.Client(), 1)
 		last := read(t, l, id(0, 1), ttl)
-		ask := func(n int, mode protocol.Mode) {
-			t.Helper()
-			enqueue(t, l, protocol.Request{ID: id(1, n), Mode: mode, Round: int64(n)})
+		var waiting []string
+		for i, mode := range []protocol.Mode{
+			protocol.Write, protocol.Read, protocol.Read, protocol.Write, protocol.Read,
+		} {
+			r := protocol.Request{ID: id(1, i+1), Mode: mode, Round: int64(i + 1)}
+			enqueue(t, l, r)
+			waiting = append(waiting, r.ID)
 		}
-		ask(1, protocol.Write)
-		ask(2, protocol.Read) // though readers hold: a writer waits
-		ask(3, protocol.Read)
-		ask(4, protocol.Write)
-		ask(5, protocol.Read)
-		refused(t, l, protocol.Request{ID: id(2, 1), Mode: protocol.Read}) // nor does one get past that only tries
-		told := func(n int) {
-			t.Helper()
-			if got := heard(); got.ID != id(1, n) || got.Round != int64(n) || got.Token <= last {
-				t.Errorf("heard %+v after token %d, want the grant of %s", got, last, id(1, n))
-			} else {
-				last = got.Token
-			}
-		}
-		leave := func(who string) {
-			t.Helper()
-			if err := release(t, l, who); err != nil {
+		// A reader that only tries does not pass the first writer either.
+		refused(t, l, protocol.Request{ID: id(2, 1), Mode: protocol.Read})
+		for _, step := range steps {
+			if err := release(t, l, step.leaves); err != nil {
 				t.Fatal(err)
 			}
+			for _, n := range step.granted {
+				want := protocol.Notice{ID: id(1, n), Round: int64(n)}
+				last = wantGrant(t, next, last, want).Token
+			}
+			waiting = waiting[len(step.granted):]
+			wantReaders(t, s, step.readers...)
+			if got := queued(t, s); s.Get(key) != step.value || !slices.Equal(got, waiting) {
+				t.Errorf("%s left: the lock holds %q, and %q queue", step.leaves, s.Get(key), got)
+			}
 		}
-		leave(id(0, 1))
-		told(1)
-		if s.Get(key) != id(1, 1) {
-			t.Errorf("the lock holds %q", s.Get(key))
-		}
-		leave(id(1, 1))
-		told(2)
-		told(3)
-		wantReaders(t, s, id(1, 2), id(1, 3))
-		leave(id(1, 2))
-		wantReaders(t, s, id(1, 3))
-		leave(id(1, 3))
-		told(4)
-		if got := queued(t, s); s.Get(key) != id(1, 4) || !slices.Equal(got, []string{id(1, 5)}) {
-			t.Errorf("the lock holds %q, and %q queue", s.Get(key), got)
-		}
-		leave(id(1, 4))
-		told(5)
-		leave(id(1, 5))
 		if n := s.Do("EXISTS", key, readers, queue, waiters); n != int64(0) {
 			t.Errorf("%d keys are left", n)
 		}
 	})
 }
 
-// When the writer that stops them goes, or is found dead, the readers behind it join
-// those that hold.
-func TestReadersBehindAWriterThatGoes(t *testing.T) {
-	for name, goes := range map[string]func(t *testing.T, s *redistest.Server, l *protocol.Lock) (joined []string){
-		"it withdraws": func(t *testing.T, _ *redistest.Server, l *protocol.Lock) []string {
-			if err := release(t, l, id(1, 1)); !errors.Is(err, protocol.ErrNotHeld) {
-				t.Error(err)
-			}
-			return []string{id(1, 2), id(1, 3)}
-		},
-		"a reader asks again": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
-			s.Do("HDEL", waiters, id(1, 1)) // as if it had died
-			grant, err := l.Acquire(t.Context(), protocol.Request{ID: id(1, 3), Mode: protocol.Read, TTL: ttl, Round: 2})
-			if err != nil || !grant.Granted {
-				t.Errorf("%+v, %v, want the lock", grant, err)
-			}
-			return []string{id(1, 2), id(1, 3)}
-		},
-		"a reader tries": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
-			s.Do("HDEL", waiters, id(1, 1))
-			read(t, l, id(1, 9), ttl)
-			return []string{id(1, 2), id(1, 3), id(1, 9)}
-		},
-		"another writer asks": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
-			s.Do("HDEL", waiters, id(1, 1))
-			refused(t, l, protocol.Request{ID: id(1, 8)})
-			return []string{id(1, 2), id(1, 3)}
-		},
-		"a reader leaves": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
-			read := protocol.Request{ID: id(0, 2), Mode: protocol.Read, TTL: ttl}
-			s.Do("ZADD", readers, time.Now().Add(ttl).UnixMilli(), read.ID)
-			s.Do("HDEL", waiters, id(1, 1))
-			if err := release(t, l, read.ID); err != nil {
-				t.Error(err)
-			}
-			return []string{id(1, 2), id(1, 3)}
-		},
-	} {
+// exits has the ways by which a writer, the ID (1, 1), leaves the queue. Each
+// returns the readers that then hold the lock.
+var exits = map[string]func(*testing.T, *redistest.Server, *protocol.Lock) (joined []string){
+	"it withdraws": func(t *testing.T, _ *redistest.Server, l *protocol.Lock) []string {
+		if err := release(t, l, id(1, 1)); !errors.Is(err, protocol.ErrNotHeld) {
+			t.Error(err)
+		}
+		return []string{id(1, 2), id(1, 3)}
+	},
+	"a reader asks again": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
+		s.Do("HDEL", waiters, id(1, 1)) // as if the writer had died
+		r := protocol.Request{ID: id(1, 3), Mode: protocol.Read, TTL: ttl, Round: 2}
+		grant, err := l.Acquire(t.Context(), r)
+		if err != nil || !grant.Granted {
+			t.Errorf("%+v, %v, want the lock", grant, err)
+		}
+		return []string{id(1, 2), id(1, 3)}
+	},
+	"a reader tries": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
+		s.Do("HDEL", waiters, id(1, 1))
+		read(t, l, id(1, 9), ttl)
+		return []string{id(1, 2), id(1, 3), id(1, 9)}
+	},
+	"another writer asks": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
+		s.Do("HDEL", waiters, id(1, 1))
+		refused(t, l, protocol.Request{ID: id(1, 8)})
+		return []string{id(1, 2), id(1, 3)}
+	},
+	"a reader leaves": func(t *testing.T, s *redistest.Server, l *protocol.Lock) []string {
+		read := protocol.Request{ID: id(0, 2), Mode: protocol.Read, TTL: ttl}
+		s.Do("ZADD", readers, time.Now().Add(ttl).UnixMilli(), read.ID)
+		s.Do("HDEL", waiters, id(1, 1))
+		if err := release(t, l, read.ID); err != nil {
+			t.Error(err)
+		}
+		return []string{id(1, 2), id(1, 3)}
+	},
+}
+
+// Readers wait behind a writer. They join the readers that hold once the writer
+// withdraws, or is found dead.
+func TestReadersBehindAWriterThatLeaves(t *testing.T) {
+	for name, exit := range exits {
 		t.Run(name, func(t *testing.T) {
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 				l := newLock(t, s.Client())
@@ -352,7 +363,7 @@ func TestReadersBehindAWriterThatGoes(t *testing.T) {
 				enqueue(t, l, protocol.Request{ID: id(1, 1)})
 				enqueue(t, l, protocol.Request{ID: id(1, 2), Mode: protocol.Read})
 				enqueue(t, l, protocol.Request{ID: id(1, 3), Mode: protocol.Read})
-				wantReaders(t, s, append([]string{id(0, 1)}, goes(t, s, l)...)...)
+				wantReaders(t, s, append([]string{id(0, 1)}, exit(t, s, l)...)...)
 				if got := queued(t, s); len(got) > 0 {
 					t.Errorf("%q queue", got)
 				}
@@ -361,32 +372,32 @@ func TestReadersBehindAWriterThatGoes(t *testing.T) {
 	}
 }
 
-// The writer that is next tells those that read, each time that it asks; who waits behind it
-// tells nobody.
+// The first waiter, a writer, tells the readers each time that it asks. The
+// other waiters tell nobody.
 func TestWriterStopsReaders(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
-		heard := hear(t, s.Client(), 1)
+		next := listen(t, s.Client(), 1)
 		token := read(t, l, id(1, 1), ttl)
-		if err := renew(t, l, id(1, 1), token, ttl); err != nil { // and is told that nobody waits
+		if err := renew(t, l, id(1, 1), token, ttl); err != nil { // it says that nobody waits
 			t.Error(err)
 		}
-		refused(t, l, protocol.Request{ID: id(2, 0)}) // only tries
+		refused(t, l, protocol.Request{ID: id(2, 0)}) // it only tries
 		enqueue(t, l, protocol.Request{ID: id(2, 1)})
 		enqueue(t, l, protocol.Request{ID: id(2, 2)})
 		enqueue(t, l, protocol.Request{ID: id(2, 3), Mode: protocol.Read})
 		enqueue(t, l, protocol.Request{ID: id(2, 1), Round: 2})
 		for range 2 {
-			if n := heard(); n != (protocol.Notice{ID: id(1, 1), Key: key}) {
-				t.Errorf("heard %+v, want to be told that a writer waits", n)
+			if n := next(); n != (protocol.Notice{ID: id(1, 1), Key: key}) {
+				t.Errorf("the notice is %+v, want that a writer waits", n)
 			}
 		}
 		s.Do("PUBLISH", protocol.Channel("00000001-0000-4000-8000-000000000000"), "end 7 7 "+key)
-		if n := heard(); n.ID != "end" {
-			t.Errorf("heard %+v, want nothing else", n)
+		if n := next(); n.ID != "end" {
+			t.Errorf("the notice is %+v, want no more notices", n)
 		}
 		if waiting, err := l.Renew(t.Context(), id(1, 1), token, ttl); err != nil || !waiting {
-			t.Errorf("renewal: %v, %v, want to be told that others wait", waiting, err)
+			t.Errorf("renewal: %v, %v, want that others wait", waiting, err)
 		}
 	})
 }
@@ -410,7 +421,8 @@ func TestPromiseIdempotenceOfReaders(t *testing.T) {
 		if err := release(t, l, id(1, 1)); err != nil || s.Get(key) != id(0, 1) {
 			t.Errorf("release: %v, the lock is %q's", err, s.Get(key))
 		}
-		if err := release(t, l, id(1, 1)); !errors.Is(err, protocol.ErrNotHeld) || s.Get(key) != id(0, 1) {
+		if err := release(t, l, id(1, 1)); !errors.Is(err, protocol.ErrNotHeld) ||
+			s.Get(key) != id(0, 1) {
 			t.Errorf("a second release: %v, the lock is %q's", err, s.Get(key))
 		}
 		if err := release(t, l, id(0, 1)); err != nil {
@@ -424,7 +436,8 @@ func TestPromiseIdempotenceOfReaders(t *testing.T) {
 	})
 }
 
-// A reader whose lock was deleted, taken or taken over is told, and revives nothing.
+// The lock of a reader was deleted or taken. The reader learns of it, and does
+// not revive the lock.
 func TestReadersWhoseLockIsGone(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
@@ -432,7 +445,8 @@ func TestReadersWhoseLockIsGone(t *testing.T) {
 			do   []any
 			left string
 		}{
-			"deleted": {[]any{"DEL", key}, ""}, "taken": {[]any{"SET", key, "a thief", "PX", 60000}, "a thief"},
+			"deleted":         {[]any{"DEL", key}, ""},
+			"taken":           {[]any{"SET", key, "a thief", "PX", 60000}, "a thief"},
 			"without readers": {[]any{"DEL", readers}, shared},
 		} {
 			token := read(t, l, id(1, 1), ttl)
@@ -451,7 +465,14 @@ func TestReadersWhoseLockIsGone(t *testing.T) {
 			}
 			s.Do("DEL", key)
 		}
-		// The first of new readers does not share with what an earlier lock left behind.
+	})
+}
+
+// A new reader does not share with readers of an earlier lock. Strangers can
+// neither release nor extend its share.
+func TestNewReaderSharesWithNobody(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		l := newLock(t, s.Client())
 		token := read(t, l, id(1, 1), time.Hour)
 		s.Do("DEL", key)
 		read(t, l, id(2, 1), ttl)
@@ -471,7 +492,7 @@ func TestReadersWhoseLockIsGone(t *testing.T) {
 	})
 }
 
-// A reader whose fence was lost brings it back.
+// A reader's renewal writes the fence again if it was lost.
 func TestReaderKeepsTheFence(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
@@ -483,17 +504,17 @@ func TestReaderKeepsTheFence(t *testing.T) {
 	})
 }
 
-// Readers that nobody listens for are passed over, be it among others or all.
-func TestUnheardReaders(t *testing.T) {
+// The hand-off passes over readers whose mailbox has no subscriber any more.
+func TestUnsubscribedReaders(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
-		heard := hear(t, s.Client(), 2)
+		next := listen(t, s.Client(), 2)
 		ask := func(mailbox, n int, mode protocol.Mode) {
 			t.Helper()
-			enqueue(t, l, protocol.Request{ID: id(mailbox, n), Mode: mode, Counted: true})
+			enqueue(t, l, protocol.Request{ID: id(mailbox, n), Mode: mode, AskSubscribed: true})
 		}
 		acquire(t, l, id(0, 0))
-		deafen(t, s, 1, func() {
+		whileSubscribed(t, s, 1, func() {
 			ask(1, 1, protocol.Read)
 			ask(2, 1, protocol.Read)
 			ask(1, 2, protocol.Read)
@@ -503,32 +524,35 @@ func TestUnheardReaders(t *testing.T) {
 		if err := release(t, l, id(0, 0)); err != nil {
 			t.Fatal(err)
 		}
-		first := heard()
-		second := heard() // though a writer stood between them, which is dead
+		first := next()
+		second := next() // the writer between them is dead
 		wantReaders(t, s, id(2, 1), id(2, 2))
 		if err := release(t, l, id(2, 1)); err != nil {
 			t.Fatal(err)
 		}
-		if first.ID != id(2, 1) || second.ID != id(2, 2) || second.Token <= first.Token || s.Get(fence) < fmt.Sprint(second.Token) {
-			t.Errorf("heard %+v and %+v, the fence is %s", first, second, s.Get(fence))
+		if first.ID != id(2, 1) || second.ID != id(2, 2) || second.Token <= first.Token ||
+			s.Get(fence) < fmt.Sprint(second.Token) {
+			t.Errorf("the notices are %+v and %+v, the fence is %s", first, second, s.Get(fence))
 		}
-		deafen(t, s, 1, func() {
+		whileSubscribed(t, s, 1, func() {
 			ask(1, 4, protocol.Write)
 			ask(1, 5, protocol.Read)
 		})
 		if err := release(t, l, id(2, 2)); err != nil || s.Get(key) != "" || len(queued(t, s)) > 0 {
-			t.Errorf("release with the dead alone: %v, the lock is %q's", err, s.Get(key))
+			t.Errorf("release with only dead waiters: %v, the lock is %q's", err, s.Get(key))
 		}
 	})
 }
 
-// A fence that cannot be written: no share without a token, and the others keep theirs.
+// The fence cannot be written. A reader gets no share then, and others keep
+// theirs.
 func TestNoShareWithoutAToken(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
 		s.Do("RPUSH", fence, "an element")
 		r := protocol.Request{ID: id(1, 1), Mode: protocol.Read, TTL: ttl}
-		if _, err := l.Acquire(t.Context(), r); !protocol.Permanent(err) || s.Do("EXISTS", key, readers) != int64(0) {
+		if _, err := l.Acquire(t.Context(), r); !protocol.Permanent(err) ||
+			s.Do("EXISTS", key, readers) != int64(0) {
 			t.Errorf("the first: %v, the lock holds %q", err, s.Get(key))
 		}
 		s.Do("DEL", fence)
@@ -544,21 +568,22 @@ func TestNoShareWithoutAToken(t *testing.T) {
 		enqueue(t, l, protocol.Request{ID: id(1, 2), Mode: protocol.Read})
 		s.Do("DEL", fence)
 		s.Do("RPUSH", fence, "an element")
-		_ = release(t, l, id(0, 1)) // the reader behind it cannot be granted
+		_ = release(t, l, id(0, 1)) // the reader behind it gets no token
 		wantReaders(t, s, id(2, 1))
 	})
 }
 
-// Readers of another type: an error, and a lock that is free is taken all the same.
+// The set of readers is a key of another type. A reader gets an error, but
+// takes a free lock.
 func TestReadersOfAnotherType(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
 		s.Do("SET", readers, "a string")
-		read(t, l, id(1, 1), ttl) // what is left of readers means nothing without the lock
+		read(t, l, id(1, 1), ttl) // readers mean nothing without the lock
 		s.Do("SET", readers, "a string")
 		r := protocol.Request{ID: id(1, 2), Mode: protocol.Read, TTL: ttl}
 		if _, err := l.Acquire(t.Context(), r); !protocol.Permanent(err) {
-			t.Errorf("acquire: %v, want an error that no waiting mends", err)
+			t.Errorf("acquire: %v, want a permanent error", err)
 		}
 		if err := release(t, l, id(1, 1)); !errors.Is(err, protocol.ErrNotHeld) {
 			t.Errorf("release: %v", err)
@@ -566,7 +591,7 @@ func TestReadersOfAnotherType(t *testing.T) {
 	})
 }
 
-// A full server: readers renew, leave and hand on.
+// Readers renew, leave and hand off on a full server.
 func TestFullServerAndReaders(t *testing.T) {
 	s := redistest.Start(t)
 	l := newLock(t, s.Client())
@@ -576,7 +601,8 @@ func TestFullServerAndReaders(t *testing.T) {
 	enqueue(t, l, protocol.Request{ID: id(1, 3), Mode: protocol.Read})
 	enqueue(t, l, protocol.Request{ID: id(1, 4), Mode: protocol.Read})
 	s.Do("CONFIG", "SET", "maxmemory", 1)
-	if _, err := l.Renew(t.Context(), id(1, 1), token, time.Hour); err != nil || !about(s.TTL(key), time.Hour) {
+	if _, err := l.Renew(t.Context(), id(1, 1), token, time.Hour); err != nil ||
+		!about(s.TTL(key), time.Hour) {
 		t.Errorf("renew: %v, the lock lives for %v", err, s.TTL(key))
 	}
 	for _, n := range []int{1, 2} {
@@ -593,7 +619,8 @@ func TestFullServerAndReaders(t *testing.T) {
 	wantReaders(t, s, id(1, 3), id(1, 4))
 }
 
-// The server's clock is set back while readers hold: they hold on, and are told so.
+// The server's clock is set back. Readers keep their shares, and can renew
+// them.
 func TestReadersOverAClockThatStepsBack(t *testing.T) {
 	s := redistest.StartWithClock(t)
 	l := newLock(t, s.Client())
@@ -615,8 +642,8 @@ func TestReadersOverAClockThatStepsBack(t *testing.T) {
 	acquire(t, l, id(0, 1))
 }
 
-// The server's clock leaps ahead of the readers' deadlines: their shares are over, and they are
-// told so, but for one that came later.
+// The server's clock leaps past the readers' deadlines. Their shares end, and
+// their renewals say so. A reader that came later keeps its share.
 func TestReadersOverAClockThatLeapsAhead(t *testing.T) {
 	s := redistest.StartWithClock(t)
 	l := newLock(t, s.Client())
@@ -629,7 +656,7 @@ func TestReadersOverAClockThatLeapsAhead(t *testing.T) {
 	}
 	wantReaders(t, s, id(2, 1), id(3, 1))
 	if err := renew(t, l, id(1, 1), token, ttl); !errors.Is(err, protocol.ErrNotHeld) {
-		t.Errorf("renewal of a share that is over: %v", err)
+		t.Errorf("renewal of a share that has ended: %v", err)
 	}
 	if err := release(t, l, id(2, 1)); err != nil {
 		t.Error(err)
@@ -637,6 +664,6 @@ func TestReadersOverAClockThatLeapsAhead(t *testing.T) {
 	s.SetClock(4 * ttl)
 	acquire(t, l, id(0, 1))
 	if err := renew(t, l, id(3, 1), last, ttl); !errors.Is(err, protocol.ErrNotHeld) {
-		t.Errorf("renewal over a writer: %v", err)
+		t.Errorf("renewal while a writer holds: %v", err)
 	}
 }

@@ -9,26 +9,28 @@ import (
 	"github.com/warlock-go/warlock/internal/send"
 )
 
-// A Release frees a lock that an ID holds, or takes the ID out of the queue. It may take
-// several requests, of which one at a time is made.
+// A Release frees a lock that an ID holds, or takes the ID out of the queue. It
+// may make several requests, one at a time. It is not safe for concurrent use.
 type Release struct {
 	lock       *Lock
 	id         string
 	used       int64
-	unanswered bool // a request may have been carried out without our knowing
+	unanswered bool // the server may have carried out a request that was not answered
 }
 
 // NewRelease returns the release of id. used is the last token used of those that
-// were reserved with its own, 0 if none were.
+// were reserved with its own; 0: none were.
 func (l *Lock) NewRelease(id string, used int64) *Release {
 	return &Release{lock: l, id: id, used: used}
 }
 
-// Try makes one request, which hands the lock on to the first waiter, or frees it, if it is
-// held by the ID; if not, the ID leaves the queue and the error is ErrNotHeld. After a request that was not answered
-// that is no error: it may have been carried out.
+// Try makes one request. If the ID holds the lock, the server hands the lock to
+// the first waiter, or frees it. Otherwise the ID leaves the queue, and Try
+// returns ErrNotHeld. After a request that was not answered Try returns nil in
+// that case: the server may have carried that request out.
 func (r *Release) Try(ctx context.Context) error {
-	err := held(r.lock.run(ctx, send.Once, releaseScript, r.id, floorLifetime, r.used)) // never repeated
+	reply, err := r.lock.run(ctx, send.Once, releaseScript, r.id, floorLifetime, r.used) // never repeated
+	err = yes(reply, err)
 	if errors.Is(err, ErrNotHeld) && r.unanswered {
 		return nil
 	}
@@ -36,9 +38,9 @@ func (r *Release) Try(ctx context.Context) error {
 	return err
 }
 
-// Run tries until it is known whether the ID held the lock, with pauses, which grow
-// to an eighth of a second. It gives up when ctx ends, and where no waiting can help. Each error after which it
-// tries again is given to trouble.
+// Run tries until it is known whether the ID held the lock. Pauses between the
+// tries grow to an eighth of a second. Run gives up when ctx ends, and where no
+// waiting can help. It calls trouble with each error after which it tries again.
 func (r *Release) Run(ctx context.Context, trouble func(error)) error {
 	for pauses := new(pauses); ; {
 		err := r.Try(ctx)
@@ -52,8 +54,8 @@ func (r *Release) Run(ctx context.Context, trouble func(error)) error {
 	}
 }
 
-// Pauses are those between requests that fail. They double, from a ms to an eighth of a
-// second. They are real, whatever clock a lock has: they concern a server.
+// Pauses are the times between requests that fail. They double from 1 ms to
+// 128 ms. They are real, whatever clock a lock has: they concern a server.
 type pauses struct{ next time.Duration }
 
 const (

@@ -1,26 +1,31 @@
--- renew: keep a lease alive, if the lock is still this ID's, or it has a share of it.
--- Never creates the lock, and never shortens its life: a request that was held up on
--- its way and arrives after a later one takes nothing back.
+-- renew.lua: let a lease live longer, if the ID still holds the lock or a
+-- share.
 --
--- KEYS     as in lock.lua
+-- KEYS     see lock.lua
 -- ARGV[1]  the ID of the lease
--- ARGV[2]  ttl of the lease from now, ms
--- ARGV[3]  floor lifetime, ms: how long the fence outlives the lease
--- ARGV[4]  the lease's token; 0: the caller does not know it, nor whether the
---          lock has a fence, which one that was set by a plain SET NX PX has not
--- reply    1 renewed, 2 renewed as a reader's while others queue, 0 not this ID's
+-- ARGV[2]  the ttl of the lease from now (ms)
+-- ARGV[3]  the floor lifetime (ms): how long the fence outlives the lease
+-- ARGV[4]  the token of the lease. 0: the caller does not know it. Then the
+--          lock may have no fence, as after a plain SET NX PX.
+-- reply    0: the ID does not hold the lock
+--          1: renewed
+--          2: renewed, the ID is a reader, and others wait
+--
+--  1. The script never creates the lock.
+--  2. It never shortens a lease. So a request that arrives after a later one
+--     does no harm.
 
 local ID, TTL, FLOOR, TOKEN = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local holder = redis.call('GET', LOCK)
-local shared = read_by_some(holder)
+local shared = is_shared(holder)
 if shared then
   local now = tonumber(now_us())
-  purge(now) -- before anything is added
+  drop_expired(now) -- a removal comes first, see there
   if not redis.call('ZSCORE', READERS, ID) then
     return 0
   end
-  local failed = share(ID, TTL, now)
+  local failed = give_share(ID, TTL, now)
   if failed then
     return failed
   end
@@ -30,10 +35,11 @@ else
   return 0
 end
 
-local kept = TTL + FLOOR
-if TOKEN ~= '0' and redis.call('PTTL', FENCE) == -2 then -- evicted or deleted: the holder's token is the last one
-  redis.call('SET', FENCE, TOKEN, 'PX', kept)
+local fence_ttl = TTL + FLOOR
+if TOKEN ~= '0' and redis.call('PTTL', FENCE) == -2 then
+  -- The fence was evicted or deleted. The holder's token is the last one.
+  redis.call('SET', FENCE, TOKEN, 'PX', fence_ttl)
 else
-  prolong(FENCE, kept)
+  prolong(FENCE, fence_ttl)
 end
 return shared and redis.call('ZCARD', QUEUE) > 0 and 2 or 1

@@ -95,8 +95,17 @@ func StartMini(tb TB) *Server {
 	return s
 }
 
-// Start starts a real redis-server with args. The test is skipped where there
-// is none, or fails if the environment variable WARLOCK_REQUIRE_REDIS is 1.
+// Start starts a real redis-server with args. Two environment variables matter:
+//
+//   - WARLOCK_REDIS_SERVER is the path of a redis-server or a valkey-server.
+//     Tests start this program, also as a node of a cluster and as a Sentinel.
+//     If the path names no program, the test fails. If the variable is empty,
+//     tests start the redis-server in PATH.
+//   - WARLOCK_REQUIRE_REDIS set to 1 fails a test that finds no redis-server in
+//     PATH. Otherwise the test is skipped.
+//
+// The tests need Redis 7.0 or later. Nodes of a cluster need its --cluster-port,
+// and some tests ask for PEXPIRETIME or COMMAND DOCS.
 func Start(tb TB, args ...string) *Server {
 	tb.Helper()
 	s := &Server{tb: tb, args: args}
@@ -116,7 +125,7 @@ func StartNode(tb TB, args ...string) *Server {
 
 func (s *Server) start() {
 	s.tb.Helper()
-	Require(s.tb, "redis-server")
+	requireServer(s.tb)
 	args := append([]string{
 		"--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.tb.TempDir(),
 	}, s.args...)
@@ -133,7 +142,7 @@ func (s *Server) start() {
 			return
 		}
 	}
-	s.tb.Fatalf("redis-server does not start with %q", s.args)
+	s.tb.Fatalf("%s does not start with %q", serverPath(), s.args)
 }
 
 // StartSentinel starts a Sentinel that watches s under the name master, alone.
@@ -153,6 +162,30 @@ func (s *Server) StartSentinel(master string) *Server {
 	return sentinel
 }
 
+const serverVariable = "WARLOCK_REDIS_SERVER"
+
+// serverPath returns the program that a real server runs, see Start.
+func serverPath() string {
+	if path := os.Getenv(serverVariable); path != "" {
+		return path
+	}
+	return "redis-server" // in PATH
+}
+
+// requireServer ends the test if the program of a real server is missing, see
+// Start.
+func requireServer(tb TB) {
+	tb.Helper()
+	path := os.Getenv(serverVariable)
+	if path == "" {
+		Require(tb, serverPath())
+		return
+	}
+	if _, err := exec.LookPath(path); err != nil {
+		tb.Fatalf("%s names no program: %v", serverVariable, err)
+	}
+}
+
 // Require skips the test if there is no such program, or fails it if the
 // environment variable WARLOCK_REQUIRE_REDIS is 1.
 func Require(tb TB, program string) {
@@ -168,7 +201,7 @@ func Require(tb TB, program string) {
 
 // run starts a process and reports whether it came to answer.
 func (s *Server) run(args []string) bool {
-	proc := exec.Command("redis-server", args...)
+	proc := exec.Command(serverPath(), args...)
 	proc.Env = append(os.Environ(), s.env...)
 	proc.SysProcAttr = endWithTest()
 	if err := proc.Start(); err != nil {
@@ -232,7 +265,7 @@ func (s *Server) Restart() {
 		return
 	}
 	if !s.run(s.proc.Args[1:]) {
-		s.tb.Fatalf("redis-server does not start again at %s", s.Addr)
+		s.tb.Fatalf("%s does not start again at %s", serverPath(), s.Addr)
 	}
 }
 

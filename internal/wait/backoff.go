@@ -1,6 +1,6 @@
-// Package wait is how a waiter learns that it may have a lock: it is told through
-// its client's mailbox, and it asks, in ever longer intervals, where it cannot rely
-// on that.
+// Package wait is how a waiter learns that it has a lock, or should ask for it
+// again. Its client's mailbox tells it. Where a waiter cannot rely on the
+// mailbox, it asks at growing intervals.
 package wait
 
 import (
@@ -8,36 +8,39 @@ import (
 	"time"
 )
 
-// Pauses of a waiter that was given none: they double from the first to the
-// last, so that short holds are caught early and long ones cost little.
+// The pauses of a zero Backoff double from first to last. So a waiter notices
+// early when a short hold ends, and asks seldom during a long one.
 const (
 	first = 4 * time.Millisecond
 	last  = 128 * time.Millisecond
 )
 
-// Backoff yields the pauses of one waiter. The zero value doubles them between
-// the package's bounds.
+// A Backoff yields the pauses of one waiter. The pauses of the zero value
+// double from 4 ms to 128 ms.
 type Backoff struct {
-	next time.Duration // the next pause before jitter
-	most time.Duration // where doubling ends
+	next    time.Duration // the next pause, before it is varied at random
+	longest time.Duration // where the doubling ends; 0: in a zero Backoff
 }
 
-// Steady returns a Backoff whose pauses do not grow beyond d.
+// Steady returns a Backoff whose pauses are all d, before they are varied.
 func Steady(d time.Duration) Backoff { return between(d, d) }
 
-func between(first, last time.Duration) Backoff { return Backoff{next: first, most: last} }
+func between(first, last time.Duration) Backoff { return Backoff{next: first, longest: last} }
 
-// Pause returns how long to wait for a lock whose holder's lease ends after
-// remaining (negative: unknown, or never). Waiters that were refused together
-// are spread over half of the pause. No pause reaches beyond the end of the lease,
-// which the server's clock counts in whole milliseconds, by more than one of them.
+// Pause returns how long to wait before asking for the lock again. remaining is
+// the time until the holder's lease ends; it is negative if that is unknown, or
+// if the lease never ends.
+//
+// The pause is a random part, from 1/2 to all, of the full one, so waiters that
+// were refused together ask apart. It ends at most 1 ms after the lease: the
+// server counts in whole milliseconds.
 func (b *Backoff) Pause(remaining time.Duration) time.Duration {
-	if b.most == 0 {
+	if b.longest == 0 {
 		*b = between(first, last)
 	}
 	pause := b.next/2 + rand.N(b.next/2+1)
-	if b.next > b.most/2 { // twice as much may be more than a Duration can be
-		b.next = b.most
+	if b.next > b.longest/2 { // doubled, it might overflow
+		b.next = b.longest
 	} else {
 		b.next *= 2
 	}

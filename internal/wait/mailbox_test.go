@@ -17,22 +17,22 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// next returns what a waiter is told next.
+// next returns the next signal of a waiter.
 func next(t *testing.T, w *Waiter) Signal {
 	t.Helper()
 	select {
 	case s := <-w.Signals():
 		return s
 	case <-time.After(redistest.Patience):
-		t.Fatal("the waiter is not signalled")
+		t.Fatal("the waiter was not signalled")
 		return Signal{}
 	}
 }
 
-// key is the lock that is waited for.
+// key is the lock that the tests wait for.
 const key = "invoice:42"
 
-// prober returns the lock whose releases tell the waiters of b.
+// prober returns the lock, as the waiters of b probe it.
 func prober(t *testing.T, b *Mailbox) Prober {
 	t.Helper()
 	l, err := protocol.New(b.client, key)
@@ -42,7 +42,7 @@ func prober(t *testing.T, b *Mailbox) Prober {
 	return l
 }
 
-// join adds a waiter and waits until it may rely on being told.
+// join adds a waiter to b, and waits until b is open.
 func join(t *testing.T, b *Mailbox) (w *Waiter, id string) {
 	t.Helper()
 	id, _ = b.NewID()
@@ -50,13 +50,13 @@ func join(t *testing.T, b *Mailbox) (w *Waiter, id string) {
 	w = b.Join(id, prober(t, b))
 	if !open {
 		if s := next(t, w); s != (Signal{}) || !b.Open() {
-			t.Fatalf("told %+v; open: %v", s, b.Open())
+			t.Fatalf("the waiter was told %+v; open: %v", s, b.Open())
 		}
 	}
 	return w, id
 }
 
-// subscriptions returns how many channels of mailboxes somebody listens to.
+// subscriptions returns how many channels of mailboxes have a subscriber.
 func subscriptions(t *testing.T, s *redistest.Server) int {
 	t.Helper()
 	channels, err := s.Admin.PubSubChannels(t.Context(), protocol.Channel("*")).Result()
@@ -66,22 +66,21 @@ func subscriptions(t *testing.T, s *redistest.Server) int {
 	return len(channels)
 }
 
-// tell publishes a grant.
+// tell publishes the notice of a grant.
 func tell(s *redistest.Server, id string, round, token int) {
 	mailbox, _, _ := strings.Cut(id, ":")
 	s.Do("PUBLISH", protocol.Channel(mailbox), fmt.Sprint(id, " ", round, " ", token, " ", key))
 }
 
-// One subscription serves all waiters of a client, from the first to a while
-// after the last.
+// One subscription serves all waiters of a client. It ends soon after the last.
 func TestMailbox(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		b := newMailbox(s.Client())
 		b.times.linger = 10 * time.Millisecond
 		if b.NewID(); b.Open() || subscriptions(t, s) != 0 {
-			t.Error("a mailbox is open before anybody waits")
+			t.Error("the mailbox is open before anybody waits")
 		}
-		for range 2 { // it can be opened again
+		for range 2 { // the mailbox can open again
 			first, id1 := join(t, b)
 			second, id2 := join(t, b)
 			if n := subscriptions(t, s); n != 1 {
@@ -89,7 +88,7 @@ func TestMailbox(t *testing.T) {
 			}
 			tell(s, id2, 3, 7)
 			s.Do("PUBLISH", protocol.Channel(b.name), "rubbish")
-			tell(s, b.name+":0", 1, 1) // to nobody
+			tell(s, b.name+":0", 1, 1) // no waiter has this ID
 			tell(s, id1, 4, 8)
 			if got := next(t, second); got != (Signal{Round: 3, Token: 7}) {
 				t.Errorf("the second was told %+v", got)
@@ -98,17 +97,19 @@ func TestMailbox(t *testing.T) {
 				t.Errorf("the first was told %+v", got)
 			}
 			first.Leave()
-			b.closeIdle() // as a timer does that was armed before anybody joined
+			b.closeIdle() // as the timer does if it fires late
 			if tell(s, id2, 5, 9); next(t, second) != (Signal{Round: 5, Token: 9}) {
-				t.Error("the mailbox was closed before the last has left")
+				t.Error("the mailbox closed before the last waiter left")
 			}
 			second.Leave()
-			redistest.Eventually(t, func() bool { return subscriptions(t, s) == 0 && !b.Open() }, "the mailbox closes")
+			redistest.Eventually(t, func() bool {
+				return subscriptions(t, s) == 0 && !b.Open()
+			}, "the mailbox closes")
 		}
 	})
 }
 
-// A waiter that is told twice before it looks asks again, or uses what it has.
+// A waiter that is told several times before it looks gets the first signal.
 func TestSignalsAreNotWaitedFor(t *testing.T) {
 	s := redistest.StartMini(t)
 	b := newMailbox(s.Client())
@@ -118,16 +119,16 @@ func TestSignalsAreNotWaitedFor(t *testing.T) {
 		tell(s, id, round+1, 1)
 	}
 	tell(s, otherID, 1, 1)
-	next(t, other) // so the others have arrived
+	next(t, other) // so the notices before have arrived too
 	if got := next(t, w); got != (Signal{Round: 1, Token: 1}) {
-		t.Errorf("told %+v, want the first", got)
+		t.Errorf("the waiter was told %+v, want the first notice", got)
 	}
 	w.Leave()
 	other.Leave()
 }
 
-// A subscription that breaks is opened again, and all waiters are to ask again
-// when that is acknowledged: what was published meanwhile is lost.
+// The mailbox subscribes again when its connection breaks. It tells all waiters
+// to ask again: messages published meanwhile are lost.
 func TestSubscriptionIsOpenedAgain(t *testing.T) {
 	for name, breaks := range map[string]func(*redistest.Server){
 		"killed": func(s *redistest.Server) { s.Do("CLIENT", "KILL", "TYPE", "pubsub") },
@@ -141,7 +142,7 @@ func TestSubscriptionIsOpenedAgain(t *testing.T) {
 			breaks(s)
 			for _, w := range []*Waiter{w1, w2} {
 				if got := next(t, w); got != (Signal{}) {
-					t.Errorf("told %+v", got)
+					t.Errorf("the waiter was told %+v", got)
 				}
 			}
 			redistest.Eventually(t, func() bool {
@@ -152,14 +153,14 @@ func TestSubscriptionIsOpenedAgain(t *testing.T) {
 				default:
 					return false
 				}
-			}, "the waiter is told again")
+			}, "the mailbox delivers notices again")
 			w1.Leave()
 			w2.Leave()
 		})
 	}
 }
 
-// A talker counts what is written to a connection.
+// A talker counts the writes to a connection.
 type talker struct {
 	net.Conn
 	writes *atomic.Int64
@@ -170,8 +171,8 @@ func (c talker) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// A connection that dies without a word is found out, and one that is merely
-// silent is kept.
+// The mailbox gives up a connection that has died silently. It keeps one that
+// is merely silent.
 func TestSilentConnection(t *testing.T) {
 	t.Parallel() // it mostly waits
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -186,9 +187,11 @@ func TestSilentConnection(t *testing.T) {
 		b.times.silence, b.times.patience = time.Millisecond, redistest.Patience
 		w, _ := join(t, b)
 		before := writes.Load()
-		redistest.Eventually(t, func() bool { return writes.Load() > before+10 }, "the connection is asked for signs of life")
+		redistest.Eventually(t, func() bool {
+			return writes.Load() > before+10
+		}, "the mailbox probes the connection")
 		if n := dials.Load(); n != 2 || !b.Open() {
-			t.Errorf("%d connections for a silent mailbox, want the subscription and the pool's; open: %v", n, b.Open())
+			t.Errorf("%d connections, want the subscription's and the pool's; open: %v", n, b.Open())
 		}
 		w.Leave()
 	})
@@ -198,14 +201,14 @@ func TestSilentConnection(t *testing.T) {
 		b.times.silence, b.times.patience = time.Millisecond, time.Second
 		w, _ := join(t, b)
 		s.Pause()
-		redistest.Eventually(t, func() bool { return !b.Open() }, "the connection is given up")
+		redistest.Eventually(t, func() bool { return !b.Open() }, "the mailbox gives the connection up")
 		s.Resume()
 		redistest.Eventually(t, b.Open, "the mailbox is open again")
 		w.Leave()
 	})
 }
 
-// A denied subscription is told once, and tried again later.
+// The mailbox reports a denied subscription once, and tries again later.
 func TestSubscriptionDenied(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~*", "+@all", "resetchannels")
@@ -213,61 +216,61 @@ func TestSubscriptionDenied(t *testing.T) {
 	id, _ := b.NewID()
 	w := b.Join(id, prober(t, b))
 	if got := next(t, w); got != (Signal{}) || b.Open() {
-		t.Errorf("told %+v; open: %v", got, b.Open())
+		t.Errorf("the waiter was told %+v; open: %v", got, b.Open())
 	}
-	if err := b.Trouble(); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+	if err := b.TakeTrouble(); err == nil || !strings.Contains(err.Error(), "NOPERM") {
 		t.Errorf("the trouble is %v", err)
 	}
 	next(t, w)
-	if err := b.Trouble(); err != nil {
-		t.Errorf("told again: %v", err)
+	if err := b.TakeTrouble(); err != nil {
+		t.Errorf("the trouble was returned twice: %v", err)
 	}
 	s.Do("ACL", "SETUSER", "billing", "allchannels")
-	redistest.Eventually(t, b.Open, "the mailbox opens when it may")
+	redistest.Eventually(t, b.Open, "the mailbox opens once the client is allowed")
 	w.Leave()
 }
 
-// Where a client may not publish, its mailbox does not open, and its IDs say so from when it was found
-// out. That is seen to anew after a while.
-func TestMute(t *testing.T) {
+// The mailbox of a client that may not publish does not open. The IDs say so
+// after the first check. A later ID asks for another check.
+func TestClientThatMayNotPublish(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~*", "&*", "+@all", "-publish")
 	b := newMailbox(s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }))
-	b.times.muteness = redistest.Patience
-	for range 2 { // until it is answered
+	b.times.publish = redistest.Patience
+	for range 2 { // until the check is answered
 		if id, channel := b.NewID(); channel != protocol.Channel(b.name) || strings.HasSuffix(id, "m") {
-			t.Errorf("the first ID is %s, with %q to look into", id, channel)
+			t.Errorf("the first ID is %s, with the channel %q to check", id, channel)
 		}
 	}
-	b.Checked(errors.New("denied"))
+	b.PublishChecked(errors.New("denied"))
 	id, channel := b.NewID()
 	if channel != "" || !strings.HasSuffix(id, "m") {
-		t.Errorf("the next ID is %s, with %q to look into", id, channel)
+		t.Errorf("the next ID is %s, with the channel %q to check", id, channel)
 	}
 	w := b.Join(id, prober(t, b))
 	if got := next(t, w); got != (Signal{}) || b.Open() {
-		t.Errorf("told %+v; open: %v", got, b.Open())
+		t.Errorf("the waiter was told %+v; open: %v", got, b.Open())
 	}
-	if err := b.Trouble(); err == nil {
+	if err := b.TakeTrouble(); err == nil {
 		t.Error("there is no trouble")
 	}
-	if err := b.Trouble(); err != nil {
-		t.Errorf("told again: %v", err)
+	if err := b.TakeTrouble(); err != nil {
+		t.Errorf("the trouble was returned twice: %v", err)
 	}
 	s.Do("ACL", "SETUSER", "billing", "+publish")
-	redistest.Eventually(t, b.Open, "the mailbox opens when it may")
-	b.times.muteness = 0
+	redistest.Eventually(t, b.Open, "the mailbox opens once the client is allowed")
+	b.times.publish = 0
 	if id, channel := b.NewID(); channel == "" || !strings.HasSuffix(id, "m") {
-		t.Errorf("later, the ID is %s, with %q to look into", id, channel)
+		t.Errorf("a later ID is %s, with the channel %q to check", id, channel)
 	}
-	b.Checked(nil)
+	b.PublishChecked(nil)
 	if id, _ := b.NewID(); strings.HasSuffix(id, "m") {
-		t.Errorf("when it may, the ID is %s", id)
+		t.Errorf("the client may publish, and the ID is %s", id)
 	}
 	w.Leave()
 }
 
-// replica makes to a replica in sync of from.
+// replica makes to a replica of from, and waits until it is in sync.
 func replica(t *testing.T, from, to *redistest.Server) {
 	t.Helper()
 	host, port, err := net.SplitHostPort(from.Addr)
@@ -275,13 +278,15 @@ func replica(t *testing.T, from, to *redistest.Server) {
 		t.Fatal(err)
 	}
 	to.Do("REPLICAOF", host, port)
-	redistest.Eventually(t, func() bool { return to.Info("master_link_status") == "up" }, "the replica is in sync")
+	redistest.Eventually(t, func() bool {
+		return to.Info("master_link_status") == "up"
+	}, "the replica is in sync")
 }
 
-// A subscription that is with a replica, though messages arrive there, is given up for another; and if
-// that is no better, it is taken as it is.
-func TestAstray(t *testing.T) {
-	for name, astray := range map[string]int64{"once": 1, "always": 1000} {
+// The mailbox gives up a subscription with a replica, even though messages
+// arrive there. If the next one is with a replica too, the mailbox keeps it.
+func TestMisplacedSubscription(t *testing.T) {
+	for name, misplaced := range map[string]int64{"once": 1, "always": 1000} {
 		t.Run(name, func(t *testing.T) {
 			master, other := redistest.Start(t, "--repl-diskless-sync-delay", "0"), redistest.Start(t)
 			replica(t, master, other)
@@ -291,7 +296,7 @@ func TestAstray(t *testing.T) {
 			sub := master.Client(func(o *redis.Options) {
 				o.Dialer = func(ctx context.Context, network, _ string) (net.Conn, error) {
 					addr := master.Addr
-					if subscriptions.Add(1) <= astray {
+					if subscriptions.Add(1) <= misplaced {
 						addr = other.Addr
 					}
 					return new(net.Dialer).DialContext(ctx, network, addr)
@@ -302,56 +307,58 @@ func TestAstray(t *testing.T) {
 			id, _ := b.NewID()
 			w := b.Join(id, lock)
 			redistest.Eventually(t, b.Open, "the mailbox opens")
-			if _, got := b.Counts(); got != (astray == 1) || subscriptions.Load() != 2 {
-				t.Errorf("counted: %v after %d subscriptions", got, subscriptions.Load())
+			if _, got := b.Subscription(); got != (misplaced == 1) || subscriptions.Load() != 2 {
+				t.Errorf("requests ask for it: %v, after %d subscriptions", got, subscriptions.Load())
 			}
-			next(t, w) // that it opened
+			next(t, w) // the mailbox opened
 			tell(master, id, 3, 4)
 			if got := next(t, w); got != (Signal{Round: 3, Token: 4}) {
-				t.Errorf("told %+v", got)
+				t.Errorf("the waiter was told %+v", got)
 			}
 			w.Leave()
 		})
 	}
 }
 
-// A mailbox that was open is given up when a server that it was to be counted on says that it is not.
-func TestNotHeard(t *testing.T) {
+// An open mailbox subscribes anew if a server says that it has no subscriber of
+// it. If that happens again, the mailbox keeps its subscription.
+func TestServerHasNoSubscriber(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		b := newMailbox(s.Client())
 		w, _ := join(t, b)
-		subscription, counts := b.Counts()
-		if !counts || !w.Heard(true, subscription) {
-			t.Error("a mailbox that is counted is not heard")
+		subscription, asks := b.Subscription()
+		if !asks || !w.TakeRefusal(protocol.Grant{Subscribed: true}, subscription) {
+			t.Error("the server has a subscriber, and the waiter will not be told")
 		}
-		if w.Heard(false, subscription) || b.Open() {
-			t.Error("a mailbox that is not counted is relied on")
+		if w.TakeRefusal(protocol.Grant{Subscribed: false}, subscription) || b.Open() {
+			t.Error("the server has no subscriber, and the mailbox relies on it")
 		}
 		next(t, w)
-		redistest.Eventually(t, b.Open, "it opens again")
-		if w.Heard(false, subscription); !b.Open() {
-			t.Error("it is given up for what was said of the subscription before")
+		redistest.Eventually(t, b.Open, "the mailbox opens again")
+		if w.TakeRefusal(protocol.Grant{Subscribed: false}, subscription); !b.Open() {
+			t.Error("the mailbox gave up a subscription for a refusal that concerns an earlier one")
 		}
-		subscription, _ = b.Counts()
-		heard := w.Heard(false, subscription)
-		if _, counts := b.Counts(); !heard || counts || !b.Open() {
-			t.Error("a second mailbox that is not counted, whose messages arrive, is given up")
+		subscription, _ = b.Subscription()
+		told := w.TakeRefusal(protocol.Grant{Subscribed: false}, subscription)
+		if _, asks := b.Subscription(); !told || asks || !b.Open() {
+			t.Error("the mailbox gave up a second subscription")
 		}
 		w.Leave()
 	})
 }
 
-// A grant to an ID for which nobody stands is released at once; to one that holds, it is not.
+// The mailbox releases a grant to an ID that is not registered. It does not
+// release one to an ID that holds.
 func TestGrantToNobody(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		b := newMailbox(s.Client())
 		w, id := join(t, b)
-		w.Stay()
+		w.Suspend()
 		s.Do("SET", key, id, "PX", 600_000)
 		tell(s, id, 1, 5)
 		next(t, w)
 		if s.Get(key) != id {
-			t.Error("the lock of one that holds was released")
+			t.Error("the mailbox released the lock of an ID that holds it")
 		}
 		other, _ := join(t, b) // keeps the mailbox open
 		w.Leave()
@@ -361,7 +368,7 @@ func TestGrantToNobody(t *testing.T) {
 	})
 }
 
-// The mailbox ends with its client.
+// The mailbox closes when its client is closed.
 func TestClientIsClosed(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		client := s.Client()
@@ -377,26 +384,26 @@ func TestClientIsClosed(t *testing.T) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			return b.session == nil
-		}, "the mailbox ends")
+		}, "the mailbox closes")
 		if took := time.Since(closed); took > time.Second {
 			t.Errorf("it took %v", took)
 		}
 	})
 }
 
-// uncomparable is a client that cannot be a map's key.
+// uncomparable is a client that cannot be the key of a map.
 type uncomparable struct {
 	redis.UniversalClient
 	_ []int
 }
 
-// The mailboxes of clients are one each, and are forgotten with them.
+// Each client has one mailbox. It is forgotten with the client.
 func TestMailboxesOfClients(t *testing.T) {
 	s := redistest.StartMini(t)
 	client := s.Client()
 	b := Of(client)
 	if Of(client) != b || Of(s.Client()) == b {
-		t.Error("a client has not its own mailbox")
+		t.Error("two clients share a mailbox, or one client has two")
 	}
 	if c := (uncomparable{UniversalClient: client}); Of(c) == nil || Of(c) == b {
 		t.Error("a client that cannot be compared has no mailbox of its own")
@@ -407,7 +414,7 @@ func TestMailboxesOfClients(t *testing.T) {
 		mailboxes.Lock()
 		defer mailboxes.Unlock()
 		return len(mailboxes.of) == 0
-	}, "mailboxes that nobody has are forgotten")
+	}, "unused mailboxes are forgotten")
 	Of(client)
 }
 
@@ -423,7 +430,7 @@ func TestIDs(t *testing.T) {
 	}
 }
 
-// Who leaves takes nothing from one that has joined under the same ID since.
+// A waiter that leaves does not end the wait of a later waiter of the same ID.
 func TestWaitersOfOneID(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		b := Of(s.Client())
@@ -432,7 +439,7 @@ func TestWaitersOfOneID(t *testing.T) {
 		first.Leave()
 		tell(s, id, 3, 4)
 		if got := next(t, second); got != (Signal{Round: 3, Token: 4}) {
-			t.Errorf("told %+v", got)
+			t.Errorf("the waiter was told %+v", got)
 		}
 		second.Leave()
 	})

@@ -19,11 +19,13 @@ func probes(client *redis.Client) *atomic.Int64 {
 	return count
 }
 
-// A lock that its client may not touch closes the mailbox to nobody who waits for another, neither while it is waited
-// for nor afterwards.
+// A client waits for two locks, and may not touch one of them. Its mailbox
+// stays open for the other, both during and after the wait for the forbidden
+// one.
 func TestProbeOfAForbiddenLock(t *testing.T) {
 	s := redistest.Start(t)
-	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~invoice:*", "~warlock:{invoice:*", "&*", "+@all")
+	s.Do("ACL", "SETUSER", "billing", "on", ">secret",
+		"~invoice:*", "~warlock:{invoice:*", "&*", "+@all")
 	client := s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" })
 	count := probes(client)
 	b := newMailbox(client)
@@ -33,25 +35,28 @@ func TestProbeOfAForbiddenLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := forbidden.Probe(t.Context(), b.name); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+	err = forbidden.Probe(t.Context(), b.name)
+	if err == nil || !strings.Contains(err.Error(), "NOPERM") {
 		t.Fatalf("a probe of the other lock: %v, want it denied", err)
 	}
 	steady := func(when string) {
 		t.Helper()
 		before := count.Load()
-		redistest.Eventually(t, func() bool { return len(w.Signals()) > 0 || count.Load() >= before+20 }, "the mailbox is probed")
+		redistest.Eventually(t, func() bool {
+			return len(w.Signals()) > 0 || count.Load() >= before+20
+		}, "the mailbox is probed")
 		if len(w.Signals()) > 0 || !b.Open() {
-			t.Fatalf("the mailbox was closed %s, for %v", when, b.Trouble())
+			t.Fatalf("the mailbox was closed %s, for %v", when, b.TakeTrouble())
 		}
 	}
 	otherID, _ := b.NewID()
 	other := b.Join(otherID, forbidden)
-	steady("while the other is waited for")
+	steady("during the wait for the other lock")
 	other.Leave()
-	steady("after that")
+	steady("after that wait")
 	tell(s, id, 3, 4)
 	if got := next(t, w); got != (Signal{Round: 3, Token: 4}) {
-		t.Errorf("told %+v", got)
+		t.Errorf("the waiter was told %+v", got)
 	}
 	w.Leave()
 }

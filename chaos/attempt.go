@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/chaos/judge"
+	"github.com/warlock-go/warlock/internal/lease"
+)
+
+// A lockSet is a client, and its locks for each key.
+type lockSet struct {
+	client redis.UniversalClient
+	hook   *requestHook
+	keyed  *warlock.Keyed
+	locks  []any // by key: *warlock.Mutex, *warlock.RWMutex, or the id for keyed
+}
+
+// The kinds of locks.
+const (
+	mutex       = "Mutex"
+	rwMutex     = "RWMutex"
+	keyed       = "Keyed"
+	singleMutex = "Mutex, used once"
+)
+
+// prefix begins all keys.
+const prefix = "chaos:"
+
+// kinds returns the kinds of locks of the first keys.
+func (l *load) kinds() []string {
+	switch {
+	case l.Single:
+		return []string{singleMutex, singleMutex, singleMutex}
+	case l.Reads > 0.5: // a Mutex has no readers
+		return []string{keyed, rwMutex, keyed}
+	}
+	return []string{mutex, rwMutex, keyed}
+}
+
+// newLockSet returns a lockSet. Each of the first keys has one kind of lock in
+// all workers. The last key has different kinds in different workers.
+func (w *worker) newLockSet() *lockSet {
+	s := new(lockSet)
+	s.hook = newRequestHook(w.job, func(q *judge.Request) { w.send(message{Request: q}) })
+	s.client = w.connect(s.hook)
+	s.keyed = warlock.NewKeyed(s.client, prefix, w.TTL)
+	kinds := w.Load.kinds()
+	for i, key := range w.Keys {
+		kind := kinds[w.Slot%len(kinds)]
+		if i < len(kinds) {
+			kind = kinds[i]
+		}
+		switch kind {
+		case keyed:
+			s.locks = append(s.locks, strings.TrimPrefix(key, prefix))
+		case rwMutex:
+			s.locks = append(s.locks, warlock.NewRWMutex(s.client, key, w.TTL))
+		default:
+			s.locks = append(s.locks, warlock.NewMutex(s.client, key, w.TTL))
+		}
+	}
+	return s
+}
+
+// A face has the methods of one lock, for a writer or for a reader.
+type face struct {
+	lock   func(context.Context) error
+	try    func(context.Context) (bool, error)
+	unlock func(context.Context) error
+	lease  func() *warlock.Lease
+}
+
+// An attempt carries out an op.
+type attempt struct {
+	*judge.Op
+	worker *worker
+	hook   *requestHook
+	face   face
+	held   *warlock.Lease // nil until the lock is granted
+}
+
+// newAttempt returns the attempt of o at the lock of its key. It reads if read
+// is set and the lock has readers.
+func (s *lockSet) newAttempt(o *judge.Op, read bool, w *worker) *attempt {
+	a := &attempt{Op: o, worker: w, hook: s.hook}
+	switch l := s.locks[o.Key].(type) {
+	case *warlock.Mutex:
+		o.Kind, o.Single = mutex, w.Load.Single
+		if o.Single {
+			o.Kind = singleMutex
+		}
+		a.face = face{l.LockContext, l.TryLockContext, l.UnlockContext, l.Lease}
+	case *warlock.RWMutex:
+		o.Kind, o.Read = rwMutex, read
+		a.face = face{l.LockContext, l.TryLockContext, l.UnlockContext, l.Lease}
+		if read {
+			a.face = face{l.RLockContext, l.TryRLockContext, l.RUnlockContext, l.RLease}
+		}
+	case string:
+		o.Kind, o.Read = keyed, read
+		a.face = faceOf(s.keyed, l, read)
+	}
+	return a
+}
+
+// faceOf returns the face of an id of k.
+func faceOf(k *warlock.Keyed, id string, read bool) face {
+	lock, try, unlock, lease := k.LockContext, k.TryLockContext, k.UnlockContext, k.Lease
+	if read {
+		lock, try, unlock, lease = k.RLockContext, k.TryRLockContext, k.RUnlockContext, k.RLease
+	}
+	return face{
+		lock:   func(ctx context.Context) error { return lock(ctx, id) },
+		try:    func(ctx context.Context) (bool, error) { return try(ctx, id) },
+		unlock: func(ctx context.Context) error { return unlock(ctx, id) },
+		lease:  func() *warlock.Lease { return lease(id) },
+	}
+}
+
+// lock asks for the lock, and reports whether it was granted.
+func (a *attempt) lock(c choices) (bool, error) {
+	ctx := context.WithValue(context.Background(), opNumber{}, a.Number)
+	if c.try {
+		return a.face.try(ctx)
+	}
+	if c.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.timeout)
+		defer cancel()
+	}
+	err := a.face.lock(ctx)
+	return err == nil, err
+}
+
+// noteGrant notes what was granted. It does not ask the lease of a writer for
+// its ID: then the process would no longer hand the lease on.
+func (a *attempt) noteGrant() {
+	a.held = a.face.lease()
+	if a.held == nil {
+		a.Problem = "it holds no lease"
+		return
+	}
+	a.Token = a.held.Fence()
+	if a.Read {
+		a.ID = a.held.ID()
+	} else {
+		a.ID = a.hook.lastIDOf(a.Key)
+	}
+	a.checkLease()
+}
+
+// checkLease reports whether the lease is held, and notes it.
+func (a *attempt) checkLease() bool {
+	if a.held == nil {
+		return false
+	}
+	at, deadline := now(), instantOf(a.held.Deadline())
+	read, ctx := now(), a.held.Context()
+	if ctx.Err() == nil {
+		a.Checked = judge.LeaseCheck{At: at, Read: read, Deadline: deadline}
+		return true
+	}
+	if a.Lost == 0 {
+		a.Lost, a.Taken = now(), errors.Is(context.Cause(ctx), lease.ErrTaken)
+	}
+	return false
+}
+
+// checkEvery is the time between two checks of a lease.
+const checkEvery = 10 * time.Millisecond
+
+// hold reads both counters, and holds for the chosen time. A writer then writes
+// the counters. It leaves the plain counter alone if its lease is lost.
+func (a *attempt) hold(c choices) {
+	var v Values
+	access := Access{Key: a.Key, Token: a.Token, Read: a.Read}
+	stale := a.worker.store.Call("Store.Get", access, &v) != nil
+	for left := c.hold; left > 0 && a.checkLease(); left -= checkEvery {
+		time.Sleep(min(left, checkEvery))
+		a.worker.send(message{Op: a.Op})
+	}
+	if a.Read || stale {
+		return
+	}
+	if a.checkLease() {
+		access.Value = v.Plain + 1
+		_ = a.worker.store.Call("Store.SetPlain", access, new(Values)) // never fails
+	}
+	access.Value = v.Fenced + 1
+	_ = a.worker.store.Call("Store.SetFenced", access, new(Values)) // fails if it comes too late
+}
+
+// unlock unlocks, and notes the outcome.
+func (a *attempt) unlock(c choices) {
+	a.checkLease()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if c.cancelled {
+		cancel()
+	}
+	a.UnlockCalled = now()
+	a.worker.send(message{Op: a.Op})
+	err := a.face.unlock(ctx)
+	a.Unlocked, a.Released = now(), err == nil
+	if !a.Read { // the error of a reader's unlock may tell of another reader's loss
+		a.Taken = a.Taken || errors.Is(err, lease.ErrTaken)
+	}
+	if errors.Is(err, warlock.ErrNotHeld) {
+		a.Problem = "UnlockContext: " + err.Error()
+	}
+	if a.held != nil && !a.Read { // after a local hand-off the ID has the token behind it
+		a.ID, _, _ = strings.Cut(a.held.ID(), "/")
+	}
+}

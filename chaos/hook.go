@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock/chaos/judge"
+)
+
+// A requestHook is a hook of a go-redis client. It reports each script that the
+// client sends, and the answer. So the judges can compare what the library
+// believes with what Redis told it.
+type requestHook struct {
+	process, slot int
+	keys          map[string]int
+	report        func(*judge.Request)
+
+	mu     sync.Mutex     // guards the following
+	lastID map[int]string // by key: the ID of the last acquisition
+}
+
+// An opNumber is the context key for the number of the op that calls. Requests
+// that are sent together have one context, so their ops are unknown.
+type opNumber struct{}
+
+func newRequestHook(j *job, report func(*judge.Request)) *requestHook {
+	h := &requestHook{
+		process: j.Process, slot: j.Slot, keys: make(map[string]int), report: report,
+		lastID: make(map[int]string),
+	}
+	for i, key := range j.Keys {
+		h.keys[key] = i
+	}
+	return h
+}
+
+// lastIDOf returns the ID of the last acquisition of a key that was sent.
+func (h *requestHook) lastIDOf(key int) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lastID[key]
+}
+
+func (h *requestHook) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h *requestHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		q := h.begin(cmd)
+		if q != nil {
+			q.Op, _ = ctx.Value(opNumber{}).(int)
+		}
+		err := next(ctx, cmd)
+		h.end(q, cmd, err) // not cmd.Err: after a redirection it is the first server's error
+		return err
+	}
+}
+
+func (h *requestHook) ProcessPipelineHook(
+	next redis.ProcessPipelineHook,
+) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		requests := make([]*judge.Request, len(cmds))
+		for i, cmd := range cmds {
+			requests[i] = h.begin(cmd)
+		}
+		err := next(ctx, cmds)
+		for i, cmd := range cmds {
+			h.end(requests[i], cmd, cmd.Err())
+		}
+		return err
+	}
+}
+
+// The words of a script's command: EVALSHA, the hash, the number of keys, the
+// keys, the arguments. The number of arguments tells the script. The argument
+// firstArg+4 of an acquisition says whether it queues.
+const (
+	scriptKeys = 6
+	firstKey   = 3
+	firstArg   = firstKey + scriptKeys
+)
+
+// scripts has the scripts by their number of arguments.
+var scripts = map[int]judge.Script{9: judge.Acquire, 4: judge.Renew, 3: judge.Release}
+
+// begin returns the request of cmd, or nil if cmd runs none of the scripts.
+func (h *requestHook) begin(cmd redis.Cmder) *judge.Request {
+	words := cmd.Args()
+	if !strings.HasPrefix(cmd.Name(), "eval") || len(words) <= firstArg {
+		return nil
+	}
+	name, _ := words[firstKey].(string)
+	key, ours := h.keys[name]
+	script := scripts[len(words)-firstArg]
+	if !ours || script == "" {
+		return nil
+	}
+	id, _ := words[firstArg].(string)
+	q := &judge.Request{
+		Process: h.process, Slot: h.slot, Key: key, ID: id, Script: script, Sent: now(),
+	}
+	if script == judge.Acquire {
+		round, _ := words[firstArg+4].(int64)
+		q.Queues = round > 0
+		h.mu.Lock()
+		h.lastID[key] = id
+		h.mu.Unlock()
+	}
+	return q
+}
+
+// end completes a request, and reports it.
+func (h *requestHook) end(q *judge.Request, cmd redis.Cmder, err error) {
+	if q == nil {
+		return
+	}
+	q.Replied, q.Answer = now(), answerOf(cmd, err)
+	h.report(q)
+}
+
+func answerOf(cmd redis.Cmder, err error) judge.Answer {
+	reply, ok := cmd.(interface{ Val() any })
+	if !ok || err != nil {
+		return judge.Unknown
+	}
+	switch v := reply.Val().(type) {
+	case int64:
+		if v == 0 {
+			return judge.No
+		}
+		return judge.Yes
+	case []any:
+		return judge.No // a place in the queue, or that the client may not publish
+	}
+	return judge.Unknown
+}

@@ -1,0 +1,51 @@
+package judge
+
+import "time"
+
+// slowHandOff is longer than a hand-off takes if a message tells the waiter,
+// also on slow lines. It is shorter than most hand-offs take if the waiter must
+// ask: that takes up to a third of the ttl.
+const slowHandOff = 75 * time.Millisecond
+
+// judgeHandOffs finds that too many waiters were not told of their grants. It
+// also returns how long each hand-off took.
+func judgeHandOffs(h *History) (found []Violation, took []time.Duration) {
+	f := &Findings{Judge: "hand-off"}
+	for key := range h.Keys {
+		took = append(took, h.handOffs(key)...)
+	}
+	slow := 0
+	for _, d := range took {
+		if d > slowHandOff {
+			slow++
+		}
+	}
+	if slow > 2+len(took)/50 {
+		f.Add(AllKeys, "%d of %d hand-offs took longer than %v", slow, len(took), slowHandOff)
+	}
+	return f.Violations, took
+}
+
+// handOffs returns how long the hand-offs of a key took: from the answer to the
+// release of a writer to the return of the next op, which had queued before. It
+// leaves out hand-offs near a fault.
+func (h *History) handOffs(key int) (took []time.Duration) {
+	released := make(map[string]*Request) // by ID
+	for _, q := range h.Requests {
+		if q.Key == key && q.Script == Release && q.Answer == Yes {
+			released[q.ID] = q
+		}
+	}
+	as := h.arrivals(key)
+	for i, b := range as {
+		if i == 0 || b.refused == 0 || as[i-1].op.Read {
+			continue
+		}
+		q := released[as[i-1].op.ID]
+		handedOff := q != nil && q.Sent >= b.refused && q.Replied <= b.op.Granted
+		if handedOff && !h.excusedAnywhere(anyTrouble, q.Sent-h.aftermath(), b.op.Granted) {
+			took = append(took, b.op.Granted.Since(q.Replied))
+		}
+	}
+	return took
+}

@@ -1,0 +1,120 @@
+package judge
+
+import (
+	"slices"
+	"time"
+)
+
+// A gap is a time in which no op held a lock although one waited for it.
+type gap struct {
+	op   *Op // was granted the lock at the end of the gap
+	from Instant
+	last *Op  // held before the gap; nil: none did
+	dead bool // an earlier holder was dead or stopped, and its lease lasts into the gap
+}
+
+func (g gap) length() time.Duration { return g.op.Granted.Since(g.from) }
+
+// gaps returns the gaps of a key.
+func (h *History) gaps(key int) (gaps []gap) {
+	type hold struct {
+		op  *Op
+		end Instant
+	}
+	var last hold         // the hold that ended last
+	var holding []hold    // holds that were granted earlier and have not ended
+	var deadUntil Instant // the last expiry of a lease whose holder is dead or stopped
+	for _, o := range h.grantsOf(key) {
+		holding = slices.DeleteFunc(holding, func(b hold) bool {
+			if b.end > o.Granted {
+				return false
+			}
+			if b.end > last.end {
+				last = b
+			}
+			if b.end != b.op.UnlockCalled {
+				deadUntil = max(deadUntil, h.expiry(b.op))
+			}
+			return true
+		})
+		if len(holding) == 0 && !o.Try {
+			from := max(o.Called, last.end)
+			gaps = append(gaps, gap{op: o, from: from, last: last.op, dead: deadUntil > from})
+		}
+		holding = append(holding, hold{o, h.holdEndOrStop(o)})
+	}
+	return gaps
+}
+
+// crashSlack is how much more than its ttl a crash may cost.
+const crashSlack = 200 * time.Millisecond
+
+// judgeIdle finds locks that no op held for too long while one waited.
+//
+// If nothing was wrong, the limit is half a ttl: a waiter that got no message
+// asks again after a third of its ttl. If processes were stopped or killed, a
+// ttl and crashSlack may pass for the first of the waiters. By then the other
+// dead waiters are known to be dead. One more ttl may pass for a dead holder.
+//
+// No release succeeds while servers refuse to write, so that time does not
+// count. All later time does.
+func judgeIdle(h *History) []Violation {
+	f := &Findings{Judge: "idle"}
+	for key := range h.Keys {
+		for _, g := range h.gaps(key) {
+			begin, end := g.from-h.aftermath(), g.op.Granted
+			idle := end.Since(h.writableFrom(g.from, end))
+			limit := h.TTL / 2
+			if h.excusedAnywhere(StopsProcess, begin, end) {
+				limit = h.TTL + crashSlack
+				if g.dead {
+					limit += h.TTL
+				}
+			}
+			excused := h.excusedAnywhere(DelaysMessages|MayLoseData, begin, end) ||
+				h.excused(g.op.Slot, StopsProcess, g.from, end)
+			if idle > limit && !excused {
+				f.Add(key, "no op held the lock for %v, more than %v, before %s", idle, limit, g.op)
+			}
+		}
+	}
+	return f.Violations
+}
+
+// writableFrom returns when servers last stopped refusing to write, between a
+// and b. It returns a if they never refused.
+func (h *History) writableFrom(a, b Instant) Instant {
+	for _, f := range h.Faults {
+		if f.Effects&RefusesWrites != 0 && f.Start <= b {
+			a = max(a, min(f.End, b))
+		}
+	}
+	return a
+}
+
+// judgeCrashes finds dead holders whose lock was granted too late: more than a
+// ttl and crashSlack after the death. It judges only if an op waited by then
+// and nothing else was wrong. It also returns how long each lock took.
+func judgeCrashes(h *History) (found []Violation, took []time.Duration) {
+	f := &Findings{Judge: "crash"}
+	for key := range h.Keys {
+		for _, g := range h.gaps(key) {
+			if g.last == nil || h.Processes[g.last.Process].Ended != g.from {
+				continue
+			}
+			if h.excusedAnywhere(delaysGrants|MayLoseData, g.from-h.aftermath(), g.op.Granted) ||
+				h.excused(g.op.Slot, StopsProcess, g.from, g.op.Granted) {
+				continue
+			}
+			took = append(took, g.length())
+			limit := h.TTL + crashSlack
+			if !h.PublishCounts { // the first of the dead waiters may have been granted the lock
+				limit += h.TTL
+			}
+			if g.length() > limit {
+				f.Add(key, "%v passed from the death of %s to %s", g.length(), g.last, g.op)
+			}
+		}
+	}
+	return f.Violations, took
+}

@@ -1,0 +1,458 @@
+package judge
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// at is a time of a made-up history.
+func at(ms int) Instant { return Instant(time.Hour + time.Duration(ms)*time.Millisecond) }
+
+// The slots, and so the processes, of a made-up history.
+const slots = 6
+
+// A builder makes up a history. Each process has its own slot.
+type builder struct{ *History }
+
+func newBuilder() *builder {
+	b := &builder{&History{
+		TTL: time.Second, Keys: []string{"a", "b", "c", "d"}, Goroutines: 4, PublishCounts: true,
+	}}
+	for slot := range slots {
+		b.Processes = append(b.Processes, Process{Slot: slot})
+	}
+	return b
+}
+
+// holds adds a hold of the first key by a process: it asks at called, is
+// granted the lock at granted, and unlocks at unlock, unless unlock is 0. It
+// also adds the requests.
+func (b *builder) holds(process, called, granted, unlock int, token int64) *Op {
+	o := &Op{
+		Process: process, Slot: process, Number: len(b.Ops), Kind: "Mutex",
+		ID: fmt.Sprintf("%d:%d", process, len(b.Ops)), Token: token,
+		Called: at(called), Granted: at(granted),
+	}
+	b.Ops = append(b.Ops, o)
+	q := b.asks(o, Acquire, called, Yes)
+	if granted > called+1 {
+		q.Answer, q.Queues = No, true
+	}
+	if unlock != 0 {
+		o.UnlockCalled, o.Unlocked, o.Released = at(unlock), at(unlock+1), true
+		b.asks(o, Release, unlock, Yes)
+		b.believes(o, granted, unlock)
+	}
+	return o
+}
+
+// asks adds a request that is answered after 1 ms.
+func (b *builder) asks(o *Op, s Script, sent int, a Answer) *Request {
+	q := &Request{
+		Process: o.Process, Slot: o.Slot, ID: o.ID, Script: s, Sent: at(sent), Replied: at(sent + 1),
+		Answer: a,
+	}
+	b.Requests = append(b.Requests, q)
+	return q
+}
+
+// believes adds a lease check of o at each time.
+func (b *builder) believes(o *Op, times ...int) {
+	for _, ms := range times {
+		o.Checked = LeaseCheck{At: at(ms), Read: at(ms), Deadline: at(ms + 10)}
+		o.Checks = append(o.Checks, o.Checked)
+	}
+}
+
+// switches makes o hold under the lease of other. Both are readers of one
+// process, and o was granted its own lease, which is released at released.
+func (b *builder) switches(o, other *Op, released int) {
+	for _, q := range b.Requests {
+		switch {
+		case q.ID != o.ID:
+		case q.Script == Acquire:
+			q.Op = o.Number
+		case q.Script == Release:
+			q.Sent, q.Replied = at(released), at(released+1)
+		}
+	}
+	o.ID = other.ID
+}
+
+// joins makes o a reader that asks Redis for nothing and holds under the lease
+// of other, a reader of the same process.
+func (b *builder) joins(o, other *Op) {
+	o.Read, other.Read = true, true
+	b.Requests = slices.DeleteFunc(b.Requests, func(q *Request) bool { return q.ID == o.ID })
+	o.ID = other.ID
+}
+
+// The slot of a fault that hits all processes.
+const everywhere = -1
+
+// suffers adds a fault.
+func (b *builder) suffers(effects Effects, slot, key, start, end int) {
+	f := &Fault{Name: "fault", Start: at(start), End: at(end), Key: key, Effects: effects}
+	if slot != everywhere {
+		f.Slots = []int{slot}
+	}
+	b.Faults = append(b.Faults, f)
+}
+
+// histories are made-up histories, and the judges that find something in each.
+var histories = map[string]struct {
+	build func(*builder)
+	found []string
+}{
+	"nothing": {func(*builder) {}, nil},
+	"one after another": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 5, 51, 60, 20)
+	}, nil},
+	"two at once": {func(h *builder) {
+		h.holds(0, 0, 1, 60, 10)
+		h.holds(1, 5, 51, 70, 20)
+	}, []string{"model", "overlap"}},
+	"two at once, as the server forgot": {func(h *builder) {
+		h.holds(0, 0, 1, 60, 10)
+		h.holds(1, 5, 51, 70, 20)
+		h.suffers(MayLoseData, everywhere, 0, 40, 41)
+	}, nil},
+	"two at once, as messages were late": {func(h *builder) {
+		h.holds(0, 0, 1, 60, 10)
+		h.holds(1, 5, 51, 70, 20)
+		h.suffers(DelaysMessages, everywhere, AllKeys, 40, 41)
+	}, []string{"model", "overlap"}},
+	"two at once, as the server forgot another key": {func(h *builder) {
+		h.holds(0, 0, 1, 60, 10)
+		h.holds(1, 5, 51, 70, 20)
+		h.suffers(MayLoseData, everywhere, 1, 40, 41)
+	}, []string{"model", "overlap"}},
+	"two at once, after the server could have forgotten, but had not": {func(h *builder) {
+		h.asks(h.holds(0, 0, 1, 60, 10), Renew, 45, Yes)
+		h.asks(h.holds(1, 5, 51, 70, 20), Acquire, 46, No)
+		h.suffers(MayLoseData, everywhere, 0, 40, 41)
+	}, []string{"model", "overlap"}},
+	"readers at once": {func(h *builder) {
+		h.holds(0, 0, 1, 60, 10).Read = true
+		h.holds(1, 5, 6, 70, 20).Read = true
+	}, nil},
+	"a writer beside a reader": {func(h *builder) {
+		h.holds(0, 0, 1, 60, 10).Read = true
+		h.holds(1, 5, 6, 70, 20)
+	}, []string{"model", "overlap"}},
+	"an unlock that was not answered": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10).Released = false
+		h.holds(1, 5, 51, 60, 20)
+	}, nil},
+	"a lease that ran out": {func(h *builder) {
+		o := h.holds(0, 0, 1, 0, 10)
+		h.believes(o, 1, 900)
+		o.Lost = at(980)
+		h.suffers(DelaysMessages, 0, AllKeys, 100, 1200)
+		h.asks(h.holds(1, 5, 1001, 1010, 20), Acquire, 700, No)
+	}, nil},
+	"a lease that ran out, though nothing was wrong": {func(h *builder) {
+		o := h.holds(0, 0, 1, 0, 10)
+		h.believes(o, 1, 900)
+		o.Lost = at(980)
+		h.asks(h.holds(1, 5, 1001, 1010, 20), Acquire, 700, No)
+	}, []string{"lost"}},
+	"a lease that is granted to another before it can have run out": {func(h *builder) {
+		h.believes(h.holds(0, 10, 11, 0, 10), 11)
+		h.suffers(StopsProcess, 0, AllKeys, 12, 3000)
+		h.asks(h.holds(1, 15, 1005, 1006, 20), Acquire, 700, No)
+	}, []string{"model"}},
+	"a deadline that is too late": {func(h *builder) {
+		o := h.holds(0, 0, 1, 50, 10)
+		o.Checks[1].Deadline = at(1001)
+	}, []string{"belief"}},
+	"a deadline that a renewal moved": {func(h *builder) {
+		o := h.holds(0, 0, 1, 50, 10)
+		h.asks(o, Renew, 20, Yes)
+		o.Checks[1].Deadline = at(1001)
+	}, nil},
+	"a deadline that a renewal moved that was not answered": {func(h *builder) {
+		o := h.holds(0, 0, 1, 50, 10)
+		h.asks(o, Renew, 20, Unknown)
+		o.Checks[1].Deadline = at(1001)
+	}, []string{"belief"}},
+	"a token that falls": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 55, 56, 60, 9)
+	}, []string{"model", "tokens"}},
+	"a token twice": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 55, 56, 60, 10)
+	}, []string{"model", "tokens"}},
+	"a reader let in under a lease that its process had": {func(h *builder) {
+		a := h.holds(0, 0, 1, 70, 10)
+		b := h.holds(0, 40, 41, 60, 10)
+		h.joins(b, a)
+	}, nil},
+	"a reader let in under a lease that the server forgot": {func(h *builder) {
+		a := h.holds(0, 0, 1, 70, 10)
+		h.suffers(MayLoseData, everywhere, 0, 20, 21)
+		h.holds(1, 5, 22, 30, 20)
+		b := h.holds(0, 15, 31, 60, 10)
+		h.joins(b, a)
+		h.holds(2, 16, 32, 40, 40)
+	}, nil},
+	"a reader let in beside a writer, under a lease that the server forgot": {func(h *builder) {
+		a := h.holds(0, 0, 1, 70, 10)
+		h.suffers(MayLoseData, everywhere, 0, 20, 21)
+		h.holds(1, 5, 22, 60, 20)
+		b := h.holds(0, 30, 31, 50, 10)
+		h.joins(b, a)
+	}, nil},
+	"a reader let in beside a writer": {func(h *builder) {
+		a := h.holds(0, 0, 1, 10, 10)
+		h.holds(1, 5, 22, 60, 20)
+		b := h.holds(0, 30, 31, 50, 10)
+		h.joins(b, a)
+	}, []string{"model", "overlap"}},
+	"a reader that gives up its own lease for one that the server forgot": {func(h *builder) {
+		a := h.holds(0, 0, 1, 70, 10)
+		h.suffers(MayLoseData, everywhere, 0, 20, 21)
+		h.holds(1, 5, 22, 30, 20)
+		b := h.holds(0, 15, 31, 60, 10)
+		a.Read, b.Read = true, true
+		h.switches(b, a, 31)
+		h.holds(2, 25, 32, 40, 40)
+	}, []string{"model", "overlap", "tokens"}},
+	"a reader that gives up its own lease, and then finds the other taken": {func(h *builder) {
+		a := h.holds(0, 0, 1, 18, 10)
+		h.suffers(MayLoseData, everywhere, 0, 20, 21)
+		b := h.holds(0, 15, 31, 60, 10)
+		a.Read, b.Read = true, true
+		h.switches(b, a, 31)
+		b.Lost, b.Taken, b.Released = at(40), true, false
+	}, []string{"early end"}},
+	"a reader that gives up its own lease for one confirmed, then forgotten": {func(h *builder) {
+		a := h.holds(0, 0, 1, 70, 10)
+		b := h.holds(0, 40, 47, 58, 10)
+		a.Read, b.Read = true, true
+		h.switches(b, a, 46)
+		h.asks(a, Renew, 42, Yes)
+		h.suffers(MayLoseData, everywhere, 0, 44, 45)
+		h.holds(1, 5, 48, 60, 30)
+	}, nil},
+	"a reader that gives up its own lease for one unconfirmed, then forgotten": {func(h *builder) {
+		a := h.holds(0, 0, 1, 70, 10)
+		b := h.holds(0, 40, 47, 58, 10)
+		a.Read, b.Read = true, true
+		h.switches(b, a, 46)
+		h.suffers(MayLoseData, everywhere, 0, 44, 45)
+		h.holds(1, 46, 48, 60, 30)
+	}, []string{"model", "overlap"}},
+	"a reader with the token of a writer": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 55, 56, 60, 10).Read = true
+	}, []string{"model", "tokens"}},
+	"a lease that was taken away": {func(h *builder) {
+		o := h.holds(0, 0, 1, 50, 10)
+		o.Lost, o.Taken, o.Released = at(30), true, false
+	}, []string{"early end"}},
+	"a lease that the server forgot": {func(h *builder) {
+		o := h.holds(0, 0, 1, 50, 10)
+		o.Lost, o.Taken, o.Released = at(30), true, false
+		h.suffers(MayLoseData, everywhere, AllKeys, 20, 21)
+	}, nil},
+	"a lease that was taken away, as messages were late": {func(h *builder) {
+		o := h.holds(0, 0, 1, 50, 10)
+		o.Lost, o.Taken, o.Released = at(30), true, false
+		h.suffers(DelaysMessages, everywhere, AllKeys, 20, 21)
+	}, []string{"early end"}},
+	"a key that came back": {func(h *builder) {
+		h.asks(h.holds(0, 0, 1, 50, 10), Renew, 30, Yes)
+		h.suffers(MayLoseData|LosesData, everywhere, 0, 20, 21)
+	}, []string{"revived"}},
+	"a process that passes another": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 5, 60, 65, 20)
+		h.holds(2, 20, 51, 59, 15)
+	}, []string{"order"}},
+	"a process that passes another, which did not ask in time": {func(h *builder) {
+		h.holds(0, 0, 1, 950, 10)
+		h.holds(1, 5, 1060, 0, 20)
+		h.holds(2, 20, 951, 959, 15)
+	}, nil},
+	"a holder that ignores its deadline": {func(h *builder) {
+		o := h.holds(0, 0, 1, 50, 10)
+		o.Checks[1].Deadline = at(49)
+	}, []string{"belief"}},
+	"a process that passes another, which a fault hit": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 5, 60, 65, 20)
+		h.holds(2, 20, 51, 59, 15)
+		h.suffers(DelaysMessages, 1, AllKeys, 7, 8)
+	}, nil},
+	"a goroutine that passes another": {func(h *builder) {
+		h.holds(0, 0, 1, 150, 10)
+		h.holds(0, 5, 170, 180, 20)
+		h.holds(0, 100, 151, 160, 15)
+	}, []string{"turns"}},
+	"an idle lock": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 5, 600, 610, 20)
+	}, []string{"idle"}},
+	"an idle lock, as the server refused to write": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.suffers(RefusesWrites, everywhere, AllKeys, 40, 400)
+		h.holds(1, 5, 890, 910, 20)
+	}, nil},
+	"an idle lock, long after the server refused to write": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.suffers(RefusesWrites, everywhere, AllKeys, 40, 400)
+		h.holds(1, 5, 910, 920, 20)
+	}, []string{"idle"}},
+	"an idle lock, after the server refused to write": {func(h *builder) {
+		h.suffers(RefusesWrites, everywhere, AllKeys, 0, 40)
+		h.holds(0, 41, 42, 50, 10)
+		h.holds(1, 45, 600, 610, 20)
+	}, []string{"idle"}},
+	"a process that passes another while the server refuses to write": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 5, 60, 65, 20)
+		h.holds(2, 20, 51, 59, 15)
+		h.suffers(RefusesWrites, everywhere, AllKeys, 7, 8)
+	}, nil},
+	"a lock without waiters": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 600, 601, 610, 20)
+	}, nil},
+	"a lock whose dead waiters were skipped": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.suffers(StopsProcess, 2, AllKeys, 40, 3000)
+		h.asks(h.holds(1, 5, 1200, 1210, 20), Acquire, 900, No)
+	}, nil},
+	"a lock whose dead waiters were not skipped": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.suffers(StopsProcess, 2, AllKeys, 40, 3000)
+		h.asks(h.holds(1, 5, 1300, 1310, 20), Acquire, 900, No)
+	}, []string{"idle"}},
+	"a lock whose dead waiters were skipped, behind a dead reader": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10).Read = true
+		o := h.holds(3, 2, 3, 0, 11)
+		o.Read = true
+		h.asks(o, Renew, 30, Yes)
+		h.suffers(StopsProcess, 3, AllKeys, 40, 3000)
+		h.asks(h.holds(1, 5, 2100, 2110, 20), Acquire, 1900, No)
+	}, nil},
+	"a crash": {func(h *builder) {
+		h.holds(0, 0, 1, 0, 10)
+		h.Processes[0].Ended = at(30)
+		h.suffers(StopsProcess|KillsProcess, 0, AllKeys, 30, 40)
+		h.asks(h.holds(1, 5, 1020, 1030, 20), Acquire, 900, No)
+	}, nil},
+	"a crash that costs more than a ttl and 200 ms": {func(h *builder) {
+		h.holds(0, 0, 1, 0, 10)
+		h.Processes[0].Ended = at(30)
+		h.suffers(StopsProcess|KillsProcess, 0, AllKeys, 30, 40)
+		h.asks(h.holds(1, 5, 1300, 1310, 20), Acquire, 900, No)
+	}, []string{"crash"}},
+	"waiters that are not told": {func(h *builder) {
+		h.holds(0, 0, 1, 100, 1)
+		for i := range 4 {
+			h.holds(1+i, 100*i, 200+200*i, 300+200*i, int64(2+i))
+		}
+	}, []string{"hand-off"}},
+	"a call that went wrong": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10).Problem = "it holds no lease"
+	}, []string{"calls"}},
+}
+
+// Each judge finds what it is for, and no other judge finds anything. No judge
+// finds what a fault excuses.
+func TestJudges(t *testing.T) {
+	for name, c := range histories {
+		t.Run(name, func(t *testing.T) {
+			h := newBuilder()
+			c.build(h)
+			found := make(map[string]bool)
+			r := Judge(h.History)
+			for _, x := range r.Violations {
+				found[x.Judge] = true
+			}
+			if got := slices.Sorted(maps.Keys(found)); !slices.Equal(got, c.found) {
+				t.Errorf("found by %q, want %q:\n%v", got, c.found, r.Violations)
+			}
+		})
+	}
+}
+
+// A report counts what is no violation.
+func TestFigures(t *testing.T) {
+	h := newBuilder()
+	h.holds(0, 0, 1, 0, 10)
+	h.Processes[0].Ended = at(30)
+	h.suffers(StopsProcess|KillsProcess, 0, AllKeys, 30, 40)
+	h.asks(h.holds(1, 5, 1020, 2900, 20), Acquire, 900, No)
+	h.asks(h.Ops[1], Renew, 1950, Yes)
+	h.suffers(MayLoseData, everywhere, 0, 2700, 2701)
+	h.holds(2, 2720, 2721, 2950, 30)
+	h.holds(3, 2730, 2952, 2960, 40).Read = true
+	r := Judge(h.History)
+	if len(r.Violations) > 0 {
+		t.Errorf("violations: %v", r.Violations)
+	}
+	if r.Grants != 4 || r.Kinds["Mutex"] != 3 || r.Kinds["Mutex"+Reading] != 1 {
+		t.Errorf("%d grants, %v", r.Grants, r.Kinds)
+	}
+	if r.Excused != 1 || r.Pairs == 0 {
+		t.Errorf("%d overlaps excused, %d pairs in order", r.Excused, r.Pairs)
+	}
+	if want := []time.Duration{990 * time.Millisecond}; !slices.Equal(r.Crashes, want) {
+		t.Errorf("from crash to grant: %v, want %v", r.Crashes, want)
+	}
+}
+
+// A Recorder keeps the last record of an op, and all its lease checks.
+func TestRecorder(t *testing.T) {
+	r := NewRecorder(&History{TTL: time.Second, Keys: []string{"a"}})
+	number := r.Start(3, at(0))
+	checks := []LeaseCheck{{}, {At: at(2)}, {At: at(2)}, {At: at(4)}}
+	for _, c := range checks { // each record is of a new Op, as from another process
+		r.Op(&Op{Process: number, Number: 1, Granted: at(1), Checked: c})
+	}
+	r.End(number, at(5))
+	r.End(number, at(6))
+	h := r.History()
+	if len(h.Ops) != 1 || r.Grants() != 1 {
+		t.Fatalf("%d ops, %d grants; want 1 of each", len(h.Ops), r.Grants())
+	}
+	want := []LeaseCheck{{At: at(2)}, {At: at(4)}}
+	if o := h.Ops[0]; o.Checked != want[1] || !slices.Equal(o.Checks, want) {
+		t.Errorf("last check %v of %v, want the last of %v", o.Checked, o.Checks, want)
+	}
+	if p := h.Processes[number]; p.Slot != 3 || p.Ended != at(5) {
+		t.Errorf("process %+v, want slot 3 and its first end", p)
+	}
+}
+
+// Draw writes a page with the ops and the faults.
+func TestDraw(t *testing.T) {
+	h := newBuilder()
+	h.holds(0, 0, 1, 50, 10)
+	h.suffers(DelaysMessages, everywhere, AllKeys, 20, 30)
+	Judge(h.History)
+	file := filepath.Join(t.TempDir(), "page.html")
+	if err := h.Draw(0, file); err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"lock: writer 0/0, token 10", "unlock: writer 0/0", "workers []"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("the page does not have %q", want)
+		}
+	}
+}

@@ -1,0 +1,311 @@
+// Package lock is one lock in one process: the goroutines that want it, their
+// requests to Redis, and what they hold. It is the only package that knows the
+// packages protocol, send, wait and lease.
+//
+// # How a goroutine gets the lock
+//
+// A goroutine first waits for its turn in its process (turn.go, queue.go). It may
+// get a hold there: a writer's, that is handed off to it, or a share of
+// the hold of other readers (share.go). Otherwise the goroutine asks Redis
+// (ask.go). Redis grants the lock, or refuses it and puts the ID in a queue of
+// its own. A refused waiter stays in that queue. It learns of its grant from a
+// message, or when it asks again.
+//
+// The grant becomes a Hold (hold.go). A writer keeps its turn for as long as it
+// holds. Readers leave the turn to the next goroutine, so a writer can ask Redis
+// while they read.
+//
+// An unlock hands the hold off in this process, or frees the lock in Redis
+// (release.go), and leaves the turn to the next goroutine.
+//
+// # Invariants
+//
+//  1. Only a goroutine that has the turn sends requests for the lock.
+//  2. A hold that no goroutine comes to have is given back: when a wait ended at
+//     its grant, and when its lease was lost before its goroutine ran.
+//  3. No mutex is held during a request to Redis.
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock/internal/lease"
+	"github.com/warlock-go/warlock/internal/protocol"
+)
+
+// A Mode is what a lock is held for.
+type Mode = protocol.Mode
+
+// The modes.
+const (
+	Write = protocol.Write
+	Read  = protocol.Read
+)
+
+// The conditions that callers tell apart.
+var (
+	ErrNotHeld     = protocol.ErrNotHeld
+	ErrUnavailable = protocol.ErrUnavailable
+	ErrBadKey      = protocol.ErrBadKey
+	ErrLeaseLost   = lease.ErrLost
+)
+
+var (
+	errUnlocked  = fmt.Errorf("%w: unlock of an unlocked mutex", ErrNotHeld)
+	errRUnlocked = fmt.Errorf("%w: read-unlock of a mutex that is not read-locked", ErrNotHeld)
+)
+
+// A Lock is one lock in this process. Init makes it usable. It must not be
+// copied after that. Its methods may be called concurrently.
+type Lock struct{ turns }
+
+// Init makes l the lock named key. It panics if an argument cannot be used.
+func (l *Lock) Init(client redis.UniversalClient, key string, ttl time.Duration, o Options) {
+	server, err := protocol.New(client, key)
+	if err == nil {
+		err = checkTTL(key, ttl)
+	}
+	if err != nil {
+		panic(err)
+	}
+	l.site = site{server, newTerms(client, key, ttl, o)}
+}
+
+// check panics if l is a zero value.
+func (l *Lock) check() {
+	if l.server == nil {
+		panic("warlock: the mutex was not made by NewMutex or NewRWMutex")
+	}
+}
+
+// Lock waits for as long as it takes. It panics with an error that no waiting
+// can mend.
+func (l *Lock) Lock(mode Mode) {
+	if _, err := l.wait(context.Background(), mode); err != nil {
+		panic(err)
+	}
+}
+
+// LockContext waits until ctx ends, or until the tries are used up.
+func (l *Lock) LockContext(ctx context.Context, mode Mode) error {
+	_, err := l.acquire(ctx, mode)
+	return err
+}
+
+// TryLock tries once, and logs an error.
+func (l *Lock) TryLock(mode Mode) bool { return l.tryOrLog(mode) != nil }
+
+// TryLockContext tries once.
+func (l *Lock) TryLockContext(ctx context.Context, mode Mode) (bool, error) {
+	h, err := l.try(ctx, mode)
+	return h != nil, err
+}
+
+// Unlock panics if l is not locked, and logs any other error.
+func (l *Lock) Unlock(mode Mode) {
+	reportUnlock(l.log, names[mode].unlock, l.UnlockContext(context.Background(), mode))
+}
+
+// UnlockContext ends a hold, of readers the oldest.
+func (l *Lock) UnlockContext(ctx context.Context, mode Mode) error {
+	l.check()
+	if mode == Read {
+		return l.readUnlock(ctx)
+	}
+	return l.writeUnlock(ctx)
+}
+
+// acquire locks as LockContext does.
+func (l *Lock) acquire(ctx context.Context, mode Mode) (*Hold, error) {
+	if l.check(); l.Attempts == 0 {
+		return l.wait(ctx, mode)
+	}
+	if ctx.Err() != nil {
+		return nil, l.server.ExplainEnd(ctx, "lock", nil)
+	}
+	a := newAsk(l.site, mode)
+	defer a.end(ctx)
+	return l.repeat(ctx, a, l.tryOnce, l.Attempts)
+}
+
+// wait locks however long it takes, until ctx ends or an error says that no
+// waiting can help.
+func (l *Lock) wait(ctx context.Context, mode Mode) (h *Hold, err error) {
+	l.check()
+	if ctx.Err() != nil {
+		return nil, l.server.ExplainEnd(ctx, "lock", nil)
+	}
+	h, err = l.takeTurn(ctx, mode)
+	switch {
+	case err != nil:
+		return nil, l.server.ExplainEnd(ctx, "lock", nil)
+	case h != nil:
+		return h, nil
+	}
+	a := newAsk(l.site, mode)
+	defer a.end(ctx)
+	defer l.leaveWithout(&h)
+	if h, _ = l.rejoin(ctx, mode); h != nil {
+		return h, nil
+	}
+	a.expect()
+	return l.repeat(ctx, a, l.queueOnce, 0)
+}
+
+// try locks if that can be done at once. It returns neither hold nor error if the
+// lock is taken.
+func (l *Lock) try(ctx context.Context, mode Mode) (*Hold, error) {
+	l.check()
+	if ctx.Err() != nil {
+		return nil, l.server.ExplainEnd(ctx, "lock", nil)
+	}
+	a := newAsk(l.site, mode)
+	defer a.end(ctx)
+	h, err := l.tryOnce(ctx, a)
+	if err != nil {
+		return nil, a.failure(ctx, l.server)
+	}
+	return h, nil
+}
+
+// tryOrLog is try for methods that return no error.
+func (l *Lock) tryOrLog(mode Mode) *Hold {
+	h, err := l.try(context.Background(), mode)
+	if err != nil {
+		l.log().Warn("warlock: "+names[mode].try+" failed", "error", err)
+	}
+	return h
+}
+
+// repeat asks for the lock by ask until it has a hold. It gives up when ctx ends,
+// when no waiting can help, and after so many tries; 0: no limit.
+func (l *Lock) repeat(
+	ctx context.Context, a *ask, ask func(context.Context, *ask) (*Hold, error), tries int,
+) (*Hold, error) {
+	for n := 1; ; n++ {
+		h, _ := ask(ctx, a) // a keeps the error
+		switch {
+		case h != nil:
+			return h, nil
+		case a.final != nil || ctx.Err() != nil:
+			return nil, a.failure(ctx, l.server)
+		case n == tries:
+			return nil, a.exhausted(l.server, n)
+		}
+		if h := a.sleep(ctx); h != nil {
+			return l.hold(ctx, a, h), nil
+		}
+		if ctx.Err() != nil {
+			return nil, a.failure(ctx, l.server)
+		}
+	}
+}
+
+// queueOnce makes one request that queues. Its caller has the turn.
+func (l *Lock) queueOnce(ctx context.Context, a *ask) (*Hold, error) {
+	a.queue()
+	return l.request(ctx, a)
+}
+
+// tryOnce makes one request that does not queue, unless this process knows the
+// answer. It returns neither hold nor error if the lock is taken. It does not
+// wait for an answer beyond the ttl, after which no grant is worth anything.
+func (l *Lock) tryOnce(ctx context.Context, a *ask) (h *Hold, err error) {
+	ctx, cancel := context.WithTimeout(ctx, l.ttl) // in real time: a connection may hang
+	defer cancel()
+	h, entered := l.tryEnter(ctx, a.mode)
+	switch {
+	case h != nil:
+		return h, nil
+	case !entered && ctx.Err() != nil:
+		a.problem = errNotYet // of the reader whose answer it waited for
+		return nil, ctx.Err()
+	case !entered:
+		return nil, nil
+	}
+	defer l.leaveWithout(&h)
+	h, err = l.rejoin(ctx, a.mode)
+	switch {
+	case h != nil:
+		return h, nil
+	case err != nil: // a writer waits
+		return nil, nil
+	}
+	return l.request(ctx, a)
+}
+
+// request makes one request. Its caller has the turn.
+func (l *Lock) request(ctx context.Context, a *ask) (*Hold, error) {
+	h, err := a.request(ctx, l.reserve(a.mode))
+	if h != nil {
+		return l.hold(ctx, a, h), nil
+	}
+	l.refuse()
+	return nil, err
+}
+
+// hold records h as the hold under which l is locked, and returns it. A reader
+// may get the hold of a share in its place.
+func (l *Lock) hold(ctx context.Context, a *ask, h *Hold) *Hold {
+	if a.mode == Read {
+		return l.beginShare(ctx, a, h)
+	}
+	l.setWriter(h)
+	return h
+}
+
+// writeUnlock hands the writer's hold off, or ends it.
+func (l *Lock) writeUnlock(ctx context.Context) error {
+	h, passed := l.endWrite()
+	switch {
+	case passed:
+		return nil
+	case h == nil:
+		return l.server.Explain("unlock", errUnlocked)
+	}
+	defer l.leave()
+	return h.end(ctx)
+}
+
+// takeTurn waits for the turn. It returns a hold if the goroutine got one in
+// place of the turn, or along with it. The error is that of ctx.
+func (l *Lock) takeTurn(ctx context.Context, mode Mode) (*Hold, error) {
+	for {
+		h, err := l.enter(ctx, mode)
+		switch {
+		case err != nil:
+			if h != nil { // the wait ended at its grant
+				go l.dispose(ctx, mode)
+			}
+			return nil, err
+		case h == nil || h.lease.Err() == nil:
+			return h, nil
+		}
+		// The process was stopped between the grant and now.
+		if mode == Write {
+			l.setWriter(nil)
+			go h.abandon(ctx)
+			return nil, nil // the turn is this goroutine's
+		}
+		go l.dispose(ctx, mode)
+	}
+}
+
+// dispose unlocks in the background, where there is no caller to return an error
+// to or to panic in.
+func (l *Lock) dispose(ctx context.Context, mode Mode) {
+	defer func() {
+		if v := recover(); v != nil { // of a hook of the client
+			l.log().Error("warlock: an unlock in the background panicked", "panic", v)
+		}
+	}()
+	err := l.UnlockContext(context.WithoutCancel(ctx), mode)
+	if err != nil && !errors.Is(err, ErrLeaseLost) {
+		l.log().Warn("warlock: an unlock in the background failed", "error", err)
+	}
+}

@@ -1,0 +1,101 @@
+package lock
+
+import (
+	"context"
+	"time"
+
+	"github.com/warlock-go/warlock/internal/wait"
+)
+
+// The goroutines of a process that read through one lock share one lease. One of
+// them asks Redis for it. The readers that wait beside it are let in with it. A
+// later reader is let in without Redis while no writer waits. The last reader to
+// leave frees the lock.
+//
+// Readers must leave room when a writer waits. A writer of this process stands
+// in the queue, which no reader overtakes. Of writers in other processes the
+// share knows this:
+//
+//   - Redis said that nobody waits. That counts for handOffTime: a process that
+//     writes may go on for that long, and so may one that reads.
+//   - After that, it counts until something arrives in the mailbox, if the
+//     mailbox was open before Redis was asked. A writer at the head of the queue
+//     tells each reader that it waits, again each time that it asks. A mailbox
+//     that breaks tells its waiters.
+//   - Each renewal of the lease asks too. So a lost message costs a third of the
+//     ttl.
+//
+// A share that is not open stays good for the goroutines that read under it. The
+// next reader asks Redis whether others wait. If others do, that reader queues
+// behind them for a lease of its own. If Redis grants it one while the old share
+// looks valid in this process, the reader asks Redis about the old share:
+//
+//   - If Redis confirms the old share, the reader goes on under that.
+//   - If not, the reader keeps the new lease, and later readers share that.
+//
+// RUnlock does not say which reader unlocks. It counts for the oldest share. So
+// while some goroutines read under an old share and others under a new one, the
+// new share ends last.
+
+// A share is a hold under which goroutines read. The mu of turns guards it.
+type share struct {
+	hold      *Hold
+	readers   int
+	quietAt   time.Time    // when Redis last said that nobody waits; zero: it did not
+	listening bool         // the mailbox was open before Redis was asked at quietAt
+	waiter    *wait.Waiter // hears of writers; nil: the share does not listen yet
+	covered   bool         // its ID was released, as a later share lives for longer
+}
+
+// shares are the shares of a lock, the oldest first. The last one lets others in.
+type shares []*share
+
+// newest returns the share that lets others in, or nil.
+func (s shares) newest() *share {
+	if len(s) == 0 {
+		return nil
+	}
+	return s[len(s)-1]
+}
+
+// open reports whether one more reader may join s at now without asking Redis.
+func (s *share) open(now time.Time) bool {
+	h := s.hold
+	switch {
+	case h.NoRenewal: // each reader gets a whole ttl
+		return false
+	case s.quietAt.IsZero() || h.contended.Load() || s.heard():
+		return false
+	case now.Sub(s.quietAt) >= handOffTime && !(s.listening && h.box.Open()):
+		return false
+	}
+	return h.lease.Joinable(now)
+}
+
+// heard reports whether something has arrived in the mailbox.
+func (s *share) heard() bool { return s.waiter != nil && len(s.waiter.Signals()) > 0 }
+
+// listen lets s hear of writers, until its lease ends.
+func (s *share) listen() {
+	h := s.hold
+	if h.waiter == nil {
+		h.waiter = h.box.Register(h.id)
+	}
+	s.waiter = h.waiter
+	s.waiter.Resume(h.server)
+	context.AfterFunc(h.Context(), s.waiter.Suspend)
+}
+
+// prepare prepares s for a question to Redis whether others wait: from now on s
+// hears of writers. It returns whether the mailbox is open.
+func (s *share) prepare() (listening bool) {
+	if s.waiter == nil {
+		s.listen()
+	}
+	select {
+	case <-s.waiter.Signals():
+		s.quietAt = time.Time{} // until Redis says so again
+	default:
+	}
+	return s.hold.box.Open()
+}

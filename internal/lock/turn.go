@@ -1,0 +1,225 @@
+package lock
+
+import (
+	"context"
+	"slices"
+	"sync"
+)
+
+// Turns are what goes on about a lock in this process: which goroutine has the
+// turn, which wait for it, and the holds under which goroutines write and read.
+// They never ask Redis. Their methods may be called concurrently.
+//
+// A goroutine that has the turn is the only one that asks Redis. A writer keeps
+// its turn for as long as it holds, so writer is set only while a writer has the
+// turn.
+type turns struct {
+	site
+
+	mu     sync.Mutex // guards the following
+	queue  queue[*Hold]
+	writer *Hold  // the hold under which a goroutine writes; nil: none writes
+	shares shares // the holds under which goroutines read
+	stuck  stuck
+}
+
+// enter waits for the turn until ctx ends. It returns a hold if the goroutine got
+// one in place of the turn, or along with it. If ctx ends at the grant, enter
+// returns the hold together with the error.
+func (t *turns) enter(ctx context.Context, mode Mode) (*Hold, error) {
+	t.mu.Lock()
+	if h, ok := t.admitLocked(mode); ok {
+		t.mu.Unlock()
+		return h, nil
+	}
+	c := t.queue.wait(mode)
+	t.watchLocked()
+	t.mu.Unlock()
+	if h, served := c.await(ctx); served {
+		return h, nil
+	}
+
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h, served := t.queue.withdraw(c)
+	if served && h == nil {
+		t.queue.leave()
+	}
+	t.advanceLocked() // the goroutine may have stopped readers
+	return h, ctx.Err()
+}
+
+// tryEnter takes the turn, or joins a share, if that can be done at once. It
+// returns false if the lock is taken. While another reader's answer is under
+// way, a reader waits for that, as both may share a hold.
+func (t *turns) tryEnter(ctx context.Context, mode Mode) (h *Hold, entered bool) {
+	for {
+		t.mu.Lock()
+		if mode == Read || len(t.shares) == 0 { // and nobody reads
+			h, entered = t.admitLocked(mode)
+		}
+		answer := t.queue.underway()
+		t.mu.Unlock()
+		if entered || mode == Write || answer == nil {
+			return h, entered
+		}
+		select {
+		case <-answer:
+		case <-ctx.Done():
+			return nil, false
+		}
+	}
+}
+
+// admitLocked gives a goroutine that has just come the turn or a hold, if it
+// need not wait.
+func (t *turns) admitLocked(mode Mode) (h *Hold, entered bool) {
+	s := t.openLocked(mode)
+	switch t.queue.admit(mode, s != nil) {
+	case mayAsk:
+		return nil, true
+	case mayJoin:
+		t.joinLocked(s, 1)
+		return s.hold, true
+	}
+	return nil, false
+}
+
+// advanceLocked serves the goroutines that wait, as far as they need not wait
+// any more.
+func (t *turns) advanceLocked() {
+	mode, ok := t.queue.next()
+	if !ok {
+		return
+	}
+	var h *Hold
+	s := t.openLocked(mode)
+	if s != nil {
+		h = s.hold
+	}
+	if joined := t.queue.advance(s != nil, h); joined > 0 {
+		t.joinLocked(s, joined)
+	}
+}
+
+// openLocked returns the share that the next goroutine may join, or nil.
+func (t *turns) openLocked(mode Mode) *share {
+	if mode == Write {
+		return nil
+	}
+	if s := t.shares.newest(); s != nil && s.open(t.Clock.Now()) {
+		return s
+	}
+	return nil
+}
+
+// joinLocked counts so many more readers of s. A reader whose lease was lost by
+// then finds that when it runs.
+func (t *turns) joinLocked(s *share, readers int) {
+	s.readers += readers
+	if t.MaxHold > 0 {
+		s.hold.lease.Join(t.Clock.Now())
+	}
+}
+
+// refuse tells goroutines that only try that Redis has refused the reader that
+// asks.
+func (t *turns) refuse() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.queue.refuse()
+}
+
+// leave leaves the turn to the goroutine that is next.
+func (t *turns) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.queue.leave()
+	t.advanceLocked()
+}
+
+// leaveWithout, deferred, is leave for a call that did not come to a hold.
+func (t *turns) leaveWithout(h **Hold) {
+	if *h == nil {
+		t.leave()
+	}
+}
+
+// Held returns the hold of the goroutine that writes, or of those that read, and
+// nil if there is none.
+func (t *turns) Held(mode Mode) *Hold {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if mode == Write {
+		return t.writer
+	}
+	if s := t.shares.newest(); s != nil {
+		return s.hold
+	}
+	return nil
+}
+
+// setWriter records h as the hold under which the goroutine writes that has the
+// turn, or nil.
+func (t *turns) setWriter(h *Hold) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.writer = h
+}
+
+// endWrite returns the hold under which a goroutine writes, or nil. passed says
+// that the hold was handed off to the writer that is next. If not, the turn is
+// the caller's to leave.
+func (t *turns) endWrite() (h *Hold, passed bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h, t.writer = t.writer, nil
+	if h == nil || !t.queue.writerIsNext() {
+		return h, false
+	}
+	next, ok := h.handOff()
+	if !ok {
+		return h, false
+	}
+	t.writer = next
+	t.queue.handOff(next)
+	return h, true
+}
+
+// reserve returns how many tokens to reserve for hand-offs.
+func (t *turns) reserve(mode Mode) int64 {
+	if mode == Read || t.NoRenewal {
+		return 0
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.queue.writerIsNext() {
+		return 0
+	}
+	return maxHandOffs
+}
+
+// letInLocked ends the turn of a reader, and lets it in under s along with the
+// readers that wait next to it.
+func (t *turns) letInLocked(s *share) {
+	s.readers += 1 + t.queue.letIn(s.hold)
+	t.advanceLocked() // a writer asks while they read
+}
+
+// endRead takes one reader out of the oldest share, which it returns, or nil if
+// nobody reads. last says that the share has no other reader. frees says that the
+// caller is to free the lock, and has the turn until it has done so.
+func (t *turns) endRead() (s *share, last, frees bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.shares) == 0 {
+		return nil, false, false
+	}
+	s = t.shares[0]
+	s.readers--
+	if s.readers > 0 {
+		return s, false, false
+	}
+	t.shares = slices.Delete(t.shares, 0, 1)
+	return s, true, len(t.shares) == 0 && t.queue.free()
+}
