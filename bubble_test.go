@@ -14,29 +14,17 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/redistest"
 )
 
 // Users test their own code in bubbles of testing/synctest. A channel or a
 // timer belongs to the bubble that made it, and its use in another is a fatal
 // error. So the library must keep none of them in a package variable.
 
-// batched is a hook that counts the batches of a client.
-type batched struct{ atomic.Int64 }
-
-func (b *batched) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (b *batched) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
-
-func (b *batched) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		b.Add(1)
-		return next(ctx, cmds)
-	}
-}
-
 // Two bubbles in turn may each have requests that go to Redis in batches, and
 // waiters that are woken through a mailbox.
 func TestBubblesInTurn(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for range 2 {
 		synctest.Test(t, func(t *testing.T) {
 			mini := miniredis.NewMiniRedis()
@@ -49,8 +37,11 @@ func TestBubblesInTurn(t *testing.T) {
 					Dialer: func(context.Context, string, string) (net.Conn, error) { return mini.Dial() },
 				})
 				defer client.Close()
-				batches := new(batched)
-				client.AddHook(batches)
+				var batches atomic.Int64
+				client.AddHook(redistest.Hook{Pipeline: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+					batches.Add(1)
+					return next(ctx, cmds)
+				}})
 				k := warlock.NewKeyed(client, prefix, time.Minute)
 				defer func() {
 					if batches.Load() == 0 {

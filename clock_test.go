@@ -14,7 +14,8 @@ import (
 // What happens when the wall clock of a real server is set.
 
 // The holder goes by its own monotonic clock, never by the server's. A server
-// whose clock leaps ahead ends the lease, which the holder learns at its next renewal.
+// whose clock leaps ahead ends the lease, which the holder learns at its next
+// renewal.
 func TestServersClockLeapsAhead(t *testing.T) {
 	s := redistest.StartWithClock(t)
 	m, clock, _ := counted(s)

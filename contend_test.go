@@ -19,8 +19,9 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// Waiting between processes: the queue, wake-ups, and what happens without them.
-// A ttl of long means that who is woken was told: it would not ask by itself in time.
+// Waiting between processes: the queue, wake-ups, and what happens without
+// them. A ttl of long means that who is woken was told: it would not ask by
+// itself in time.
 
 const queue = "warlock:{invoice:42}:queue"
 
@@ -40,16 +41,16 @@ func mailboxes(t testing.TB, s *redistest.Server) int {
 	return len(channels)
 }
 
-// Promise: waiting is in order, between processes by arrival at Redis. And it is
-// cheap: two scripts for each acquisition.
+// Promise: waiting is in order, between processes by arrival at Redis. And it
+// is cheap: two scripts for each acquisition.
 func TestPromiseProcessesAreServedInOrder(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		const n = 10
-		holder, count := newMutex(s, long), new(scripts)
+		holder, count := newMutex(s, long), new(atomic.Int64)
 		var mutexes []*warlock.Mutex
 		for range n {
 			client := s.Client()
-			client.AddHook(count)
+			client.AddHook(redistest.Counting(count))
 			mutexes = append(mutexes, warlock.NewMutex(client, key, long))
 		}
 		for round := range 2 {
@@ -76,7 +77,8 @@ func TestPromiseProcessesAreServedInOrder(t *testing.T) {
 			if got := slices.Collect(chanSeq(order)); !slices.IsSorted(got) {
 				t.Errorf("served in the order %v", got)
 			}
-			// In the first round each opened its mailbox, and asked again when it was open.
+			// In the first round each opened its mailbox, and asked again when
+			// it was open.
 			if got := count.Load(); round == 1 && got != 2*n {
 				t.Errorf("%d acquisitions took %d scripts, want two each", n, got)
 			}
@@ -129,19 +131,12 @@ func TestReleaseBeforeTheSubscription(t *testing.T) {
 	})
 }
 
-// A deaf client believes to be subscribed, and hears nothing.
-type deaf struct{ redis.UniversalClient }
-
-func (c deaf) Subscribe(ctx context.Context, _ ...string) *redis.PubSub {
-	return c.UniversalClient.Subscribe(ctx, "elsewhere")
-}
-
 // Promise: wake-ups are hints. With every message lost a waiter gets there
 // within a third of its ttl, or when the holder's lease ends.
 func TestPromiseWakeUpsAreHints(t *testing.T) {
 	s := redistest.Start(t)
 	const ttl = 600 * time.Millisecond
-	m := warlock.NewMutex(deaf{s.Client()}, key, ttl)
+	m := warlock.NewMutex(redistest.Deaf(s), key, ttl)
 	lockOnce(t, m)
 	for name, free := range map[string]func(*warlock.Mutex){
 		"released": func(m *warlock.Mutex) { unlock(t, m) },
@@ -163,48 +158,9 @@ func TestPromiseWakeUpsAreHints(t *testing.T) {
 	}
 }
 
-// Exclusion and liveness without any message.
-func TestPromiseExclusionWithoutWakeUps(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		sec := &section{t: t, s: s}
-		var mutexes []*warlock.Mutex
-		for range 4 {
-			mutexes = append(mutexes, warlock.NewMutex(deaf{s.Client()}, key, 3*time.Second, warlock.WithRetry(0, 3*time.Millisecond)))
-		}
-		hammer(sec, mutexes, 2, 20)
-		sec.check()
-	})
-}
-
-// Exclusion while subscriptions are killed, and all get there.
-func TestPromiseExclusionWhileSubscriptionsBreak(t *testing.T) {
-	s := redistest.Start(t)
-	sec := &section{t: t, s: s}
-	var mutexes []*warlock.Mutex
-	for range 4 {
-		mutexes = append(mutexes, newMutex(s, long))
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		hammer(sec, mutexes, 2, 50)
-	}()
-	for limit := time.After(redistest.Patience); ; {
-		select {
-		case <-done:
-			sec.check()
-			return
-		case <-limit:
-			t.Fatal("the waiters do not get there")
-		case <-time.After(5 * time.Millisecond):
-			s.Do("CLIENT", "KILL", "TYPE", "pubsub")
-		}
-	}
-}
-
-// waitAside lets m wait behind a holder, on a clock of its own, and returns when it
-// sleeps: it was refused, subscribed, and was refused again.
-func waitAside(t *testing.T, s *redistest.Server) (m *warlock.Mutex, clock *clockwork.FakeClock, count *scripts, done <-chan error) {
+// waitAside lets m wait behind a holder, on a clock of its own, and returns
+// when it sleeps: it was refused, subscribed, and was refused again.
+func waitAside(t *testing.T, s *redistest.Server) (m *warlock.Mutex, clock *clockwork.FakeClock, count *atomic.Int64, done <-chan error) {
 	t.Helper()
 	m, clock, count = counted(s)
 	lockOnce(t, m) // loads the scripts
@@ -215,8 +171,8 @@ func waitAside(t *testing.T, s *redistest.Server) (m *warlock.Mutex, clock *cloc
 	return m, clock, count, done
 }
 
-// Promise: the holder knows. A lease that a message grants counts from before the
-// request that it answers, however late the message is.
+// Promise: the holder knows. A lease that a message grants counts from before
+// the request that it answers, however late the message is.
 func TestPromiseTheHolderKnowsSinceWhenItWasGranted(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		m, clock, _, done := waitAside(t, s)
@@ -280,6 +236,7 @@ func TestSubscriptionIsKilled(t *testing.T) {
 // A wait that is cancelled at the instant of its grant passes it on, and
 // nothing of it stays in the queue.
 func TestWaitCancelledAtItsGrant(t *testing.T) {
+	t.Parallel() // it mostly waits
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		holder, fickle, next := newMutex(s, long), newMutex(s, long), newMutex(s, long)
 		for range 100 {
@@ -377,9 +334,9 @@ func TestWakeUpsDenied(t *testing.T) {
 			s := redistest.Start(t)
 			s.Do(append([]any{"ACL", "SETUSER", "billing", "on", ">secret", "~*"}, rules...)...)
 			login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
-			log := new(logged)
+			log := new(redistest.Log)
 			const ttl = time.Second // a third of which passes before the lack of messages is noticed
-			a := warlock.NewMutex(s.Client(login), key, ttl, warlock.WithLogger(log.logger()))
+			a := warlock.NewMutex(s.Client(login), key, ttl, warlock.WithLogger(log.Logger()))
 			b := warlock.NewMutex(s.Client(login), key, ttl)
 			for range 5 {
 				for _, m := range []*warlock.Mutex{a, b} {
@@ -397,7 +354,7 @@ func TestWakeUpsDenied(t *testing.T) {
 					unlock(t, other)
 				}
 			}
-			if n := strings.Count(log.String(), "level="); n != 1 {
+			if n := log.Count("level="); n != 1 {
 				t.Errorf("%d lines were logged, want one:\n%s", n, log)
 			}
 			contains(t, log.String(), "WARN", "ask at intervals", key)
@@ -447,92 +404,9 @@ func TestTenThousandWaits(t *testing.T) {
 	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 0 }, "the mailbox is closed")
 }
 
-// Waiting needs no connection of the pool: one is enough for a client that
-// holds, renews and waits.
-func TestWaitingWithASmallPool(t *testing.T) {
-	s := redistest.Start(t)
-	client := s.Client(func(o *redis.Options) { o.PoolSize = 1 })
-	clock := clockwork.NewFakeClock()
-	held := warlock.NewMutex(client, "another", long, warlock.WithClock(clock))
-	l := lock(t, held)
-	holder := newMutex(s, long)
-	lock(t, holder)
-	m := warlock.NewMutex(client, key, long)
-	done := result(func() error { return m.LockContext(within(t)) })
-	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the waiter listens")
-	first := l.Deadline()
-	clock.Advance(long / 3)
-	redistest.Eventually(t, func() bool { return l.Deadline().After(first) }, "the other lease is renewed")
-	unlock(t, holder)
-	if err := wait(t, done, "the waiter gets the lock"); err != nil {
-		t.Fatal(err)
-	}
-	unlock(t, m)
-	unlock(t, held)
-}
-
-// passTwice lets a waiter on another client be woken with the lock, both ways.
-// A waiter listens at one of the servers.
-func passTwice(t *testing.T, key string, servers []*redistest.Server, a, b redis.UniversalClient) {
-	t.Helper()
-	first, second := warlock.NewMutex(a, key, long), warlock.NewMutex(b, key, long)
-	lock(t, first)
-	for n := range 2 {
-		done := result(func() error { return second.LockContext(within(t)) })
-		redistest.Eventually(t, func() bool {
-			open := 0
-			for _, s := range servers {
-				open += mailboxes(t, s)
-			}
-			return open > n
-		}, "the waiter listens")
-		fence := first.Lease().Fence()
-		unlock(t, first)
-		if err := wait(t, done, "the waiter is woken"); err != nil {
-			t.Fatal(err)
-		}
-		if got := second.Lease().Fence(); got <= fence {
-			t.Errorf("%s: token %d after %d", key, got, fence)
-		}
-		first, second = second, first
-	}
-	unlock(t, first)
-}
-
-// On a cluster the lock is with one node and the subscription may be with another.
-func TestWaitingOnACluster(t *testing.T) {
-	t.Parallel() // a cluster takes two seconds to come up
-	a, b := redistest.StartNode(t), redistest.StartNode(t)
-	redistest.Cluster(t, a, b)
-	client := func() redis.UniversalClient {
-		c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{a.Addr, b.Addr}})
-		t.Cleanup(func() { _ = c.Close() }) // nothing is under way
-		return c
-	}
-	for _, key := range []string{"a", "b", "c", "d"} { // on either node
-		passTwice(t, key, []*redistest.Server{a, b}, client(), client())
-		readAndWrite(t, key, client(), client(), client())
-		onlyFence(t, a)
-		onlyFence(t, b)
-	}
-}
-
-// Behind Sentinel, whose clients look like any other's.
-func TestWaitingBehindSentinel(t *testing.T) {
-	s := redistest.Start(t)
-	sentinel := s.StartSentinel("invoices")
-	client := func() redis.UniversalClient {
-		c := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "invoices", SentinelAddrs: []string{sentinel.Addr}})
-		t.Cleanup(func() { _ = c.Close() }) // nothing is under way
-		return c
-	}
-	passTwice(t, key, []*redistest.Server{s}, client(), client())
-	readAndWrite(t, key, client(), client(), client())
-	onlyFence(t, s)
-}
-
-// A grant that comes when the wait has been given up is passed on, while a request is
-// still under way: that one might be carried out again, after the release, for nobody.
+// A grant that comes when the wait has been given up is passed on, while a
+// request is still under way: that one might be carried out again, after the
+// release, for nobody.
 func TestGrantWhileARequestIsUnderWay(t *testing.T) {
 	t.Parallel()
 	s := redistest.StartMini(t)

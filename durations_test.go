@@ -74,8 +74,8 @@ func TestLongestWait(t *testing.T) {
 		for name, d := range map[string]time.Duration{"longest": longest, "half": longest/2 + 1, "shorter": longest - time.Millisecond} {
 			t.Run(name, func(t *testing.T) {
 				holder := newMutex(s, long)
-				client, count := s.Client(), new(scripts)
-				client.AddHook(count)
+				client := s.Client()
+				count := redistest.CountScripts(client)
 				waiting := warlock.NewMutex(client, key, long, warlock.WithRetry(0, d))
 				lock(t, holder)
 				done := result(func() error { return waiting.LockContext(within(t)) })
@@ -110,8 +110,8 @@ func TestLongestWaitForAPlainHolder(t *testing.T) {
 func TestLongestPauseOfLimitedTries(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		lock(t, newMutex(s, long))
-		client, count := s.Client(func(o *redis.Options) { o.MaxRetries = -1 }), new(scripts)
-		client.AddHook(count)
+		client := s.Client(func(o *redis.Options) { o.MaxRetries = -1 })
+		count := redistest.CountScripts(client)
 		m := warlock.NewMutex(client, key, long, warlock.WithRetry(math.MaxInt, longest))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := result(func() error { return m.LockContext(ctx) })

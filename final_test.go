@@ -16,7 +16,8 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// These tests are of what no waiting can mend, of clients that are closed, and of processes that end.
+// These tests are of what no waiting can mend, of clients that are closed, and
+// of processes that end.
 
 // keyOn returns a key whose slot s serves.
 func keyOn(s *redistest.Server, ok bool) string {
@@ -31,6 +32,7 @@ func keyOn(s *redistest.Server, ok bool) string {
 
 // What is known to be final is returned at once, with what to do about it.
 func TestFinalAnswers(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, c := range map[string]struct {
 		make   func(t *testing.T) (client redis.UniversalClient, key string)
 		advice string
@@ -57,6 +59,7 @@ func TestFinalAnswers(t *testing.T) {
 		}, "proxy"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			client, key := c.make(t)
 			defer client.Close()
 			for face, locks := range map[string]func(ctx context.Context) error{
@@ -83,14 +86,14 @@ func TestFinalAnswers(t *testing.T) {
 	}
 }
 
-// An answer that nobody knows is waited out for some seconds, logged at once, and final when it has been the
-// only answer for that long.
+// An answer that nobody knows is waited out for some seconds, logged at once,
+// and final when it has been the only answer for that long.
 func TestStrangeAnswers(t *testing.T) {
 	const text = "ERR upstream failure"
-	start := func(t *testing.T) (*redistest.Server, *clockwork.FakeClock, *logged, <-chan error) {
-		s, clock, log := redistest.StartMini(t), clockwork.NewFakeClock(), new(logged)
+	start := func(t *testing.T) (*redistest.Server, *clockwork.FakeClock, *redistest.Log, <-chan error) {
+		s, clock, log := redistest.StartMini(t), clockwork.NewFakeClock(), new(redistest.Log)
 		client := s.Client(noRetries)
-		m := warlock.NewMutex(client, key, long, warlock.WithClock(clock), warlock.WithLogger(log.logger()))
+		m := warlock.NewMutex(client, key, long, warlock.WithClock(clock), warlock.WithLogger(log.Logger()))
 		lockOnce(t, m)
 		s.Mini.SetError(text)
 		done := result(func() error {
@@ -125,7 +128,8 @@ func TestStrangeAnswers(t *testing.T) {
 	})
 }
 
-// A client is closed: nothing of the library is left soon after, whether somebody waits or has waited.
+// A client is closed: nothing of the library is left soon after, whether
+// somebody waits or has waited.
 func TestNothingRunsWhenTheClientIsClosed(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, s *redistest.Server, f face) <-chan error{
 		"after a contended lock": func(t *testing.T, s *redistest.Server, f face) <-chan error {
@@ -169,8 +173,9 @@ func TestNothingRunsWhenTheClientIsClosed(t *testing.T) {
 	}
 }
 
-// testNothingRuns closes a client with which prepare has locked, or waits: then done yields its error. It fails if
-// goroutines of the library run for longer after that.
+// testNothingRuns closes a client with which prepare has locked, or waits: then
+// done yields its error. It fails if goroutines of the library run for longer
+// after that.
 func testNothingRuns(t *testing.T, name string, prepare func(*testing.T, *redistest.Server, *redis.Client) (done <-chan error)) {
 	const most, tries = 100 * time.Millisecond, 5
 	t.Run(name, func(t *testing.T) {
@@ -208,7 +213,8 @@ func init() {
 	}
 }
 
-// giveUpRole returns a role that waits in vain for a lock until it is told to give up, and ends at once.
+// giveUpRole returns a role that waits in vain for a lock until it is told to
+// give up, and ends at once.
 func giveUpRole(newFace newFace) func() { return func() { giveUp(newFace(roleClient(), roleTTL())) } }
 
 func giveUp(f face) {
@@ -223,7 +229,8 @@ func giveUp(f face) {
 	os.Exit(0)
 }
 
-// A process that ends right after its LockContext failed leaves nothing in the queue.
+// A process that ends right after its LockContext failed leaves nothing in the
+// queue.
 func TestProcessThatGivesUpAndEnds(t *testing.T) {
 	for name := range faces {
 		t.Run(name, func(t *testing.T) {

@@ -17,8 +17,8 @@ import (
 
 // These tests are of what comes late, or ends early, or is never answered.
 
-// Promise: exclusion. A lease that was extended stands to its end, though a later reader of its process has a
-// shorter one.
+// Promise: exclusion. A lease that was extended stands to its end, though a
+// later reader of its process has a shorter one.
 func TestPromiseAnExtendedReadLeaseOutlivesLaterOnes(t *testing.T) {
 	s := redistest.StartMini(t)
 	tl := newTimeline(s)
@@ -57,24 +57,10 @@ func TestPromiseAnExtendedReadLeaseOutlivesLaterOnes(t *testing.T) {
 	}
 }
 
-// A slowHook lets answers come late, as a long way to the server does.
-type slowHook struct {
-	scripts
-	way      time.Duration
-	answered func() // called when the server has answered, and the client does not know
-}
-
-func (h *slowHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		err := next(ctx, cmd)
-		h.answered()
-		<-time.After(h.way)
-		return err
-	}
-}
-
-// Who gives up while its request is under way leaves nothing behind when it returns, if Redis answers soon.
+// Who gives up while its request is under way leaves nothing behind when it
+// returns, if Redis answers soon.
 func TestGiveUpWhileAnAnswerIsOnItsWay(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, held := range map[string]bool{"free": false, "held": true} {
 		t.Run(name, func(t *testing.T) {
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -86,7 +72,12 @@ func TestGiveUpWhileAnAnswerIsOnItsWay(t *testing.T) {
 					want = lock(t, holder).ID()
 				}
 				ctx, cancel := context.WithCancel(t.Context())
-				client.AddHook(&slowHook{way: 15 * time.Millisecond, answered: cancel})
+				client.AddHook(redistest.Hook{Process: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+					err := next(ctx, cmd)
+					cancel() // when the server has answered, and the client does not know
+					<-time.After(15 * time.Millisecond)
+					return err
+				}})
 				if err := m.LockContext(ctx); !errors.Is(err, context.Canceled) {
 					t.Errorf("LockContext: %v", err)
 				}
@@ -105,7 +96,8 @@ func TestGiveUpWhileAnAnswerIsOnItsWay(t *testing.T) {
 	}
 }
 
-// Whether a client may publish is found out by the first request that is answered, and not only by the first.
+// Whether a client may publish is found out by the first request that is
+// answered, and not only by the first.
 func TestMuteIsSeenToUntilItIsAnswered(t *testing.T) {
 	for name, miss := range map[string]func(t *testing.T, client *redis.Client, line *redistest.Line){
 		"the first is lost": func(t *testing.T, client *redis.Client, line *redistest.Line) {
@@ -145,8 +137,8 @@ func TestMuteIsSeenToUntilItIsAnswered(t *testing.T) {
 	}
 }
 
-// Subscriptions that break again and again, under waiters that ask all the time, are not taken for astray: in the end
-// the server counts the waiters.
+// Subscriptions that break again and again, under waiters that ask all the
+// time, are not taken for astray: in the end the server counts the waiters.
 func TestWaitersAreCountedAfterManyBreaks(t *testing.T) {
 	const n, breaks, ttl = 100, 20, 200 * time.Millisecond
 	s := redistest.Start(t)
@@ -173,9 +165,10 @@ func TestWaitersAreCountedAfterManyBreaks(t *testing.T) {
 	onlyFence(t, s)
 }
 
-// The server's clock leaps ahead by more than the ttl of the waiters, and less than two. They live: one has the lock soon
-// after it is free.
+// The server's clock leaps ahead by more than the ttl of the waiters, and less
+// than two. They live: one has the lock soon after it is free.
 func TestWaitersOutliveALeapOfTheClock(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const waiterTTL, leap, enough = 40 * time.Second, time.Minute, 1500 * time.Millisecond
 	s := redistest.StartWithClock(t)
 	holder, other := newMutex(s, long), warlock.NewMutex(s.Client(), "other", long)
@@ -187,7 +180,8 @@ func TestWaitersOutliveALeapOfTheClock(t *testing.T) {
 	got, done := make(chan *warlock.Mutex, n), make([]<-chan error, n)
 	for i := range n {
 		client := s.Client()
-		// Its mailbox is open before it waits, so that it asks once, and sleeps.
+		// Its mailbox is open before it waits, so that it asks once, and
+		// sleeps.
 		first := warlock.NewMutex(client, "other", long)
 		done[i] = result(func() error { return first.LockContext(ctx) })
 		redistest.Eventually(t, func() bool {
@@ -223,9 +217,10 @@ func TestWaitersOutliveALeapOfTheClock(t *testing.T) {
 	onlyFence(t, s)
 }
 
-// An unlock whose context has ended returns soon in real time, though its lock is on a clock that stands and Redis
-// does not answer.
+// An unlock whose context has ended returns soon in real time, though its lock
+// is on a clock that stands and Redis does not answer.
 func TestUnlockOnAClockThatStands(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const enough = 1500 * time.Millisecond
 	for name, newFace := range faces {
 		t.Run(name, func(t *testing.T) {

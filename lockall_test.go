@@ -52,24 +52,21 @@ func TestLockAll(t *testing.T) {
 	})
 }
 
-// underWay is a hook that notes how many requests of a client were under way at most.
+// underWay notes how many requests of a client were under way at most.
 type underWay struct{ now, most atomic.Int64 }
 
-func (u *underWay) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (u *underWay) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		u.add(1)
-		defer u.add(-1)
-		return next(ctx, cmd)
-	}
-}
-
-func (u *underWay) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		u.add(int64(len(cmds)))
-		defer u.add(-int64(len(cmds)))
-		return next(ctx, cmds)
+func (u *underWay) hook() redistest.Hook {
+	return redistest.Hook{
+		Process: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+			u.add(1)
+			defer u.add(-1)
+			return next(ctx, cmd)
+		},
+		Pipeline: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+			u.add(int64(len(cmds)))
+			defer u.add(-int64(len(cmds)))
+			return next(ctx, cmds)
+		},
 	}
 }
 
@@ -79,14 +76,15 @@ func (u *underWay) add(n int64) {
 	}
 }
 
-// More ids than are asked for at once, which are not asked for one after another.
+// More ids than are asked for at once, which are not asked for one after
+// another.
 func TestLockAllOfMany(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		client, hook := s.Client(), new(underWay)
+		client, requests := s.Client(), new(underWay)
 		k := warlock.NewKeyed(client, prefix, long)
 		k.Lock("first") // connects
 		k.Unlock("first")
-		client.AddHook(hook)
+		client.AddHook(requests.hook())
 		var ids []string
 		for i := range 300 {
 			ids = append(ids, fmt.Sprint(i))
@@ -95,7 +93,7 @@ func TestLockAllOfMany(t *testing.T) {
 		if err != nil || k.Len() != len(ids) {
 			t.Fatalf("%d of %d are locked: %v", k.Len(), len(ids), err)
 		}
-		if most := hook.most.Load(); most < 4 {
+		if most := requests.most.Load(); most < 4 {
 			t.Errorf("%d requests were under way at most", most)
 		}
 		unlock()
@@ -104,7 +102,8 @@ func TestLockAllOfMany(t *testing.T) {
 	})
 }
 
-// What is taken is waited for while those before it in order are held, and no others.
+// What is taken is waited for while those before it in order are held, and no
+// others.
 func TestLockAllWaitsInOrder(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		holder, k, other := newKeyed(s, long), newKeyed(s, long), newKeyed(s, long)
@@ -189,8 +188,8 @@ func TestLockAllThatFails(t *testing.T) {
 	})
 }
 
-// Promise: all are held when LockAll returns, though a lease was lost while another id was
-// waited for.
+// Promise: all are held when LockAll returns, though a lease was lost while
+// another id was waited for.
 func TestPromiseLockAllHoldsAll(t *testing.T) {
 	const ttl = 9 * time.Second
 	for name, c := range map[string]struct {
@@ -232,13 +231,14 @@ func TestPromiseLockAllHoldsAll(t *testing.T) {
 	}
 }
 
-// limits are the options under which a lease lives for a ttl, or two, and no longer.
+// limits are the options under which a lease lives for a ttl, or two, and no
+// longer.
 func limits(ttl time.Duration) map[string]warlock.Option {
 	return map[string]warlock.Option{"WithoutRenewal": warlock.WithoutRenewal(), "WithMaxHold": warlock.WithMaxHold(ttl)}
 }
 
-// contend lets n other clients take turns at id, each for a while, until stop is called.
-// Somebody waits for id throughout.
+// contend lets n other clients take turns at id, each for a while, until stop
+// is called. Somebody waits for id throughout.
 func contend(t *testing.T, s *redistest.Server, id string, n int, hold time.Duration) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -261,9 +261,10 @@ func contend(t *testing.T, s *redistest.Server, id string, n int, hold time.Dura
 	}
 }
 
-// Promise: LockAll gets there though one id is contended for longer than a lease
-// lives, and though the others are contended, too.
+// Promise: LockAll gets there though one id is contended for longer than a
+// lease lives, and though the others are contended, too.
 func TestPromiseLockAllUnderContention(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl = 600 * time.Millisecond
 	ids := []string{"a", "b", "m", "y", "z"}
 	for name, opt := range limits(ttl) {
@@ -298,9 +299,11 @@ func TestPromiseLockAllUnderContention(t *testing.T) {
 	}
 }
 
-// While it waits, it holds what is not renewed for a share of the ttl only, and less if it
-// waits against the order. It keeps its place in the queue of what it waits for.
+// While it waits, it holds what is not renewed for a share of the ttl only, and
+// less if it waits against the order. It keeps its place in the queue of what
+// it waits for.
 func TestLockAllLetsGoOfWhatIsLimited(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl = 12 * time.Second
 	for name, c := range map[string]struct {
 		limit warlock.Option
@@ -365,9 +368,10 @@ func TestLockAllLetsGoOfWhatIsLimited(t *testing.T) {
 	}
 }
 
-// It is back soon after the end of its context though the server hangs, and what it held
-// is free when the server goes on.
+// It is back soon after the end of its context though the server hangs, and
+// what it held is free when the server goes on.
 func TestPromiseLockAllEndsWithItsContext(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, opts := range map[string][]warlock.Option{
 		"renewed":        nil,
 		"WithoutRenewal": {warlock.WithoutRenewal()},
@@ -388,10 +392,10 @@ func TestPromiseLockAllEndsWithItsContext(t *testing.T) {
 				done := result(func() error { _, err := k.LockAll(ctx, ids...); return err })
 				redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 && s.Get("invoice:149") != "" && k.Len() == 151 }, "it waits, and holds")
 				s.Pause()
-				ended := time.Now()
+				ended := stopwatch(t)
 				cancel()
 				err := wait(t, done, "LockAll returns")
-				if took := time.Since(ended); took > time.Second {
+				if took := ended(); took > time.Second {
 					t.Errorf("LockAll returned %v after the end of its context", took)
 				}
 				if !errors.Is(err, context.Canceled) {
@@ -418,6 +422,7 @@ func TestPromiseLockAllEndsWithItsContext(t *testing.T) {
 
 // The same where the server hangs while LockAll tries.
 func TestLockAllEndsWithItsContextWhileItTries(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
 	line := new(redistest.Line)
 	k := warlock.NewKeyed(line.Client(s), prefix, long)
@@ -434,10 +439,10 @@ func TestLockAllEndsWithItsContextWhileItTries(t *testing.T) {
 	redistest.Eventually(t, func() bool {
 		return k.Lease("a") != nil || k.Lease("b") != nil || k.Lease("c") != nil
 	}, "it holds one")
-	ended := time.Now()
+	ended := stopwatch(t)
 	cancel()
 	err := wait(t, done, "LockAll returns")
-	if took := time.Since(ended); took > time.Second || !errors.Is(err, context.Canceled) {
+	if took := ended(); took > time.Second || !errors.Is(err, context.Canceled) {
 		t.Errorf("LockAll returned %v, %v after the end of its context", err, took)
 	}
 	line.Break(nil)
@@ -454,8 +459,8 @@ func TestLockAllEndsWithItsContextWhileItTries(t *testing.T) {
 
 func TestLockAllAfterALeaseWasLost(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		log := new(logged)
-		k, other := newKeyed(s, long, warlock.WithLogger(log.logger())), newKeyed(s, long)
+		log := new(redistest.Log)
+		k, other := newKeyed(s, long, warlock.WithLogger(log.Logger())), newKeyed(s, long)
 		unlock, err := k.LockAll(t.Context(), "a", "b", "c")
 		if err != nil {
 			t.Fatal(err)
@@ -473,7 +478,8 @@ func TestLockAllAfterALeaseWasLost(t *testing.T) {
 	})
 }
 
-// Promise: LockAlls do not deadlock, whatever the order of their ids, nor with those that lock one.
+// Promise: LockAlls do not deadlock, whatever the order of their ids, nor with
+// those that lock one.
 func TestPromiseLockAllDoesNotDeadlock(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		const ids, workers, visits = 6, 3, 20
@@ -528,10 +534,12 @@ func TestPromiseLockAllDoesNotDeadlock(t *testing.T) {
 	})
 }
 
-// Promise: nor do LockAlls of different options deadlock, on ids that are wanted all the
-// time for longer than a lease lives. Overlap is told by the tokens, as a slow machine
-// may lose such short leases: nobody with a lease that lives meets a later token.
+// Promise: nor do LockAlls of different options deadlock, on ids that are
+// wanted all the time for longer than a lease lives. Overlap is told by the
+// tokens, as a slow machine may lose such short leases: nobody with a lease
+// that lives meets a later token.
 func TestPromiseLockAllsOfAllKindsGetThere(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl, ids, workers, visits = 400 * time.Millisecond, 4, 3, 8
 	for name, kinds := range map[string][]warlock.Option{
 		"all":            {nil, warlock.WithoutRenewal(), warlock.WithMaxHold(ttl)},

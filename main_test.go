@@ -1,7 +1,6 @@
 package warlock_test
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -31,7 +29,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // clients are broken on purpose
-	_ = flag.Set("test.parallel", "8")             // those that run in parallel only wait; the command line may say otherwise
+	_ = flag.Set("test.parallel", "40")            // those that run in parallel only wait; the command line may say otherwise
 	code := m.Run()
 	if left := goroutinesLeft(); code == 0 && left != "" {
 		fmt.Println("FAIL: the library left goroutines:\n" + left)
@@ -40,8 +38,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// goroutinesLeft returns the stack of a goroutine of the library, if there still
-// is one after some patience.
+// goroutinesLeft returns the stack of a goroutine of the library, if there
+// still is one after some patience.
 func goroutinesLeft() string {
 	for limit := time.Now().Add(redistest.Patience); ; <-time.After(time.Millisecond) {
 		left := libraryGoroutine()
@@ -51,12 +49,15 @@ func goroutinesLeft() string {
 	}
 }
 
+// libraryGoroutine returns the stack of a goroutine of the library, and "" if
+// there is none.
 func libraryGoroutine() string {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]
 	for stack := range strings.SplitSeq(string(buf), "\n\n") {
-		for _, ours := range []string{"warlock-go/warlock.", "warlock/internal/lock.", "warlock/internal/lease.", "warlock/internal/protocol.", "warlock/internal/send.", "warlock/internal/wait."} {
-			if strings.Contains(stack, ours) {
+		frames := strings.ReplaceAll(stack, "warlock/internal/redistest", "")
+		for _, ours := range []string{"warlock-go/warlock.", "warlock/internal/"} {
+			if strings.Contains(frames, ours) {
 				return stack
 			}
 		}
@@ -80,6 +81,15 @@ func within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), redistest.Patience)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// noRetries leaves every fault to the library.
+func noRetries(o *redis.Options) { o.MaxRetries = -1 }
+
+// impatient makes a client give up soon on an answer that does not come.
+func impatient(o *redis.Options) {
+	o.MaxRetries = -1
+	o.ReadTimeout = 50 * time.Millisecond
 }
 
 // lock locks m and returns the lease.
@@ -117,8 +127,9 @@ func wait[T any](t testing.TB, c <-chan T, what string) (v T) {
 	return v
 }
 
-// stopwatch starts to count time, and returns how much it has counted. It is for bounds from above: of time in which a
-// busy machine did not get round to this process it counts little, and on one that is idle all of it.
+// stopwatch starts to count time, and returns how much it has counted. It is
+// for bounds from above: of time in which a busy machine did not get round to
+// this process it counts little, and on one that is idle all of it.
 func stopwatch(t testing.TB) (counted func() time.Duration) {
 	const most = 2 * time.Millisecond // of what a millisecond took
 	var sum atomic.Int64
@@ -181,34 +192,6 @@ func onlyFence(t testing.TB, s *redistest.Server) {
 	}, "only expiring fences are left of %q", s.Keys())
 }
 
-// scripts is a hook that counts the scripts that a client runs for its locks, and so not the
-// probes of its mailbox.
-type scripts struct{ atomic.Int64 }
-
-func (c *scripts) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (c *scripts) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
-}
-
-func (c *scripts) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if strings.HasPrefix(cmd.Name(), "eval") && !isProbe(cmd) {
-			c.Add(1)
-		}
-		return next(ctx, cmd)
-	}
-}
-
-// isProbe reports whether cmd runs the script by which a mailbox sends itself a message. Its only
-// argument is the channel.
-func isProbe(cmd redis.Cmder) bool {
-	args := cmd.Args()
-	const words = 3 + 6 + 1 // the command, the keys, the argument
-	channel, _ := args[len(args)-1].(string)
-	return len(args) == words && strings.HasPrefix(channel, "warlock:mailbox:")
-}
-
 // timeline is the time of a test: a fake clock, and miniredis moved in step.
 type timeline struct {
 	*clockwork.FakeClock
@@ -228,27 +211,8 @@ func (tl timeline) pass(d time.Duration) {
 	tl.Advance(d)
 }
 
-// logged is a log that tests read.
-type logged struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-// waiters returns how many goroutines wait for their turn at a Mutex.
+// waiters returns how many goroutines of this process wait for their turn at a
+// lock. No other function of the tests knows how to tell.
 func waiters() (n int) {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]

@@ -11,9 +11,9 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// A random sequence of operations over three clients, held against a plain model
-// of a reader/writer lock in memory: after each, the same callers hold and the same
-// wait, in the same order.
+// A random sequence of operations over three clients, held against a plain
+// model of a reader/writer lock in memory: after each, the same callers hold
+// and the same wait, in the same order.
 
 const (
 	toRead  = "read"
@@ -109,8 +109,9 @@ func (r *run) step(random *rand.Rand) {
 	r.check()
 }
 
-// knows reports whether the model knows what becomes of a call: not of one that queues
-// in its process and not in Redis, nor of one that may share a lease though others wait.
+// knows reports whether the model knows what becomes of a call: not of one that
+// queues in its process and not in Redis, nor of one that may share a lease
+// though others wait.
 func (r *run) knows(client int, mode string) bool {
 	is := func(c *call) bool { return c.client == client }
 	if slices.ContainsFunc(r.model.queue, is) {
@@ -165,8 +166,8 @@ func (r *run) try(client int, mode string) {
 	}
 }
 
-// unheard reports whether a reader may be let in though a writer waits: beside another of
-// its client, that may not have heard of it yet.
+// unheard reports whether a reader may be let in though a writer waits: beside
+// another of its client, that may not have heard of it yet.
 func (r *run) unheard(client int, mode string) bool {
 	return mode == toRead && slices.ContainsFunc(r.model.holders, func(c *call) bool {
 		return c.client == client && c.mode == toRead

@@ -97,24 +97,21 @@ func TestWithMaxHold(t *testing.T) {
 	lock(t, newMutex(s, ttl))
 }
 
-// tries is a hook that notes when, by a clock, a client runs scripts.
+// tries has the times at which a client runs scripts.
 type tries struct {
-	scripts
-	tl timeline
 	mu sync.Mutex
-	at []time.Duration
+	at []time.Duration // guarded by mu
 }
 
-func (h *tries) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	start := h.tl.Now()
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if cmd.Name() == "evalsha" {
-			h.mu.Lock()
-			h.at = append(h.at, h.tl.Since(start))
-			h.mu.Unlock()
-		}
-		return next(ctx, cmd)
-	}
+// triesOf notes when client runs scripts from now on, by the clock of tl.
+func triesOf(client *redis.Client, tl timeline) *tries {
+	tried, start := new(tries), tl.Now()
+	client.AddHook(redistest.Before(func(redis.Cmder) {
+		tried.mu.Lock()
+		defer tried.mu.Unlock()
+		tried.at = append(tried.at, tl.Since(start))
+	}))
+	return tried
 }
 
 func (h *tries) times() []time.Duration {
@@ -133,8 +130,8 @@ func TestLimitedTries(t *testing.T) {
 			s.Mini.SetError(fault)
 			defer s.Mini.SetError("")
 			tl := newTimeline(s)
-			client, h := s.Client(func(o *redis.Options) { o.MaxRetries = -1 }), &tries{tl: tl}
-			client.AddHook(h)
+			client := s.Client(noRetries)
+			h := triesOf(client, tl)
 			m := warlock.NewMutex(client, key, long, warlock.WithClock(tl), warlock.WithRetry(4, pause))
 
 			done := result(func() error { return m.LockContext(within(t)) })
@@ -202,8 +199,8 @@ func TestLockIgnoresTheLimit(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		holder := newMutex(s, long)
 		holder.Lock()
-		client, count := s.Client(), new(scripts)
-		client.AddHook(count)
+		client := s.Client()
+		count := redistest.CountScripts(client)
 		m := warlock.NewMutex(client, key, long, warlock.WithRetry(1, time.Millisecond))
 		done := result(func() error { m.Lock(); return nil })
 		redistest.Eventually(t, func() bool { return count.Load() > 5 }, "Lock goes on trying")
@@ -213,7 +210,8 @@ func TestLockIgnoresTheLimit(t *testing.T) {
 	})
 }
 
-// However long the pauses, a waiter does not sleep past the end of the holder's lease.
+// However long the pauses, a waiter does not sleep past the end of the holder's
+// lease.
 func TestNoPauseBeyondTheHoldersLease(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		s.Do("SET", key, "a process that died", "PX", 50)
@@ -230,9 +228,9 @@ func TestNoPauseBeyondTheHoldersLease(t *testing.T) {
 
 func TestLogger(t *testing.T) {
 	s := redistest.StartMini(t)
-	log := new(logged)
+	log := new(redistest.Log)
 	clock := clockwork.NewFakeClock()
-	m := newMutex(s, long, warlock.WithLogger(log.logger()), warlock.WithClock(clock))
+	m := newMutex(s, long, warlock.WithLogger(log.Logger()), warlock.WithClock(clock))
 
 	l := lock(t, m)
 	s.Do("SET", key, "a thief")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,8 +18,9 @@ import (
 )
 
 // Hooks are the user's own code. The library calls them from the goroutine of
-// its caller, and from goroutines of its own: for renewals, for batches, and for
-// what is released in the background. A panic there must not end the process.
+// its caller, and from goroutines of its own: for renewals, for batches, and
+// for what is released in the background. A panic there must not end the
+// process.
 
 // errOfHook is what the hooks of these tests panic with.
 var errOfHook = errors.New("a hook is broken")
@@ -48,35 +48,34 @@ func runHook(f *atomic.Pointer[func()]) {
 	}
 }
 
-func (h *brokenHook) DialHook(next redis.DialHook) redis.DialHook {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		runHook(&h.dials)
-		return next(ctx, network, addr)
-	}
-}
-
-func (h *brokenHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if !strings.HasPrefix(cmd.Name(), "eval") {
+// hook returns h as a client takes it.
+func (h *brokenHook) hook() redistest.Hook {
+	return redistest.Hook{
+		Dial: func(next redis.DialHook) redis.DialHook {
+			return func(ctx context.Context, network, addr string) (net.Conn, error) {
+				runHook(&h.dials)
+				return next(ctx, network, addr)
+			}
+		},
+		Process: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+			if !redistest.IsScript(cmd) {
+				return next(ctx, cmd)
+			}
+			runHook(&h.before)
+			defer runHook(&h.after)
 			return next(ctx, cmd)
-		}
-		runHook(&h.before)
-		defer runHook(&h.after)
-		return next(ctx, cmd)
-	}
-}
-
-func (h *brokenHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if cmds[0].Name() == "hello" || cmds[0].Name() == "client" {
-			return next(ctx, cmds) // the handshake of a connection
-		}
-		if h.batched != nil {
-			h.first.Do(func() { close(h.batched) })
-		}
-		runHook(&h.before)
-		defer runHook(&h.after)
-		return next(ctx, cmds)
+		},
+		Pipeline: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+			if cmds[0].Name() == "hello" || cmds[0].Name() == "client" {
+				return next(ctx, cmds) // the handshake of a connection
+			}
+			if h.batched != nil {
+				h.first.Do(func() { close(h.batched) })
+			}
+			runHook(&h.before)
+			defer runHook(&h.after)
+			return next(ctx, cmds)
+		},
 	}
 }
 
@@ -87,8 +86,8 @@ func valueOf(f func()) (v any) {
 	return nil
 }
 
-// hookedCalls has the calls that ask Redis. Those that unlock or extend are made
-// while f is held.
+// hookedCalls has the calls that ask Redis. Those that unlock or extend are
+// made while f is held.
 var hookedCalls = map[string]struct {
 	held bool
 	call func(t *testing.T, f face)
@@ -105,15 +104,15 @@ var hookedCalls = map[string]struct {
 	"Extend":         {true, func(t *testing.T, f face) { _ = f.Lease().Extend(t.Context(), 2*long) }},
 }
 
-// hookTimes has the times at which a hook breaks a request: before it is sent, and
-// after it was carried out.
+// hookTimes has the times at which a hook breaks a request: before it is sent,
+// and after it was carried out.
 var hookTimes = map[string]func(h *brokenHook) *atomic.Pointer[func()]{
 	"before": func(h *brokenHook) *atomic.Pointer[func()] { return &h.before },
 	"after":  func(h *brokenHook) *atomic.Pointer[func()] { return &h.after },
 }
 
-// A panic of a hook reaches the caller with its value. The lock works afterwards,
-// and nothing is left of the call in Redis.
+// A panic of a hook reaches the caller with its value. The lock works
+// afterwards, and nothing is left of the call in Redis.
 func TestPanicOfAHook(t *testing.T) {
 	t.Parallel() // sweeps take a second
 	for name, newFace := range faces {
@@ -123,7 +122,7 @@ func TestPanicOfAHook(t *testing.T) {
 					t.Parallel()
 					redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 						hook, client := new(brokenHook), s.Client()
-						client.AddHook(hook)
+						client.AddHook(hook.hook())
 						f := newFace(client, long)
 						lockFace(t, f) // loads the scripts
 						unlockFace(t, f)
@@ -160,7 +159,7 @@ func TestHookThatExits(t *testing.T) {
 					t.Parallel()
 					redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 						hook, client := new(brokenHook), s.Client()
-						client.AddHook(hook)
+						client.AddHook(hook.hook())
 						f := newFace(client, long)
 						lockFace(t, f) // loads the scripts
 						unlockFace(t, f)
@@ -192,6 +191,7 @@ func TestHookThatExits(t *testing.T) {
 
 // OnConnect runs on the goroutine that needs a connection.
 func TestPanicOfOnConnect(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, newFace := range faces {
 		for what, c := range hookedCalls {
 			t.Run(name+"/"+what, func(t *testing.T) {
@@ -228,15 +228,15 @@ func TestPanicOfOnConnect(t *testing.T) {
 	}
 }
 
-// go-redis dials on a goroutine of its own, and makes an error of a panic there.
-// So a Lock waits until the hook is mended.
+// go-redis dials on a goroutine of its own, and makes an error of a panic
+// there. So a Lock waits until the hook is mended.
 func TestPanicOfADialHook(t *testing.T) {
 	for name, newFace := range faces {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := redistest.Start(t)
 			hook, client := new(brokenHook), s.Client(noRetries)
-			client.AddHook(hook)
+			client.AddHook(hook.hook())
 			f := newFace(client, long)
 			breaks := func() { panic(errOfHook) }
 			hook.dials.Store(&breaks)
@@ -267,8 +267,8 @@ func manyIDs() (ids []string) {
 	return ids
 }
 
-// A hook that breaks while requests go in batches, on goroutines of the library,
-// fails each call in a batch. A panic reaches the caller of each.
+// A hook that breaks while requests go in batches, on goroutines of the
+// library, fails each call in a batch. A panic reaches the caller of each.
 func TestPanicOfAHookUnderBatches(t *testing.T) {
 	for name, breaks := range map[string]func(){
 		"panics": func() { panic(errOfHook) },
@@ -282,7 +282,7 @@ func TestPanicOfAHookUnderBatches(t *testing.T) {
 					k := warlock.NewKeyed(client, prefix, long)
 					k.Lock(id) // loads the scripts
 					k.Unlock(id)
-					client.AddHook(hook)
+					client.AddHook(hook.hook())
 					late := func() { // the first requests go by themselves until others have gathered
 						<-hook.batched
 						breaks()
@@ -339,7 +339,7 @@ func TestPanicOfAHookInLockAll(t *testing.T) {
 				t.Parallel()
 				s := redistest.Start(t)
 				hook, client := new(brokenHook), s.Client()
-				client.AddHook(hook)
+				client.AddHook(hook.hook())
 				k, other := warlock.NewKeyed(client, prefix, long), newKeyed(s, long)
 				lockAll := func() {
 					unlock, err := k.LockAll(within(t), "1", "2", "3", "4", "5", "6")
@@ -376,16 +376,17 @@ func TestPanicOfAHookInLockAll(t *testing.T) {
 	}
 }
 
-// A panic of a hook in a renewal ends nothing: the lease is renewed when the hook
-// is mended.
+// A panic of a hook in a renewal ends nothing: the lease is renewed when the
+// hook is mended.
 func TestPanicOfAHookInARenewal(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, newFace := range faces {
 		for ends, breaks := range map[string]func(){"panics": func() { panic(errOfHook) }, "exits": runtime.Goexit} {
 			t.Run(name+"/"+ends, func(t *testing.T) {
 				t.Parallel()
 				redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 					hook, client := new(brokenHook), s.Client()
-					client.AddHook(hook)
+					client.AddHook(hook.hook())
 					f := newFace(client, 2*time.Second)
 					l := lockFace(t, f)
 					first := l.Deadline()
@@ -409,8 +410,8 @@ func TestPanicOfAHookInARenewal(t *testing.T) {
 	}
 }
 
-// A panic of a hook in the mailbox, which dials by itself, ends nothing: the waiter
-// asks at intervals.
+// A panic of a hook in the mailbox, which dials by itself, ends nothing: the
+// waiter asks at intervals.
 func TestPanicOfAHookInAMailbox(t *testing.T) {
 	for name, newFace := range faces {
 		t.Run(name, func(t *testing.T) {
@@ -420,7 +421,7 @@ func TestPanicOfAHookInAMailbox(t *testing.T) {
 			f := newFace(client, long)
 			lockFace(t, f) // connects
 			unlockFace(t, f)
-			client.AddHook(hook)
+			client.AddHook(hook.hook())
 			lock(t, holder)
 			var dials atomic.Int64
 			breaks := func() {

@@ -17,7 +17,8 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// These tests are of subscriptions that are not with the server that the locks are on.
+// These tests are of subscriptions that are not with the server that the locks
+// are on.
 
 // replicated starts a master, and a replica that is in sync with it.
 func replicated(t *testing.T) (master, replica *redistest.Server) {
@@ -32,8 +33,9 @@ func replicated(t *testing.T) (master, replica *redistest.Server) {
 	return master, replica
 }
 
-// misplaced returns a client of master whose second connection, and as many more as astray
-// says, leads to replica. The first is for its requests, the second for its subscription.
+// misplaced returns a client of master whose second connection, and as many
+// more as astray says, leads to replica. The first is for its requests, the
+// second for its subscription.
 func misplaced(t *testing.T, master, replica *redistest.Server, astray int64) *redis.Client {
 	t.Helper()
 	var dials atomic.Int64
@@ -53,26 +55,27 @@ func misplaced(t *testing.T, master, replica *redistest.Server, astray int64) *r
 	return client
 }
 
-// Promise: exclusion. PUBLISH is replicated, so a waiter whose subscription is with a replica is told of
-// its grants though the master counts nobody. They are not taken back.
+// Promise: exclusion. PUBLISH is replicated, so a waiter whose subscription is
+// with a replica is told of its grants though the master counts nobody. They
+// are not taken back.
 func TestPromiseExclusionWhileSubscriptionsAreAstray(t *testing.T) {
 	for name, astray := range map[string]int64{"once": 1, "always": 1 << 40} {
 		t.Run(name, func(t *testing.T) {
 			master, replica := replicated(t)
-			var mutexes []*warlock.Mutex
+			var processes []process
 			for range 3 {
-				mutexes = append(mutexes, warlock.NewMutex(misplaced(t, master, replica, astray), key, 3*time.Second))
+				processes = append(processes, kinds["Mutex"](misplaced(t, master, replica, astray), 3*time.Second))
 			}
-			sec := &section{t: t, s: master}
-			hammer(sec, mutexes, 2, 30)
-			sec.check()
+			hammer(t, processes, load{ids: 1, writers: 2, visits: 30})
+			onlyFence(t, master)
 		})
 	}
 }
 
-// A client whose subscription was left on a demoted master finds that it is not heard where its locks are, and
-// subscribes there. Until then it asks.
+// A client whose subscription was left on a demoted master finds that it is not
+// heard where its locks are, and subscribes there. Until then it asks.
 func TestSubscriptionIsLeftOnADemotedMaster(t *testing.T) {
+	t.Parallel() // it mostly waits
 	old, next := replicated(t)
 	var addr atomic.Value
 	addr.Store(old.Addr)
@@ -107,7 +110,8 @@ func TestSubscriptionIsLeftOnADemotedMaster(t *testing.T) {
 	unlock(t, waiter)
 }
 
-// A grant to an ID for which nobody stands is released at once, and so handed on.
+// A grant to an ID for which nobody stands is released at once, and so handed
+// on.
 func TestGrantToNobodyIsHandedOn(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		holder, first := newMutex(s, long), newMutex(s, long)
@@ -131,8 +135,9 @@ func TestGrantToNobodyIsHandedOn(t *testing.T) {
 
 const waiterNotes = "warlock:{invoice:42}:waiters"
 
-// Where only the holder may not publish, those that wait behind it ask often; and those that wait
-// behind a waiter that may not, as well. A ttl of ten minutes means that they are not helped by anything else.
+// Where only the holder may not publish, those that wait behind it ask often;
+// and those that wait behind a waiter that may not, as well. A ttl of ten
+// minutes means that they are not helped by anything else.
 func TestSomeMayNotPublish(t *testing.T) {
 	for name, mute := range map[string]func(o *redis.Options){
 		"no command": func(o *redis.Options) { o.Username, o.Password = "mute", "secret" },
@@ -142,11 +147,11 @@ func TestSomeMayNotPublish(t *testing.T) {
 			s := redistest.Start(t)
 			s.Do("ACL", "SETUSER", "mute", "on", ">secret", "~*", "&*", "+@all", "-publish")
 			s.Do("ACL", "SETUSER", "nochannel", "on", ">secret", "~*", "+@all", "resetchannels")
-			log := new(logged)
+			log := new(redistest.Log)
 			clients := []*redis.Client{s.Client(mute), s.Client(), s.Client(mute), s.Client()}
 			mutexes, done := make([]*warlock.RWMutex, len(clients)), make([]<-chan error, len(clients))
 			for i, c := range clients {
-				mutexes[i] = warlock.NewRWMutex(c, key, long, warlock.WithLogger(log.logger()))
+				mutexes[i] = warlock.NewRWMutex(c, key, long, warlock.WithLogger(log.Logger()))
 			}
 			for _, read := range []bool{false, true} {
 				first := mutexes[0].LockContext
@@ -171,7 +176,7 @@ func TestSomeMayNotPublish(t *testing.T) {
 					m.Unlock()
 				}
 			}
-			if n := strings.Count(log.String(), "ask at intervals"); n != 2 {
+			if n := log.Count("ask at intervals"); n != 2 {
 				t.Errorf("%d lines say that a client cannot be told, or tell; want one for each of two:\n%s", n, log)
 			}
 			onlyFence(t, s)
@@ -179,8 +184,9 @@ func TestSomeMayNotPublish(t *testing.T) {
 	}
 }
 
-// Promise: exclusion. A fresh read lease is kept where the server no longer has the share under which its process reads:
-// a writer elsewhere, that had come and gone, would hold beside it else.
+// Promise: exclusion. A fresh read lease is kept where the server no longer has
+// the share under which its process reads: a writer elsewhere, that had come
+// and gone, would hold beside it else.
 func TestPromiseAFreshReadLeaseIsKept(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, s *redistest.Server, id string){
 		"released by its ID": func(t *testing.T, s *redistest.Server, id string) {
@@ -224,7 +230,8 @@ func TestPromiseAFreshReadLeaseIsKept(t *testing.T) {
 	}
 }
 
-// asleep returns how many waiters have asked since their mailboxes were open, and so sleep until they are told.
+// asleep returns how many waiters have asked since their mailboxes were open,
+// and so sleep until they are told.
 func asleep(s *redistest.Server) (n int) {
 	for _, note := range s.Admin.HVals(context.Background(), waiterNotes).Val() {
 		if strings.HasSuffix(note, " 1 r") || strings.HasSuffix(note, " 1 w") {
@@ -234,7 +241,8 @@ func asleep(s *redistest.Server) (n int) {
 	return n
 }
 
-// wakeUp lets time go by until a wait is over: it may sleep behind what was flushed.
+// wakeUp lets time go by until a wait is over: it may sleep behind what was
+// flushed.
 func wakeUp(t *testing.T, clock *clockwork.FakeClock, done <-chan error) {
 	t.Helper()
 	redistest.Eventually(t, func() bool { clock.Advance(time.Second); return len(done) > 0 }, "the wait is over")
@@ -243,7 +251,8 @@ func wakeUp(t *testing.T, clock *clockwork.FakeClock, done <-chan error) {
 	}
 }
 
-// Promise: order. A writer that waits behind readers of its own process stops later readers in others.
+// Promise: order. A writer that waits behind readers of its own process stops
+// later readers in others.
 func TestPromiseAWriterBehindItsOwnReadersStopsOthers(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		ours, theirs := newRW(s, long), newRW(s, long)
@@ -274,9 +283,11 @@ func TestPromiseAWriterBehindItsOwnReadersStopsOthers(t *testing.T) {
 // wrapped is a client of a kind that the library does not know.
 type wrapped struct{ redis.UniversalClient }
 
-// The channels of a Ring, and the locks, are on different shards. A client that hides one is found out: its
-// waiters ask often where they are not told. A ttl of ten minutes means that nothing else helps them.
+// The channels of a Ring, and the locks, are on different shards. A client that
+// hides one is found out: its waiters ask often where they are not told. A ttl
+// of ten minutes means that nothing else helps them.
 func TestRingThatIsHidden(t *testing.T) {
+	t.Parallel() // it mostly waits
 	a, b := redistest.StartMini(t), redistest.StartMini(t)
 	client := func() redis.UniversalClient {
 		ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": a.Addr, "b": b.Addr}})

@@ -29,14 +29,13 @@ const (
 )
 
 var roles = map[string]func(){
-	"hold":           holdRole,
-	"hold uncounted": func() { holdWith(uncounted{roleClient()}) },
+	"hold uncounted": func() { hold(faces["Mutex"](uncounted{roleClient()}, roleTTL())) },
 	"unlock":         func() { roleMutex().Unlock() },
 	"unlock twice":   func() { m := roleMutex(); m.Lock(); defer m.Unlock(); defer m.Unlock() },
 	"another type":   func() { roleMutex().Lock() },
 	"closed client":  closedClientRole,
-	"read":           readRole,
 	"hold many":      holdManyRole,
+	"crowd":          crowdRole,
 	"visit":          visitRole,
 	"read-unlock":    func() { roleRW(roleClient()).RUnlock() },
 }
@@ -45,11 +44,7 @@ func roleClient() redis.UniversalClient {
 	return redis.NewClient(&redis.Options{Addr: os.Getenv(addrVar)})
 }
 
-func roleMutex() *warlock.Mutex { return mutexWith(roleClient()) }
-
-func mutexWith(client redis.UniversalClient) *warlock.Mutex {
-	return warlock.NewMutex(client, key, roleTTL())
-}
+func roleMutex() *warlock.Mutex { return warlock.NewMutex(roleClient(), key, roleTTL()) }
 
 func roleTTL() time.Duration {
 	ttl, err := time.ParseDuration(os.Getenv(ttlVar))
@@ -59,17 +54,23 @@ func roleTTL() time.Duration {
 	return ttl
 }
 
-// uncounted is a client whose subscription PUBLISH does not count, as far as the
-// library can tell.
+// uncounted is a client whose subscription PUBLISH does not count, as far as
+// the library can tell.
 type uncounted struct{ redis.UniversalClient }
 
-// holdRole locks, says so, and when told to go on says what it finds.
-func holdRole() { holdWith(roleClient()) }
+// holding returns the role that holds a face.
+func holding(face string) (role string) { return "hold " + face }
 
-func holdWith(client redis.UniversalClient) {
-	m := mutexWith(client)
-	m.Lock()
-	sayFound(m.Lease(), m.UnlockContext)
+func init() {
+	for name, newFace := range faces {
+		roles[holding(name)] = func() { hold(newFace(roleClient(), roleTTL())) }
+	}
+}
+
+// hold locks f, says so, and when told to go on says what it finds.
+func hold(f face) {
+	f.Lock()
+	sayFound(f.Lease(), f.UnlockContext)
 }
 
 // sayFound says that it holds l, and when told to go on says what it finds.
@@ -96,7 +97,8 @@ func holdManyRole() {
 	sayFound(k.Lease(id), func(ctx context.Context) error { return k.UnlockContext(ctx, id) })
 }
 
-// lockMany locks many ids, all at a time, beside the one that children are asked about.
+// lockMany locks many ids, all at a time, beside the one that children are
+// asked about.
 func lockMany(k *warlock.Keyed) {
 	var group sync.WaitGroup
 	for i := range many {
@@ -119,7 +121,7 @@ type child struct {
 	cmd    *exec.Cmd
 	in     io.Writer
 	lines  chan string
-	stderr *logged
+	stderr *redistest.Log
 	exited chan error
 }
 
@@ -127,7 +129,7 @@ func startChild(t *testing.T, s *redistest.Server, role string, ttl time.Duratio
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), roleVar+"="+role, addrVar+"="+s.Addr, ttlVar+"="+ttl.String())
-	c := &child{t: t, cmd: cmd, lines: make(chan string, 100), stderr: new(logged), exited: make(chan error, 1)}
+	c := &child{t: t, cmd: cmd, lines: make(chan string, 100), stderr: new(redistest.Log), exited: make(chan error, 1)}
 	cmd.Stderr = c.stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -180,7 +182,8 @@ func (c *child) goOn() {
 	redistest.GoOn(c.t, c.cmd.Process)
 }
 
-// renewedFor waits until the lease on key has been renewed for d, by the server's account, and runs check meanwhile.
+// renewedFor waits until the lease on key has been renewed for d, by the
+// server's account, and runs check meanwhile.
 func renewedFor(t *testing.T, s *redistest.Server, key string, d time.Duration, check func()) {
 	t.Helper()
 	expires := func() int64 { return s.Do("PEXPIRETIME", key).(int64) }
@@ -194,27 +197,32 @@ func renewedFor(t *testing.T, s *redistest.Server, key string, d time.Duration, 
 // The lock of a process that was killed is free after at most one ttl.
 func TestHolderIsKilled(t *testing.T) {
 	t.Parallel() // it mostly waits
-	const ttl = time.Second
-	s := redistest.Start(t)
-	c := startChild(t, s, "hold", ttl)
-	fence, _ := c.held()
-	m := newMutex(s, ttl)
-	done := result(func() error { return m.LockContext(within(t)) })
-	renewedFor(t, s, key, 2*ttl, func() {
-		if m.Lease() != nil {
-			t.Fatal("the lock of a living process was taken")
-		}
-	})
-	c.kill()
-	dead := stopwatch(t)
-	if err := wait(t, done, "the lock is taken over"); err != nil {
-		t.Fatal(err)
-	}
-	if after := dead(); after > ttl+200*time.Millisecond {
-		t.Errorf("taken over %v after the kill, want within the ttl and 200 ms", after)
-	}
-	if got := m.Lease().Fence(); got <= fence {
-		t.Errorf("the token %d is not above %d", got, fence)
+	for name := range faces {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const ttl = time.Second
+			s := redistest.Start(t)
+			c := startChild(t, s, holding(name), ttl)
+			fence, _ := c.held()
+			m := newMutex(s, ttl)
+			done := result(func() error { return m.LockContext(within(t)) })
+			renewedFor(t, s, key, 2*ttl, func() {
+				if m.Lease() != nil {
+					t.Fatal("the lock of a living process was taken")
+				}
+			})
+			c.kill()
+			dead := stopwatch(t)
+			if err := wait(t, done, "the lock is taken over"); err != nil {
+				t.Fatal(err)
+			}
+			if after := dead(); after > ttl+200*time.Millisecond {
+				t.Errorf("taken over %v after the kill, want within the ttl and 200 ms", after)
+			}
+			if got := m.Lease().Fence(); got <= fence {
+				t.Errorf("the token %d is not above %d", got, fence)
+			}
+		})
 	}
 }
 
@@ -258,8 +266,14 @@ func TestHolderOfManyIsKilled(t *testing.T) {
 // A process that was stopped past its ttl finds its lease lost before anything
 // that it asks of the library succeeds, and its token is below its successor's.
 func TestPromiseTheHolderKnowsAfterItWasStopped(t *testing.T) {
-	for _, role := range []string{"hold", "read", "hold many"} {
+	t.Parallel() // it mostly waits
+	held := []string{"hold many"}
+	for name := range faces {
+		held = append(held, holding(name))
+	}
+	for _, role := range held {
 		t.Run(role, func(t *testing.T) {
+			t.Parallel()
 			const ttl = 300 * time.Millisecond
 			s := redistest.Start(t)
 			c := startChild(t, s, role, ttl)
@@ -283,14 +297,16 @@ func TestPromiseTheHolderKnowsAfterItWasStopped(t *testing.T) {
 	}
 }
 
-// A waiter that was stopped in the queue is granted the lock and lets its grant run
-// out: the next holds within a ttl. The stopped one waits on when it wakes up.
+// A waiter that was stopped in the queue is granted the lock and lets its grant
+// run out: the next holds within a ttl. The stopped one waits on when it wakes
+// up.
 func TestWaiterIsStopped(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl = 500 * time.Millisecond
 	s := redistest.Start(t)
 	holder, next := newMutex(s, long), newMutex(s, 3*ttl) // asks each ttl, and its lease outlives what a busy machine does
 	lock(t, holder)
-	c := startChild(t, s, "hold", ttl)
+	c := startChild(t, s, holding("Mutex"), ttl)
 	queues(t, s, 1)
 	redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the child listens")
 	c.stop()
@@ -313,11 +329,11 @@ func TestWaiterIsStopped(t *testing.T) {
 	}
 }
 
-// However many waiters are killed, the next live one holds within one ttl: where
-// PUBLISH tells that nobody listens any more, and where it does not.
+// However many waiters are killed, the next live one holds within one ttl:
+// where PUBLISH tells that nobody listens any more, and where it does not.
 func TestPromiseTheDeadDoNotHoldUpTheQueue(t *testing.T) {
 	const n, ttl = 20, 700 * time.Millisecond
-	for _, role := range []string{"hold", "hold uncounted"} {
+	for _, role := range []string{holding("Mutex"), "hold uncounted"} {
 		t.Run(role, func(t *testing.T) {
 			s := redistest.Start(t)
 			holder, next := newMutex(s, long), newMutex(s, ttl)
@@ -349,7 +365,7 @@ func TestPromiseTheDeadDoNotHoldUpTheQueue(t *testing.T) {
 
 func TestReleaseFromAnotherProcess(t *testing.T) {
 	s := redistest.Start(t)
-	c := startChild(t, s, "hold", time.Minute)
+	c := startChild(t, s, holding("Mutex"), time.Minute)
 	fence, id := c.held()
 	if err := warlock.Extend(t.Context(), s.Client(), key, id, time.Hour); err != nil || s.TTL(key) < 59*time.Minute {
 		t.Errorf("Extend: %v, the key lives for %v", err, s.TTL(key))
@@ -373,7 +389,7 @@ func TestIDsDifferBetweenProcesses(t *testing.T) {
 	s := redistest.Start(t)
 	seen := make(map[string]bool)
 	for range 2 {
-		c := startChild(t, s, "hold", time.Minute)
+		c := startChild(t, s, holding("Mutex"), time.Minute)
 		_, id := c.held() // the first of its process
 		if seen[id] {
 			t.Errorf("two processes hold by the ID %q", id)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,12 +33,12 @@ func newRW(s *redistest.Server, ttl time.Duration, opts ...warlock.Option) *warl
 	return warlock.NewRWMutex(s.Client(), key, ttl, opts...)
 }
 
-// countedRW returns an RWMutex on a fake clock, and a count of the scripts it runs,
-// which are loaded.
-func countedRW(t *testing.T, s *redistest.Server, opts ...warlock.Option) (*warlock.RWMutex, *clockwork.FakeClock, *scripts) {
+// countedRW returns an RWMutex on a fake clock, and a count of the scripts it
+// runs, which are loaded.
+func countedRW(t *testing.T, s *redistest.Server, opts ...warlock.Option) (*warlock.RWMutex, *clockwork.FakeClock, *atomic.Int64) {
 	t.Helper()
-	client, count, clock := s.Client(), new(scripts), clockwork.NewFakeClock()
-	client.AddHook(count)
+	client, clock := s.Client(), clockwork.NewFakeClock()
+	count := redistest.CountScripts(client)
 	rw := warlock.NewRWMutex(client, key, long, append(opts, warlock.WithClock(clock))...)
 	if err := rlock(t, rw).Extend(t.Context(), long); err != nil {
 		t.Fatal(err)
@@ -82,36 +83,8 @@ func reads(s *redistest.Server) int64 {
 	return n
 }
 
-func TestRLock(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		rw := newRW(s, long)
-		if rw.RLease() != nil || rw.Lease() != nil {
-			t.Error("a new RWMutex has a lease")
-		}
-		rw.RLock()
-		l := rw.RLease()
-		if s.Get(key) != shared || s.Do("ZSCORE", readers, l.ID()) == nil || rw.Lease() != nil {
-			t.Errorf("the key holds %q; the readers are %v", s.Get(key), s.Do("ZRANGE", readers, 0, -1))
-		}
-		if ttl := s.TTL(key); ttl <= long-redistest.Patience || ttl > long {
-			t.Errorf("the key lives for %v", ttl)
-		}
-		if err := l.Context().Err(); err != nil {
-			t.Errorf("the context of a held lease: %v", err)
-		}
-		rw.RUnlock()
-		if rw.RLease() != nil {
-			t.Error("an unlocked RWMutex has a lease")
-		}
-		if err := context.Cause(l.Context()); err != context.Canceled {
-			t.Errorf("after RUnlock the cause is %v, want context.Canceled", err)
-		}
-		onlyFence(t, s)
-	})
-}
-
-// Promise: exclusion. Readers of all processes share; a writer, a Mutex and a plain
-// SET NX exclude all, and are excluded.
+// Promise: exclusion. Readers of all processes share; a writer, a Mutex and a
+// plain SET NX exclude all, and are excluded.
 func TestPromiseReadersShareAndWritersExclude(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		rw, other, m := newRW(s, long), newRW(s, long), newMutex(s, long)
@@ -181,8 +154,8 @@ func TestPromiseTokensRiseOverReadersAndWriters(t *testing.T) {
 	})
 }
 
-// The goroutines of a process share a lease: who comes second asks nothing of Redis, nor
-// does who leaves first.
+// The goroutines of a process share a lease: who comes second asks nothing of
+// Redis, nor does who leaves first.
 func TestReadersOfAProcessShareALease(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		rw, clock, count := countedRW(t, s)
@@ -252,7 +225,8 @@ func TestReadersOfAProcessShareALease(t *testing.T) {
 	})
 }
 
-// A writer that waits elsewhere stops later readers, be its message heard or not.
+// A writer that waits elsewhere stops later readers, be its message heard or
+// not.
 func TestWaitingWriterStopsLaterReaders(t *testing.T) {
 	for _, listens := range []bool{true, false} {
 		redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -346,10 +320,10 @@ func TestRenewalTellsOfWhoWaits(t *testing.T) {
 	})
 }
 
-// In a process too, writers and readers wait in one order, and neighbouring readers are let in
-// together.
+// In a process too, writers and readers wait in one order, and neighbouring
+// readers are let in together.
 func TestGoroutinesThatReadAndWriteAreServedInOrder(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		rw := newRW(s, long)
 		wlock(t, rw)
 		in, out := make(chan string), make(chan struct{})
@@ -391,9 +365,9 @@ func TestGoroutinesThatReadAndWriteAreServedInOrder(t *testing.T) {
 
 // Readers behind a writer of their process go on when it gives up.
 func TestWriterThatGivesUpLetsReadersIn(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		client, asked := s.Client(), new(readRequests)
-		client.AddHook(asked)
+	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
+		client := s.Client()
+		asked := readRequests(client)
 		rw := warlock.NewRWMutex(client, key, long, warlock.WithClock(clockwork.NewFakeClock()))
 		rlock(t, rw)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -417,22 +391,21 @@ func TestWriterThatGivesUpLetsReadersIn(t *testing.T) {
 	})
 }
 
-// readRequests is a hook that counts requests to read.
-type readRequests struct{ scripts }
-
-func (c *readRequests) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if args := cmd.Args(); cmd.Name() == "evalsha" && len(args) > 16 && args[16] == "r" {
-			c.Add(1)
+// readRequests returns a count of the requests to read that client sends.
+func readRequests(client *redis.Client) *atomic.Int64 {
+	count := new(atomic.Int64)
+	client.AddHook(redistest.Before(func(script redis.Cmder) {
+		if args := script.Args(); script.Name() == "evalsha" && len(args) > 16 && args[16] == "r" {
+			count.Add(1)
 		}
-		return next(ctx, cmd)
-	}
+	}))
+	return count
 }
 
-// Readers behind a writer elsewhere, that gives up, go on under the lease that their
-// process still has.
+// Readers behind a writer elsewhere, that gives up, go on under the lease that
+// their process still has.
 func TestWriterElsewhereThatGivesUpLetsReadersIn(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		rw, clock, _ := countedRW(t, s)
 		l := rlock(t, rw)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -461,8 +434,8 @@ func TestWriterElsewhereThatGivesUpLetsReadersIn(t *testing.T) {
 	})
 }
 
-// Without renewal each reader is due its ttl, so those who come later have a lease of
-// their own; the earlier keep theirs, and each unlocks once.
+// Without renewal each reader is due its ttl, so those who come later have a
+// lease of their own; the earlier keep theirs, and each unlocks once.
 func TestReadersWithoutRenewalAfterAWriterGaveUp(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		rw, _, _ := countedRW(t, s, warlock.WithoutRenewal())
@@ -493,34 +466,6 @@ func TestReadersWithoutRenewalAfterAWriterGaveUp(t *testing.T) {
 	})
 }
 
-// What no waiting can mend is an error at once, and a panic of RLock.
-func TestRLockThatNoWaitingMends(t *testing.T) {
-	for name, c := range map[string]struct {
-		begin func(s *redistest.Server, client *redis.Client)
-		says  string
-	}{
-		"another type":  {func(s *redistest.Server, _ *redis.Client) { s.Do("RPUSH", key, "an element") }, "WRONGTYPE"},
-		"closed client": {func(_ *redistest.Server, client *redis.Client) { _ = client.Close() }, "keep the client open"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-				client := s.Client()
-				rw := warlock.NewRWMutex(client, key, long)
-				c.begin(s, client)
-				err := rw.RLockContext(within(t))
-				if err == nil || errors.Is(err, context.DeadlineExceeded) {
-					t.Fatalf("RLockContext: %v, want an error at once", err)
-				}
-				contains(t, err.Error(), c.says, `"invoice:42"`)
-				if ok, err := rw.TryRLockContext(within(t)); ok || err == nil || rw.TryRLock() {
-					t.Errorf("TryRLockContext: %v, %v", ok, err)
-				}
-				contains(t, panicOf(rw.RLock), c.says, `"invoice:42"`)
-			})
-		})
-	}
-}
-
 // A reader whose server is gone waits until it is back; a try says so.
 func TestRLockOverAnOutage(t *testing.T) {
 	t.Parallel() // it mostly waits
@@ -545,32 +490,6 @@ func TestRLockOverAnOutage(t *testing.T) {
 		t.Fatal(err)
 	}
 	runlock(t, rw)
-}
-
-func TestRUnlockOfUnlocked(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		rw := newRW(s, long)
-		misused := func() {
-			t.Helper()
-			contains(t, panicOf(rw.RUnlock), "not read-locked", `"invoice:42"`)
-			if err := rw.RUnlockContext(t.Context()); !errors.Is(err, warlock.ErrNotHeld) {
-				t.Errorf("RUnlockContext: %v", err)
-			}
-		}
-		misused()
-		wlock(t, rw)
-		misused()
-		rw.Unlock()
-		rlock(t, rw)
-		contains(t, panicOf(rw.Unlock), "unlocked mutex", `"invoice:42"`)
-		runlock(t, rw)
-		misused()
-		wlock(t, rw)
-		rw.Unlock()
-		onlyFence(t, s)
-		contains(t, panicOf(new(warlock.RWMutex).RLock), "NewRWMutex")
-		contains(t, panicOf(new(warlock.RWMutex).RUnlock), "NewRWMutex")
-	})
 }
 
 // Who holds RLock and calls Lock waits for itself; LockContext gets out of it.
@@ -613,43 +532,8 @@ func TestRLocker(t *testing.T) {
 	})
 }
 
-// An RWMutex serves a sync.Cond, and so does its RLocker.
-func TestCondOfRWMutex(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		rw := newRW(s, long)
-		conds := []*sync.Cond{sync.NewCond(rw.RLocker()), sync.NewCond(rw)}
-		ready := false // written under rw
-		var done []<-chan error
-		for _, cond := range conds {
-			for range 3 {
-				waits := make(chan struct{})
-				done = append(done, result(func() error {
-					cond.L.Lock()
-					defer cond.L.Unlock()
-					close(waits)
-					for !ready {
-						cond.Wait()
-					}
-					return nil
-				}))
-				wait(t, waits, "a goroutine waits")
-			}
-		}
-		rw.Lock()
-		ready = true
-		for _, cond := range conds {
-			cond.Broadcast()
-		}
-		rw.Unlock()
-		for _, c := range done {
-			wait(t, c, "all are woken")
-		}
-		onlyFence(t, s)
-	})
-}
-
-// A lease that was lost under some readers does not stop others, who have one of their
-// own; each unlocks once.
+// A lease that was lost under some readers does not stop others, who have one
+// of their own; each unlocks once.
 func TestReadersWhoseLeaseWasLost(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		rw := newRW(s, long)
@@ -680,22 +564,6 @@ func TestReadersWhoseLeaseWasLost(t *testing.T) {
 		}
 		contains(t, panicOf(rw.RUnlock), "not read-locked")
 		onlyFence(t, s)
-	})
-}
-
-// The last reader's RUnlock after the loss says so, and leaves the successor alone.
-func TestRUnlockAfterTheLeaseWasLost(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		rw := newRW(s, long)
-		rlock(t, rw)
-		s.Do("DEL", key)
-		l := lock(t, newMutex(s, long))
-		if err := rw.RUnlockContext(t.Context()); !errors.Is(err, warlock.ErrLeaseLost) {
-			t.Errorf("RUnlockContext: %v", err)
-		}
-		if s.Get(key) != l.ID() {
-			t.Error("the successor lost the lock")
-		}
 	})
 }
 
@@ -730,7 +598,8 @@ func TestReadersWithoutRenewal(t *testing.T) {
 	}
 }
 
-// A reader that is stuck lets go, as the longest hold counts from when the last came.
+// A reader that is stuck lets go, as the longest hold counts from when the last
+// came.
 func TestReadersWithMaxHold(t *testing.T) {
 	s := redistest.StartMini(t)
 	tl := newTimeline(s)
@@ -755,7 +624,8 @@ func TestReadersWithMaxHold(t *testing.T) {
 	}
 }
 
-// step lets d pass, at the end of which a renewal is sent, and waits for its answer.
+// step lets d pass, at the end of which a renewal is sent, and waits for its
+// answer.
 func step(t *testing.T, s *redistest.Server, tl timeline, d time.Duration) {
 	t.Helper()
 	left := s.TTL(key)
@@ -763,7 +633,8 @@ func step(t *testing.T, s *redistest.Server, tl timeline, d time.Duration) {
 	redistest.Eventually(t, func() bool { return s.TTL(key) > left-d }, "the lease is renewed")
 }
 
-// A process's readers are renewed, and its share ends with it, whatever the others do.
+// A process's readers are renewed, and its share ends with it, whatever the
+// others do.
 func TestReadersAreRenewedEachByItself(t *testing.T) {
 	s := redistest.Start(t)
 	const ttl = long / 10
@@ -811,7 +682,8 @@ func TestRLockWithRetry(t *testing.T) {
 	})
 }
 
-// A try that comes while another goroutine asks waits for that answer, and shares.
+// A try that comes while another goroutine asks waits for that answer, and
+// shares.
 func TestTryRLockWhileAnotherAsks(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		rw := newRW(s, long)
@@ -843,10 +715,10 @@ func TestTryRLockWhileAnotherAsks(t *testing.T) {
 	})
 }
 
-// Promise: nothing is left of a wait that is given up, nor of one that is given up at
-// the instant of its grant.
+// Promise: nothing is left of a wait that is given up, nor of one that is given
+// up at the instant of its grant.
 func TestPromiseNothingIsLeftOfReaders(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		rw, writer := newRW(s, long), newRW(s, long)
 		for range 100 {
 			wlock(t, writer)
@@ -880,8 +752,8 @@ func TestPromiseNothingIsLeftOfReaders(t *testing.T) {
 	})
 }
 
-// Promise: wake-ups are hints. A reader whose mailbox hears nothing lets a writer have the lock
-// all the same, and gets it back.
+// Promise: wake-ups are hints. A reader whose mailbox hears nothing lets a
+// writer have the lock all the same, and gets it back.
 func TestPromiseWakeUpsAreHintsForReaders(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "default", "resetchannels")
@@ -908,8 +780,8 @@ func TestPromiseWakeUpsAreHintsForReaders(t *testing.T) {
 	onlyFence(t, s)
 }
 
-// Requests of readers whose replies are lost find themselves done, and what was given
-// up is released.
+// Requests of readers whose replies are lost find themselves done, and what was
+// given up is released.
 func TestReadersWhoseRepliesAreLost(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		lockOnce(t, newMutex(s, long))

@@ -19,15 +19,8 @@ func roleRW(client redis.UniversalClient) *warlock.RWMutex {
 	return warlock.NewRWMutex(client, key, roleTTL())
 }
 
-// readRole is holdRole for a reader.
-func readRole() {
-	rw := roleRW(roleClient())
-	rw.RLock()
-	sayFound(rw.RLease(), rw.RUnlockContext)
-}
-
-// visitRole reads and writes many times from some goroutines, counts itself in Redis as one
-// or as 10000, and says what it found wrong.
+// visitRole reads and writes many times from some goroutines, counts itself in
+// Redis as one or as 10000, and says what it found wrong.
 func visitRole() {
 	ctx, client := context.Background(), roleClient()
 	rw := roleRW(client)
@@ -99,15 +92,16 @@ func TestPromiseExclusionOfReadersAndWritersInProcesses(t *testing.T) {
 	onlyFence(t, s)
 }
 
-// Promise: readers have deadlines of their own. The share of one that was killed ends at its own deadline, whatever the
-// others do: a writer that waits holds within that ttl of the last of the others leaving.
+// Promise: readers have deadlines of their own. The share of one that was
+// killed ends at its own deadline, whatever the others do: a writer that waits
+// holds within that ttl of the last of the others leaving.
 func TestPromiseReadersHaveDeadlinesOfTheirOwn(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const ttl = time.Second
 	s := redistest.Start(t)
 	other := newRW(s, long)
 	rlock(t, other)
-	c := startChild(t, s, "read", ttl)
+	c := startChild(t, s, holding("RWMutex reads"), ttl)
 	fence, id := c.held()
 	writer := newRW(s, long)
 	done := result(func() error { return writer.LockContext(within(t)) })
@@ -137,19 +131,20 @@ func TestPromiseReadersHaveDeadlinesOfTheirOwn(t *testing.T) {
 	onlyFence(t, s)
 }
 
-// A reader that is killed while others renew and read on has no share after its deadline.
+// A reader that is killed while others renew and read on has no share after its
+// deadline.
 func TestReaderIsKilledWhileOthersRenew(t *testing.T) {
 	t.Parallel() // it mostly waits
-	const ttl = time.Second
+	const ttl = 2 * time.Second
 	s := redistest.Start(t)
 	other := newRW(s, ttl)
 	l := rlock(t, other)
-	c := startChild(t, s, "read", 2*ttl)
+	c := startChild(t, s, holding("RWMutex reads"), ttl)
 	_, id := c.held()
 	c.kill()
 	dead := stopwatch(t)
 	redistest.Eventually(t, func() bool { return s.Do("ZSCORE", readers, id) == nil }, "its share has ended")
-	if after := dead(); after > 2*ttl+ttl/2 { // the other renews each third of its ttl
+	if after := dead(); after > ttl+ttl/2 { // the other renews each third of its ttl
 		t.Errorf("its share ended after %v", after)
 	}
 	if l.Context().Err() != nil || reads(s) != 1 {
@@ -161,9 +156,10 @@ func TestReaderIsKilledWhileOthersRenew(t *testing.T) {
 
 // Readers and writers that wait when a writer is killed hold within its ttl.
 func TestWriterIsKilledBeforeReaders(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl = 500 * time.Millisecond
 	s := redistest.Start(t)
-	c := startChild(t, s, "hold", ttl)
+	c := startChild(t, s, holding("Mutex"), ttl)
 	fence, _ := c.held()
 	var done []<-chan error
 	mutexes := []*warlock.RWMutex{newRW(s, ttl), newRW(s, ttl)}
@@ -196,7 +192,7 @@ func TestWaitingWriterIsKilledBeforeReaders(t *testing.T) {
 	s := redistest.Start(t)
 	holder, reader := newRW(s, long), newRW(s, ttl)
 	rlock(t, holder)
-	c := startChild(t, s, "hold", ttl)
+	c := startChild(t, s, holding("Mutex"), ttl)
 	queues(t, s, 1)
 	done := result(func() error { return reader.RLockContext(within(t)) })
 	queues(t, s, 2)

@@ -14,7 +14,8 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// These tests are of releases and withdrawals that meet trouble, and of requests that are carried out late.
+// These tests are of releases and withdrawals that meet trouble, and of
+// requests that are carried out late.
 
 // A spell is a trouble that a server, or a client, has for a while.
 type spell struct {
@@ -22,8 +23,8 @@ type spell struct {
 	begin   func(t *testing.T, s *redistest.Server, client *redis.Client) (end func())
 }
 
-// answering is a trouble in which a server answers all with an error. Scripts are wrapped by no
-// server then.
+// answering is a trouble in which a server answers all with an error. Scripts
+// are wrapped by no server then.
 func answering(text string) spell {
 	return spell{begin: func(_ *testing.T, s *redistest.Server, _ *redis.Client) func() {
 		s.Mini.SetError(text)
@@ -55,7 +56,8 @@ var spells = map[string]spell{
 	},
 }
 
-// each runs a test for each trouble, on a server that can have it, with a client that meets it.
+// each runs a test for each trouble, on a server that can have it, with a
+// client that meets it.
 func eachTrouble(t *testing.T, test func(t *testing.T, s *redistest.Server, client *redis.Client, begin func() (end func()))) {
 	for name, tr := range spells {
 		t.Run(name, func(t *testing.T) {
@@ -75,16 +77,19 @@ func eachTrouble(t *testing.T, test func(t *testing.T, s *redistest.Server, clie
 	}
 }
 
-// troubleTime is how long a trouble lasts, and soon how long after that the next holder may take, which is far
-// less than it takes to ask again, or for a lease to run out.
+// troubleTime is how long a trouble lasts, and soon how long after that the
+// next holder may take, which is far less than it takes to ask again, or for a
+// lease to run out.
 const (
 	troubleTime = 300 * time.Millisecond
 	soon        = 200 * time.Millisecond
 	troubleTTL  = 30 * time.Second
 )
 
-// An unlock in trouble is asked for again: the next holder has the lock when it is over.
+// An unlock in trouble is asked for again: the next holder has the lock when it
+// is over.
 func TestUnlockInTrouble(t *testing.T) {
+	t.Parallel() // it mostly waits
 	eachTrouble(t, func(t *testing.T, s *redistest.Server, client *redis.Client, begin func() func()) {
 		holder, waiter := warlock.NewMutex(client, key, troubleTTL), newMutex(s, troubleTTL)
 		lock(t, holder)
@@ -108,8 +113,10 @@ func TestUnlockInTrouble(t *testing.T) {
 	})
 }
 
-// An unlock in trouble that lasts returns with what is wrong, and goes on: the lock is free when it is over.
+// An unlock in trouble that lasts returns with what is wrong, and goes on: the
+// lock is free when it is over.
 func TestUnlockInLongTrouble(t *testing.T) {
+	t.Parallel() // it mostly waits
 	eachTrouble(t, func(t *testing.T, s *redistest.Server, client *redis.Client, begin func() func()) {
 		holder := warlock.NewMutex(client, key, troubleTTL)
 		lock(t, holder)
@@ -131,8 +138,10 @@ func TestUnlockInLongTrouble(t *testing.T) {
 	})
 }
 
-// A wait that is cancelled in trouble leaves the queue when it is over, and is granted nothing later.
+// A wait that is cancelled in trouble leaves the queue when it is over, and is
+// granted nothing later.
 func TestWithdrawalInTrouble(t *testing.T) {
+	t.Parallel() // it mostly waits
 	eachTrouble(t, func(t *testing.T, s *redistest.Server, client *redis.Client, begin func() func()) {
 		holder, waiter := newMutex(s, troubleTTL), newMutex(s, troubleTTL)
 		lock(t, holder)
@@ -164,14 +173,15 @@ func TestWithdrawalInTrouble(t *testing.T) {
 	})
 }
 
-// Promise: idempotence. Of an ID it is known whether a request of it may still run, however it came to that;
-// and then it is released once more, later.
+// Promise: idempotence. Of an ID it is known whether a request of it may still
+// run, however it came to that; and then it is released once more, later.
 func TestPromiseIdempotenceOfLateRequests(t *testing.T) {
 	type call func(t *testing.T, s *redistest.Server, client *redis.Client, line *redistest.Line, clock *clockwork.FakeClock)
 	keyed := func(client *redis.Client, clock *clockwork.FakeClock) *warlock.Keyed {
 		return warlock.NewKeyed(client, "invoice:", long, warlock.WithClock(clock))
 	}
-	// refused lets the lock be held while ask is refused, after a first answer was lost.
+	// refused lets the lock be held while ask is refused, after a first answer
+	// was lost.
 	refused := func(ask func(client *redis.Client, clock *clockwork.FakeClock) bool) call {
 		return func(t *testing.T, s *redistest.Server, client *redis.Client, line *redistest.Line, clock *clockwork.FakeClock) {
 			holder := newMutex(s, long)
@@ -216,20 +226,20 @@ func TestPromiseIdempotenceOfLateRequests(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 				lockOnce(t, newMutex(s, long)) // loads the scripts
-				line, hook, clock := new(redistest.Line), new(idHook), clockwork.NewFakeClock()
+				line, clock := new(redistest.Line), clockwork.NewFakeClock()
 				client := line.Client(s)
-				client.AddHook(hook)
+				id := lastID(client)
 				do(t, s, client, line, clock)
 				redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "the lock is released")
-				s.Do("SET", key, hook.id.Load(), "PX", long.Milliseconds()) // as the request would, if it came now
+				s.Do("SET", key, id(), "PX", long.Milliseconds()) // as the request would, if it came now
 				redistest.Eventually(t, func() bool { clock.Advance(time.Second); return s.Get(key) == "" }, "it is released again")
 			})
 		})
 	}
 }
 
-// Promise: the holder knows. A lease that is lost between its hand-off in the process and the next
-// goroutine is not returned by Lock.
+// Promise: the holder knows. A lease that is lost between its hand-off in the
+// process and the next goroutine is not returned by Lock.
 func TestPromiseAHandOffThatIsLostIsNoLock(t *testing.T) {
 	s := redistest.StartMini(t)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // the next goroutine runs when this one lets it

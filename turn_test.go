@@ -67,16 +67,16 @@ func (c *crew) rest(n int) {
 }
 
 // counted returns a Mutex on a fake clock, and a count of the scripts it runs.
-func counted(s *redistest.Server, opts ...warlock.Option) (*warlock.Mutex, *clockwork.FakeClock, *scripts) {
-	client, count, clock := s.Client(), new(scripts), clockwork.NewFakeClock()
-	client.AddHook(count)
+func counted(s *redistest.Server, opts ...warlock.Option) (*warlock.Mutex, *clockwork.FakeClock, *atomic.Int64) {
+	client, clock := s.Client(), clockwork.NewFakeClock()
+	count := redistest.CountScripts(client)
 	return warlock.NewMutex(client, key, long, append(opts, warlock.WithClock(clock))...), clock, count
 }
 
 // Inside a process the lock goes from goroutine to goroutine without Redis, and
 // each has its own, higher token and its own context.
 func TestPromiseTokensRiseOverLocalHandOffs(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		m, _, count := counted(s)
 		const n = 20
 		c := newCrew(t, m, n)
@@ -110,7 +110,7 @@ func TestPromiseTokensRiseOverLocalHandOffs(t *testing.T) {
 
 // An ID that has left the process never comes to stand for another's hold.
 func TestLeaseWhoseIDWasAskedForIsNotHandedOn(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		m, _, _ := counted(s)
 		c := newCrew(t, m, 3)
 		first := c.next()
@@ -164,7 +164,7 @@ func TestLeasesThatAreNotHandedOn(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+			redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 				m, clock, _ := counted(s, c.opts...)
 				crew := newCrew(t, m, 2)
 				l := crew.next()
@@ -240,10 +240,10 @@ func TestBusyProcessLetsOthersIn(t *testing.T) {
 	})
 }
 
-// A wait inside the process that is cancelled at the instant of its grant passes it
-// on, be it the turn or the lease.
+// A wait inside the process that is cancelled at the instant of its grant
+// passes it on, be it the turn or the lease.
 func TestLocalWaitCancelledAtItsGrant(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+	redistest.EachInTurn(t, func(t *testing.T, s *redistest.Server) {
 		m := newMutex(s, long)
 		for range 200 {
 			ctx, cancel := context.WithCancel(t.Context())

@@ -425,6 +425,7 @@ func TestClosedClientIsPermanent(t *testing.T) {
 }
 
 func TestUnreachableServerIsNotPermanent(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := redistest.StartMini(t)
 	l := newLock(t, s.Client())
 	s.Kill()

@@ -33,7 +33,8 @@ func StartWithClock(tb TB, args ...string) *Server {
 	return s
 }
 
-// SetClock sets the server's clock off from the machine's by so many whole seconds.
+// SetClock sets the server's clock off from the machine's by so many whole
+// seconds.
 func (s *Server) SetClock(offset time.Duration) {
 	binary.NativeEndian.PutUint64(s.clock, uint64(offset/time.Second))
 }

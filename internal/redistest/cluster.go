@@ -34,8 +34,8 @@ func ClusterOK(s *Server) bool {
 	return err == nil && strings.Contains(info, "cluster_state:ok")
 }
 
-// MoveSlot moves the slot of key, with all that is in it, from one node to the other,
-// and runs during when the keys have moved and the slot has not.
+// MoveSlot moves the slot of key, with all that is in it, from one node to the
+// other, and runs during when the keys have moved and the slot has not.
 func MoveSlot(tb TB, from, to *Server, key string, during func()) {
 	tb.Helper()
 	slot := from.Do("CLUSTER", "KEYSLOT", key)

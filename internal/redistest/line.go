@@ -33,8 +33,9 @@ func (l *Line) Client(s *Server, change ...func(*redis.Options)) *redis.Client {
 	return s.Client(append([]func(*redis.Options){func(o *redis.Options) { o.Dialer = l.dial }}, change...)...)
 }
 
-// Break lets judge decide about each request that runs a script from now on, the
-// first of which is number 1. A nil judge mends the line for what comes after.
+// Break lets judge decide about each request that runs a script from now on,
+// the first of which is number 1. A nil judge mends the line for what comes
+// after.
 func (l *Line) Break(judge func(n int) Fault) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -24,8 +24,8 @@ import (
 // Patience is how long a test waits for what should come at once.
 const Patience = 20 * time.Second
 
-// TB is what a server needs of its test. A program that is no test can be one, too: Fatal and
-// what is like it must not return.
+// TB is what a server needs of its test. A program that is no test can be one,
+// too: Fatal and what is like it must not return.
 type TB interface {
 	Helper()
 	Cleanup(f func())
@@ -54,14 +54,26 @@ type Server struct {
 	clock []byte // the shared memory of a server started by StartWithClock
 }
 
-// Each runs the same test over miniredis and over a real server.
+// Each runs the same test over miniredis and over a real server, both at a
+// time. It may return before the test has begun.
 func Each(t *testing.T, test func(t *testing.T, s *Server)) {
+	t.Helper()
+	EachInTurn(t, func(t *testing.T, s *Server) {
+		t.Parallel()
+		test(t, s)
+	})
+}
+
+// EachInTurn runs the same test over miniredis, and then over a real server. It
+// is for a test that looks at its whole process.
+func EachInTurn(t *testing.T, test func(t *testing.T, s *Server)) {
+	t.Helper()
 	t.Run("miniredis", func(t *testing.T) { test(t, StartMini(t)) })
 	t.Run("redis-server", func(t *testing.T) { test(t, Start(t)) })
 }
 
-// tries is how often a server is started on another port: another process may take
-// a port before the server does.
+// tries is how often a server is started on another port: another process may
+// take a port before the server does.
 const tries = 5
 
 // StartMini starts a miniredis.
@@ -101,8 +113,8 @@ func Start(tb TB, args ...string) *Server {
 	return s
 }
 
-// StartNode starts a real redis-server with args as the node of a cluster, which serves no
-// slots yet.
+// StartNode starts a real redis-server with args as the node of a cluster,
+// which serves no slots yet.
 func StartNode(tb TB, args ...string) *Server {
 	tb.Helper()
 	args = append([]string{"--cluster-enabled", "yes", "--cluster-node-timeout", "5000"}, args...)
@@ -211,8 +223,9 @@ func (s *Server) run(args []string) bool {
 	return true
 }
 
-// answers reports whether a server answers at addr, be it with an error. One that
-// only listens may still end, because the port of its cluster's bus is taken.
+// answers reports whether a server answers at addr, be it with an error. One
+// that only listens may still end, because the port of its cluster's bus is
+// taken.
 func answers(addr string) bool {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -246,7 +259,8 @@ func (s *Server) Restart() {
 	s.tb.Helper()
 	if s.Mini != nil {
 		s.Mini.FlushAll()
-		// A process that is being started holds the closed listener until it is executed.
+		// A process that is being started holds the closed listener until it is
+		// executed.
 		Eventually(s.tb, func() bool { return s.Mini.Restart() == nil }, "the miniredis starts again")
 		return
 	}
@@ -255,8 +269,8 @@ func (s *Server) Restart() {
 	}
 }
 
-// Pause stops a real server's process; connections stay, and are not answered. The test is skipped
-// on systems that cannot stop one.
+// Pause stops a real server's process; connections stay, and are not answered.
+// The test is skipped on systems that cannot stop one.
 func (s *Server) Pause() {
 	s.tb.Helper()
 	Stop(s.tb, s.proc.Process)
@@ -306,7 +320,8 @@ func (s *Server) Keys() []string {
 	return keys
 }
 
-// TTL returns how long key has to live; negative if it has no end or is not there.
+// TTL returns how long key has to live; negative if it has no end or is not
+// there.
 func (s *Server) TTL(key string) time.Duration {
 	s.tb.Helper()
 	ttl, err := s.Admin.PTTL(context.Background(), key).Result()
@@ -328,26 +343,31 @@ func (s *Server) Expire(key string) {
 	Eventually(s.tb, func() bool { return s.Do("EXISTS", key) == int64(0) }, "%s expires", key)
 }
 
-// Eventually waits until cond holds, and fails the test if it does not.
+// Eventually waits until cond holds, and fails the test if it does not. It
+// calls cond every 1 ms at first, and every 10 ms when it has waited for long,
+// so that tests that wait leave the processor to others.
 func Eventually(tb TB, cond func() bool, format string, args ...any) {
 	tb.Helper()
-	for limit := time.Now().Add(Patience); !cond(); <-time.After(time.Millisecond) {
-		if time.Now().After(limit) {
+	const shortest, longest = time.Millisecond, 10 * time.Millisecond
+	for begin := time.Now(); !cond(); {
+		waited := time.Since(begin)
+		if waited > Patience {
 			tb.Fatalf("not within %v: %s", Patience, fmt.Sprintf(format, args...))
 		}
+		<-time.After(min(longest, shortest+waited/50))
 	}
 }
 
-// FreePort returns a TCP port that nobody listens on, on loopback. It is none of
-// those that systems give to outgoing connections (Linux from 32768, others from
-// 49152), for which a server that starts anew might lose its port.
+// FreePort returns a TCP port that nobody listens on, on loopback. It is none
+// of those that systems give to outgoing connections (Linux from 32768, others
+// from 49152), for which a server that starts anew might lose its port.
 func FreePort(tb TB) int {
 	tb.Helper()
 	const first, last, tries = 10000, 32767, 100
 	for range tries {
 		port := first + rand.IntN(last-first+1)
-		// Listening instead would hold the port for as long as a process that is just
-		// being started has a copy of the listener.
+		// Listening instead would hold the port for as long as a process that
+		// is just being started has a copy of the listener.
 		conn, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port))
 		if err != nil {
 			return port

@@ -174,6 +174,7 @@ func (c talker) Write(p []byte) (int, error) {
 // The mailbox gives up a connection that has died silently. It keeps one that
 // is merely silent.
 func TestSilentConnection(t *testing.T) {
+	t.Parallel() // it mostly waits
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		var dials, writes atomic.Int64
 		b := newMailbox(s.Client(func(o *redis.Options) {

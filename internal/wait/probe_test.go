@@ -1,7 +1,6 @@
 package wait
 
 import (
-	"context"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,22 +12,11 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// evals counts the scripts that a client runs: here, its probes.
-type evals struct{ atomic.Int64 }
-
-func (c *evals) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (c *evals) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
-}
-
-func (c *evals) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if strings.HasPrefix(cmd.Name(), "eval") {
-			c.Add(1)
-		}
-		return next(ctx, cmd)
-	}
+// probes returns a count of the scripts that client sends: here, its probes.
+func probes(client *redis.Client) *atomic.Int64 {
+	count := new(atomic.Int64)
+	client.AddHook(redistest.Before(func(redis.Cmder) { count.Add(1) }))
+	return count
 }
 
 // A client waits for two locks, and may not touch one of them. Its mailbox
@@ -39,8 +27,7 @@ func TestProbeOfAForbiddenLock(t *testing.T) {
 	s.Do("ACL", "SETUSER", "billing", "on", ">secret",
 		"~invoice:*", "~warlock:{invoice:*", "&*", "+@all")
 	client := s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" })
-	count := new(evals)
-	client.AddHook(count)
+	count := probes(client)
 	b := newMailbox(client)
 	b.times.silence = time.Millisecond
 	w, id := join(t, b)
