@@ -255,7 +255,7 @@ func TestKeyedCountsWhoWaits(t *testing.T) {
 		given := result(func() error { return k.LockContext(ctx, id) })
 		redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "one waits")
 		stays := result(func() error { return k.LockContext(within(t), id) })
-		redistest.Eventually(t, func() bool { return waiters() == 1 }, "another waits behind it")
+		redistest.Eventually(t, func() bool { return k.Waiting(id) == 1 }, "another waits behind it")
 		if k.Len() != 1 {
 			t.Errorf("%d ids are in use, want 1", k.Len())
 		}

@@ -210,18 +210,3 @@ func (tl timeline) pass(d time.Duration) {
 	tl.s.Mini.SetTime(tl.Now().Add(d))
 	tl.Advance(d)
 }
-
-// waiters returns how many goroutines of this process wait for their turn at a
-// lock. No other function of the tests knows how to tell.
-func waiters() (n int) {
-	buf := make([]byte, 1<<20)
-	buf = buf[:runtime.Stack(buf, true)]
-	for stack := range strings.SplitSeq(string(buf), "\n\n") {
-		state, frames, _ := strings.Cut(stack, "\n")
-		waits := strings.Contains(state, "[select") || strings.Contains(state, "[chan receive")
-		if waits && strings.HasPrefix(frames, "github.com/warlock-go/warlock/internal/lock.(*claim[...]).await(") {
-			n++
-		}
-	}
-	return n
-}

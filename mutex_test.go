@@ -42,7 +42,7 @@ func TestGoroutinesAreServedInOrder(t *testing.T) {
 				order <- i
 			})
 			<-started
-			redistest.Eventually(t, func() bool { return waiters() == i+1 }, "%d goroutines wait", i+1)
+			redistest.Eventually(t, func() bool { return m.Waiting() == i+1 }, "%d goroutines wait", i+1)
 		}
 		m.Unlock()
 		group.Wait()

@@ -232,7 +232,7 @@ func TestStraysAreSwept(t *testing.T) {
 			first := result(func() error { return m.LockContext(within(t)) })
 			wait(t, asks, "one asks")
 			second := result(func() error { return m.LockContext(within(t)) })
-			redistest.Eventually(t, func() bool { return waiters() > 0 }, "another waits behind it")
+			redistest.Eventually(t, func() bool { return m.Waiting() > 0 }, "another waits behind it")
 			close(goOn)
 			for _, done := range []<-chan error{first, second} {
 				if err := wait(t, done, "LockContext returns"); err != nil {

@@ -188,7 +188,7 @@ func TestReadersOfAProcessShareALease(t *testing.T) {
 
 		// What Redis said holds for a while, and is asked again then, until the
 		// mailbox is open.
-		clock.Advance(handOnTime - 1)
+		clock.Advance(warlock.HandOffTime - 1)
 		rw.RLock()
 		expect("RLock after a while", 0)
 		clock.Advance(1)
@@ -196,7 +196,7 @@ func TestReadersOfAProcessShareALease(t *testing.T) {
 		expect("RLock after another", 1)
 		redistest.Eventually(t, func() bool { return mailboxes(t, s) == 1 }, "the mailbox is open")
 		redistest.Eventually(t, func() bool {
-			clock.Advance(handOnTime)
+			clock.Advance(warlock.HandOffTime)
 			rlock(t, rw)
 			runlock(t, rw)
 			return count.Swap(0) == 0
@@ -256,7 +256,7 @@ func TestWaitingWriterStopsLaterReaders(t *testing.T) {
 					return !ok
 				}, "the reader has heard of the writer")
 			}
-			clock.Advance(handOnTime)
+			clock.Advance(warlock.HandOffTime)
 			before := count.Load()
 			if rw.TryRLock() {
 				t.Error("TryRLock succeeded, though a writer waits")
@@ -340,7 +340,7 @@ func TestGoroutinesThatReadAndWriteAreServedInOrder(t *testing.T) {
 				in <- name
 				<-out
 			})
-			redistest.Eventually(t, func() bool { return waiters() == i+1 }, "%d goroutines wait", i+1)
+			redistest.Eventually(t, func() bool { return rw.Waiting() == i+1 }, "%d goroutines wait", i+1)
 		}
 		rw.Unlock()
 		for _, together := range [][]string{{"r1", "r2"}, {"w1"}, {"r3"}, {"w2"}, {"w3"}, {"r4", "r5"}} {
@@ -374,7 +374,7 @@ func TestWriterThatGivesUpLetsReadersIn(t *testing.T) {
 		written := result(func() error { return rw.LockContext(ctx) })
 		queues(t, s, 1)
 		read := result(func() error { return rw.RLockContext(within(t)) })
-		redistest.Eventually(t, func() bool { return waiters() == 1 }, "a reader waits")
+		redistest.Eventually(t, func() bool { return rw.Waiting() == 1 }, "a reader waits")
 		cancel()
 		if err := wait(t, written, "the writer gives up"); !errors.Is(err, context.Canceled) {
 			t.Errorf("LockContext: %v", err)
@@ -411,11 +411,11 @@ func TestWriterElsewhereThatGivesUpLetsReadersIn(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		written := result(func() error { return newRW(s, long).LockContext(ctx) })
 		queues(t, s, 1)
-		clock.Advance(handOnTime)
+		clock.Advance(warlock.HandOffTime)
 		first := result(func() error { return rw.RLockContext(within(t)) })
 		queues(t, s, 2)
 		second := result(func() error { return rw.RLockContext(within(t)) })
-		redistest.Eventually(t, func() bool { return waiters() == 1 }, "a second reader waits")
+		redistest.Eventually(t, func() bool { return rw.Waiting() == 1 }, "a second reader waits")
 		cancel()
 		wait(t, written, "the writer gives up")
 		for _, read := range []<-chan error{first, second} {
@@ -470,7 +470,7 @@ func TestReadersWithoutRenewalAfterAWriterGaveUp(t *testing.T) {
 func TestRLockOverAnOutage(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
-	rw := newRW(s, time.Second)
+	rw := newRW(s, 3*time.Second) // long enough for a busy machine to answer the last release
 	lease := rlock(t, rw)
 	s.Kill()
 	select {
@@ -574,7 +574,7 @@ func TestReadersWithoutRenewal(t *testing.T) {
 	rw := newRW(s, time.Minute, warlock.WithoutRenewal(), warlock.WithClock(tl))
 	l := rlock(t, rw)
 	first := l.Deadline()
-	for _, d := range []time.Duration{handOnTime / 2, 30*time.Second - handOnTime/2} {
+	for _, d := range []time.Duration{warlock.HandOffTime / 2, 30*time.Second - warlock.HandOffTime/2} {
 		tl.pass(d)
 		before := rw.RLease().Deadline()
 		rlock(t, rw)
@@ -734,7 +734,7 @@ func TestPromiseNothingIsLeftOfReaders(t *testing.T) {
 				}))
 			}
 			queues(t, s, 1)
-			redistest.Eventually(t, func() bool { return waiters() == 2 }, "two more wait")
+			redistest.Eventually(t, func() bool { return rw.Waiting() == 2 }, "two more wait")
 			go cancel()
 			writer.Unlock()
 			for _, c := range done {

@@ -248,9 +248,9 @@ func TestPromiseAHandOffThatIsLostIsNoLock(t *testing.T) {
 	m := newMutex(s, ttl, warlock.WithClock(tl))
 	lock(t, m)
 	second := result(func() error { return m.LockContext(context.Background()) })
-	redistest.Eventually(t, func() bool { return waiters() == 1 }, "one waits")
+	redistest.Eventually(t, func() bool { return m.Waiting() == 1 }, "one waits")
 	third := result(func() error { return m.LockContext(context.Background()) })
-	redistest.Eventually(t, func() bool { return waiters() == 2 }, "another waits")
+	redistest.Eventually(t, func() bool { return m.Waiting() == 2 }, "another waits")
 	unlock(t, m) // through Redis
 	if err := wait(t, second, "Lock returns"); err != nil {
 		t.Fatal(err)

@@ -6,18 +6,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/jonboulle/clockwork"
 
 	"github.com/warlock-go/warlock"
 	"github.com/warlock-go/warlock/internal/redistest"
-)
-
-// Bounds of what is handed on without Redis, as turn.go has them.
-const (
-	handOnTime = 10 * time.Millisecond
-	handOns    = 4096
 )
 
 // A crew is goroutines that wait for one Mutex. Each, when it has it, waits to
@@ -43,7 +36,7 @@ func newCrew(t *testing.T, m *warlock.Mutex, n int) *crew {
 			(<-c.goOn)()
 			m.Unlock()
 		})
-		redistest.Eventually(t, func() bool { return waiters() == i+1 }, "%d goroutines wait", i+1)
+		redistest.Eventually(t, func() bool { return m.Waiting() == i+1 }, "%d goroutines wait", i+1)
 	}
 	unlock(t, m)
 	return c
@@ -160,7 +153,7 @@ func TestLeasesThatAreNotHandedOn(t *testing.T) {
 			s.Do("DEL", key)
 		}},
 		"time": {before: func(_ *testing.T, _ *redistest.Server, _ *warlock.Lease, clock *clockwork.FakeClock) {
-			clock.Advance(handOnTime)
+			clock.Advance(warlock.HandOffTime)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -190,7 +183,7 @@ func TestLeaseIsHandedOnUntilTheTurnIsOver(t *testing.T) {
 	c := newCrew(t, m, 3)
 	c.next()
 	id := s.Get(key)
-	c.goOn <- func() { clock.Advance(handOnTime - 1) }
+	c.goOn <- func() { clock.Advance(warlock.HandOffTime - 1) }
 	c.next()
 	if s.Get(key) != id {
 		t.Error("the lease was not handed on before the turn was over")
@@ -228,8 +221,8 @@ func TestBusyProcessLetsOthersIn(t *testing.T) {
 			if err := wait(t, done, "the other gets its turn"); err != nil {
 				t.Fatal(err)
 			}
-			if n := holds.Load() - before; n > 2*(handOns+1) {
-				t.Errorf("%d holds passed before the other got its turn, want at most %d", n, 2*(handOns+1))
+			if n := holds.Load() - before; n > 2*(warlock.MaxHandOffs+1) {
+				t.Errorf("%d holds passed before the other got its turn, want at most %d", n, 2*(warlock.MaxHandOffs+1))
 			}
 			holds.Store(0)
 			unlock(t, other)
@@ -256,7 +249,7 @@ func TestLocalWaitCancelledAtItsGrant(t *testing.T) {
 				return err
 			})
 			other := result(func() error { return m.Do(t.Context(), func(context.Context) error { return nil }) })
-			redistest.Eventually(t, func() bool { return waiters() == 2 }, "two goroutines wait")
+			redistest.Eventually(t, func() bool { return m.Waiting() == 2 }, "two goroutines wait")
 			go cancel()
 			m.Unlock()
 			if err := wait(t, cancelled, "the cancelled wait ends"); err != nil && !errors.Is(err, context.Canceled) {

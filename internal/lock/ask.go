@@ -173,7 +173,7 @@ func (a *ask) rename(ctx context.Context) {
 func (a *ask) newHold(token int64) (*Hold, error) {
 	h := &Hold{
 		site: a.site, id: a.id, pending: a.pending, fence: token,
-		last: token + a.reserve, until: a.Clock.Now().Add(handOffTime),
+		last: token + a.reserve, until: a.Clock.Now().Add(HandOffTime),
 	}
 	leased, err := lease.Start(lease.Terms{
 		Clock:    a.Clock,

@@ -18,22 +18,22 @@ import (
 // on along with the turn. Redis is not asked then. Other processes wait
 // meanwhile, so hand-offs are bounded:
 //
-//   - In time: a process hands nothing on once handOffTime has passed since it
+//   - In time: a process hands nothing on once HandOffTime has passed since it
 //     got the lock from Redis. So another process waits for each process ahead
-//     of it for handOffTime and one hold at most. A turn that goes through Redis
+//     of it for HandOffTime and one hold at most. A turn that goes through Redis
 //     costs a round trip or two, 0.1 to 1 ms. That is at most a tenth of
-//     handOffTime, so a longer time would gain little.
+//     HandOffTime, so a longer time would gain little.
 //   - In number: each hold has a token of its own, and the acquisition reserves
 //     these tokens. A token is worth a microsecond (see queue.lua) and a
-//     hand-off takes about one. So empty holds use up maxHandOffs in some 5 ms,
+//     hand-off takes about one. So empty holds use up MaxHandOffs in some 5 ms,
 //     and tokens do not run ahead of the server's clock.
 //
 // A hold is not handed off if its ID was asked for, or if it was extended: its
 // holder made it its own. Nor is a hold without renewal: each holder gets a
 // whole ttl.
 const (
-	handOffTime = 10 * time.Millisecond
-	maxHandOffs = 4096
+	HandOffTime = 10 * time.Millisecond
+	MaxHandOffs = 4096
 )
 
 // A Hold is the time from an acquisition of a lock until its release or loss.

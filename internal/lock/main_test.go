@@ -27,10 +27,3 @@ func newLock(client redis.UniversalClient, ttl time.Duration, o Options) *Lock {
 	l.Init(client, "invoice:42", ttl, o)
 	return l
 }
-
-// waiting returns how many goroutines wait in the queue of l.
-func (l *Lock) waitingNow() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.queue.waiting.Len()
-}

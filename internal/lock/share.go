@@ -16,7 +16,7 @@ import (
 // in the queue, which no reader overtakes. Of writers in other processes the
 // share knows this:
 //
-//   - Redis said that nobody waits. That counts for handOffTime: a process that
+//   - Redis said that nobody waits. That counts for HandOffTime: a process that
 //     writes may go on for that long, and so may one that reads.
 //   - After that, it counts until something arrives in the mailbox, if the
 //     mailbox was open before Redis was asked. A writer at the head of the queue
@@ -66,7 +66,7 @@ func (s *share) open(now time.Time) bool {
 		return false
 	case s.quietAt.IsZero() || h.contended.Load() || s.heard():
 		return false
-	case now.Sub(s.quietAt) >= handOffTime && !(s.listening && h.box.Open()):
+	case now.Sub(s.quietAt) >= HandOffTime && !(s.listening && h.box.Open()):
 		return false
 	}
 	return h.lease.Joinable(now)

@@ -145,6 +145,14 @@ func (t *Table) Held(id string, mode Mode) *Hold {
 	return nil
 }
 
+// Waiting returns how many goroutines wait for their turn at id.
+func (t *Table) Waiting(id string) int {
+	if e := t.lookUp(id); e != nil {
+		return e.Waiting()
+	}
+	return 0
+}
+
 // Len returns how many ids are in use.
 func (t *Table) Len() int {
 	t.mu.Lock()

@@ -159,6 +159,13 @@ func (t *turns) Held(mode Mode) *Hold {
 	return nil
 }
 
+// Waiting returns how many goroutines wait for their turn.
+func (t *turns) Waiting() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.queue.waiting.Len()
+}
+
 // setWriter records h as the hold under which the goroutine writes that has the
 // turn, or nil.
 func (t *turns) setWriter(h *Hold) {
@@ -196,7 +203,7 @@ func (t *turns) reserve(mode Mode) int64 {
 	if !t.queue.writerIsNext() {
 		return 0
 	}
-	return maxHandOffs
+	return MaxHandOffs
 }
 
 // letInLocked ends the turn of a reader, and lets it in under s along with the

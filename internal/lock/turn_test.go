@@ -27,7 +27,7 @@ func TestReaderIsLetInUnderALostShare(t *testing.T) {
 		h, _ := l.takeTurn(context.Background(), Read)
 		entered <- h
 	}()
-	redistest.Eventually(t, func() bool { return l.waitingNow() == 1 }, "a reader waits")
+	redistest.Eventually(t, func() bool { return l.Waiting() == 1 }, "a reader waits")
 	clock.Advance(2 * time.Second)
 	l.mu.Lock()
 	lost.readers += l.queue.letIn(lost.hold)
