@@ -347,7 +347,7 @@ func TestFailedRenewalIsRetried(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-				const ttl = 2 * time.Second
+				const ttl = 4 * time.Second
 				line := new(redistest.Line)
 				m := warlock.NewMutex(line.Client(s, impatient), key, ttl)
 				l := lock(t, m)

@@ -387,7 +387,7 @@ func TestPanicOfAHookInARenewal(t *testing.T) {
 				redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 					hook, client := new(brokenHook), s.Client()
 					client.AddHook(hook.hook())
-					f := newFace(client, 2*time.Second)
+					f := newFace(client, 4*time.Second)
 					l := lockFace(t, f)
 					first := l.Deadline()
 					broken := make(chan struct{})

@@ -232,14 +232,14 @@ func TestOutageIsLogged(t *testing.T) {
 // A Lock that waits for longer than a ttl behind one holder says so, once.
 func TestLongWaitIsLogged(t *testing.T) {
 	t.Parallel() // it mostly waits
-	const ttl = 200 * time.Millisecond
+	const ttl = time.Second
 	for name, take := range map[string]func(t *testing.T, s *redistest.Server, m *warlock.Mutex) (free func()){
 		"taken twice in one goroutine": func(t *testing.T, _ *redistest.Server, m *warlock.Mutex) func() {
 			lock(t, m)
 			return m.Unlock
 		},
 		"taken by another process": func(t *testing.T, s *redistest.Server, _ *warlock.Mutex) func() {
-			other := newMutex(s, ttl)
+			other := newMutex(s, long)
 			lock(t, other)
 			return other.Unlock
 		},

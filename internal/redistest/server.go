@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -358,14 +359,22 @@ func Eventually(tb TB, cond func() bool, format string, args ...any) {
 	}
 }
 
+// ports has the ports that FreePort has returned, or found taken.
+var ports sync.Map
+
 // FreePort returns a TCP port that nobody listens on, on loopback. It is none
 // of those that systems give to outgoing connections (Linux from 32768, others
-// from 49152), for which a server that starts anew might lose its port.
+// from 49152), for which a server that starts anew might lose its port. It
+// returns each port once: two tests at a time would take the server that has the
+// port for the server of both.
 func FreePort(tb TB) int {
 	tb.Helper()
 	const first, last, tries = 10000, 32767, 100
 	for range tries {
 		port := first + rand.IntN(last-first+1)
+		if _, given := ports.LoadOrStore(port, true); given {
+			continue
+		}
 		// Listening instead would hold the port for as long as a process that
 		// is just being started has a copy of the listener.
 		conn, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port))
