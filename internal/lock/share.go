@@ -75,7 +75,8 @@ func (s *share) open(now time.Time) bool {
 // heard reports whether something has arrived in the mailbox.
 func (s *share) heard() bool { return s.waiter != nil && len(s.waiter.Signals()) > 0 }
 
-// listen lets s hear of writers, until its lease ends.
+// listen lets s hear of writers, until its lease ends. A message that came since
+// the lease was asked for counts: a writer may have queued right after the grant.
 func (s *share) listen() {
 	h := s.hold
 	if h.waiter == nil {

@@ -53,16 +53,12 @@ func (b *Mailbox) Register(id string) *Waiter {
 	return w
 }
 
-// Resume lets a suspended waiter wait again, for lock. It drops a signal that
-// the waiter has not taken.
+// Resume lets a suspended waiter wait again, for lock. It keeps a signal that
+// came meanwhile.
 func (w *Waiter) Resume(lock Prober) {
 	b := w.mailbox
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	select {
-	case <-w.signals:
-	default:
-	}
 	w.waitLocked(lock)
 }
 

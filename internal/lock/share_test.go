@@ -1,0 +1,54 @@
+package lock
+
+import (
+	"testing"
+	"time"
+
+	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+// A writer queues right after a reader was granted the lock, before the reader's
+// share listens. The share hears of it all the same: the next reader asks Redis.
+func TestWriterThatQueuesRightAfterTheGrantIsHeard(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		client := s.Client()
+		l := newLock(client, time.Minute, Options{Clock: RealClock})
+		opener := l.box.Join("another", l.server) // so that the mailbox is open
+		defer opener.Leave()
+		redistest.Eventually(t, l.box.Open, "the mailbox is open")
+
+		if _, err := l.enter(t.Context(), Read); err != nil {
+			t.Fatal(err)
+		}
+		a := newAsk(l.site, Read)
+		defer a.end(t.Context())
+		a.expect()
+		a.queue()
+		h, err := a.request(t.Context(), 0)
+		if h == nil || err != nil {
+			t.Fatalf("a free lock: %v, %v", h, err)
+		}
+		if !a.listening || !a.uncontended {
+			t.Fatalf("listening: %v, uncontended: %v", a.listening, a.uncontended)
+		}
+		other, err := protocol.New(s.Client(), "invoice:42")
+		if err != nil {
+			t.Fatal(err)
+		}
+		writer := protocol.Request{ID: "writer:1", Mode: Write, TTL: time.Minute, Round: 1}
+		if g, err := other.Acquire(t.Context(), writer); err != nil || g.Granted {
+			t.Fatalf("a writer beside a reader: %+v, %v", g, err)
+		}
+		redistest.Eventually(t, func() bool { return len(h.waiter.Signals()) > 0 }, "the reader is told")
+
+		l.beginShare(t.Context(), a, h)
+		l.mu.Lock()
+		open := l.shares.newest().open(l.Clock.Now())
+		l.mu.Unlock()
+		if open {
+			t.Error("one more reader may join without asking Redis while a writer waits")
+		}
+		l.Unlock(Read)
+	})
+}
