@@ -5,11 +5,11 @@
 // # How a goroutine gets the lock
 //
 // A goroutine first waits for its turn in its process (turn.go, queue.go). It may
-// get a hold there: a writer's, that is handed off to it, or a share of
-// the hold of other readers (share.go). Otherwise the goroutine asks Redis
-// (ask.go). Redis grants the lock, or refuses it and puts the ID in a queue of
-// its own. A refused waiter stays in that queue. It learns of its grant from a
-// message, or when it asks again.
+// get a hold there: a writer hands its own off to it, or readers share theirs
+// with it (share.go). Otherwise the goroutine asks Redis (ask.go). Redis grants
+// the lock, or refuses it and puts the ID in a queue of its own. A refused waiter
+// stays in that queue. It learns of its grant from a message, or when it asks
+// again.
 //
 // The grant becomes a Hold (hold.go). A writer keeps its turn for as long as it
 // holds. Readers leave the turn to the next goroutine, so a writer can ask Redis
@@ -122,7 +122,8 @@ func (l *Lock) UnlockContext(ctx context.Context, mode Mode) error {
 
 // acquire locks as LockContext does.
 func (l *Lock) acquire(ctx context.Context, mode Mode) (*Hold, error) {
-	if l.check(); l.Attempts == 0 {
+	l.check()
+	if l.Attempts == 0 {
 		return l.wait(ctx, mode)
 	}
 	if ctx.Err() != nil {
@@ -182,13 +183,13 @@ func (l *Lock) tryOrLog(mode Mode) *Hold {
 	return h
 }
 
-// repeat asks for the lock by ask until it has a hold. It gives up when ctx ends,
+// repeat makes requests by once until it has a hold. It gives up when ctx ends,
 // when no waiting can help, and after so many tries; 0: no limit.
 func (l *Lock) repeat(
-	ctx context.Context, a *ask, ask func(context.Context, *ask) (*Hold, error), tries int,
+	ctx context.Context, a *ask, once func(context.Context, *ask) (*Hold, error), tries int,
 ) (*Hold, error) {
 	for n := 1; ; n++ {
-		h, _ := ask(ctx, a) // a keeps the error
+		h, _ := once(ctx, a) // a keeps the error
 		switch {
 		case h != nil:
 			return h, nil
