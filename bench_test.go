@@ -13,9 +13,9 @@ import (
 )
 
 // BenchmarkUncontended measures Lock and Unlock of a free lock beside the least
-// that a lock in Redis can be: SET NX PX, and a script that compares and deletes.
-// Both go through one client of a real server, in short turns, so that both meet
-// the same machine.
+// that a lock in Redis can be: SET NX PX, and a script that compares and
+// deletes. Both go through one client of a real server, in short turns, so that
+// both meet the same machine.
 //
 //	ns/lock      ns/raw      time of a pair, in the median turn
 //	ratio                    ns/raw by ns/lock: 1 is as fast as raw

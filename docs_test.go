@@ -67,7 +67,8 @@ func sources(t *testing.T, wanted func(name string) bool, visit func(*ast.File))
 	}
 }
 
-// skipOtherModule returns fs.SkipDir for a folder that is not of the root module.
+// skipOtherModule returns fs.SkipDir for a folder that is not of the root
+// module.
 func skipOtherModule(folder string) error {
 	if folder == "." {
 		return nil
@@ -342,11 +343,12 @@ func queueLength(t *testing.T, client redis.UniversalClient) int64 {
 	return n
 }
 
-// anyWord stands in a message of the log for what is only known when it is logged.
+// anyWord stands in a message of the log for what is only known when it is
+// logged.
 const anyWord = "\x00"
 
-// text returns the string that an expression of literals makes, with anyWord for
-// its other parts; and "" if it does not begin with a literal.
+// text returns the string that an expression of literals makes, with anyWord
+// for its other parts; and "" if it does not begin with a literal.
 func text(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.BasicLit:
@@ -366,7 +368,8 @@ func text(e ast.Expr) string {
 }
 
 // messages returns the messages that the library logs, as patterns: whatever
-// begins as one and is given to a function that makes neither an error nor a panic.
+// begins as one and is given to a function that makes neither an error nor a
+// panic.
 func messages(t *testing.T) map[string]*regexp.Regexp {
 	t.Helper()
 	patterns := make(map[string]*regexp.Regexp)
@@ -423,14 +426,15 @@ func TestPageExplainsTheLog(t *testing.T) {
 	}
 }
 
-// A row is a line of a table: its cells by the titles of their columns. The first
-// two cells say what the others are about.
+// A row is a line of a table: its cells by the titles of their columns. The
+// first two cells say what the others are about.
 type row struct {
 	about [2]string
 	cells map[string]string
 }
 
-// figures returns the rows of those tables of a page that are of cases of the bench.
+// figures returns the rows of those tables of a page that are of cases of the
+// bench.
 func figures(text string) (rows []row) {
 	var titles []string
 	for line := range strings.Lines(text) {

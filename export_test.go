@@ -11,8 +11,10 @@ const (
 // Waiting returns how many goroutines of this process wait for their turn at m.
 func (m *Mutex) Waiting() int { return m.lock.Waiting() }
 
-// Waiting returns how many goroutines of this process wait for their turn at rw.
+// Waiting returns how many goroutines of this process wait for their turn at
+// rw.
 func (rw *RWMutex) Waiting() int { return rw.lock.Waiting() }
 
-// Waiting returns how many goroutines of this process wait for their turn at id.
+// Waiting returns how many goroutines of this process wait for their turn at
+// id.
 func (k *Keyed) Waiting(id string) int { return k.table.Waiting(id) }

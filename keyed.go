@@ -11,23 +11,23 @@ import (
 )
 
 // A Keyed is a lock for each of any number of ids: a map of [RWMutex]es between
-// processes, which keeps those in use. The lock of an id is that of a Mutex or an
-// RWMutex with the key prefix + id, and behaves like one.
+// processes, which keeps those in use. The lock of an id is that of a Mutex or
+// an RWMutex with the key prefix + id, and behaves like one.
 //
-// An id that no goroutine of this process holds or waits for takes no memory. It
-// takes none in Redis two minutes after it was last held anywhere.
+// An id that no goroutine of this process holds or waits for takes no memory.
+// It takes none in Redis two minutes after it was last held anywhere.
 //
 // Its zero value is not usable: make it with [NewKeyed]. It must not be copied
 // after first use. Its methods may be called concurrently.
 //
 // A Keyed sends requests together that are made while others are under way: in
-// pipelines of the client, one for each server. A [redis.Hook] sees them as such.
-// It spreads the renewals of locks that were taken together over time. Renewals
-// keep no goroutines.
+// pipelines of the client, one for each server. A [redis.Hook] sees them as
+// such. It spreads the renewals of locks that were taken together over time.
+// Renewals keep no goroutines.
 //
-// An id is at least one byte long and at most 64 KiB. Its braces, if it has any,
-// leave the key a usable hash tag. With any other id, methods that return errors
-// return [ErrBadKey], and other methods panic with it.
+// An id is at least one byte long and at most 64 KiB. Its braces, if it has
+// any, leave the key a usable hash tag. With any other id, methods that return
+// errors return [ErrBadKey], and other methods panic with it.
 type Keyed struct {
 	table lock.Table
 }
@@ -38,8 +38,8 @@ type Keyed struct {
 // A prefix with a hash tag, such as "{orders}:", puts all of the locks on one
 // node of a Cluster.
 //
-// NewKeyed panics if client is nil, if ttl is too short or too long, if prefix is
-// empty, or if the braces in prefix give no key a usable hash tag.
+// NewKeyed panics if client is nil, if ttl is too short or too long, if prefix
+// is empty, or if the braces in prefix give no key a usable hash tag.
 func NewKeyed(client redis.UniversalClient, prefix string, ttl time.Duration, opts ...Option) *Keyed {
 	k := new(Keyed)
 	k.table.Init(client, prefix, ttl, newOptions(opts))
@@ -110,12 +110,12 @@ func (k *Keyed) RUnlockContext(ctx context.Context, id string) error {
 	return k.table.UnlockContext(ctx, id, lock.Read)
 }
 
-// RLease returns the lease under which id is locked for reading, or nil if it is
-// not, as [RWMutex.RLease] does.
+// RLease returns the lease under which id is locked for reading, or nil if it
+// is not, as [RWMutex.RLease] does.
 func (k *Keyed) RLease(id string) *Lease { return (*Lease)(k.table.Held(id, lock.Read)) }
 
-// RLocker returns a [sync.Locker] whose Lock and Unlock are RLock and RUnlock of
-// k for id.
+// RLocker returns a [sync.Locker] whose Lock and Unlock are RLock and RUnlock
+// of k for id.
 func (k *Keyed) RLocker(id string) sync.Locker {
 	return &locker{func() { k.RLock(id) }, func() { k.RUnlock(id) }}
 }

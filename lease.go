@@ -7,22 +7,22 @@ import (
 	"github.com/warlock-go/warlock/internal/lock"
 )
 
-// A Lease is one hold of a lock, from its acquisition until its release or loss.
-// Its methods may be called concurrently, and after its end.
+// A Lease is one hold of a lock, from its acquisition until its release or
+// loss. Its methods may be called concurrently, and after its end.
 type Lease lock.Hold
 
 func (l *Lease) hold() *lock.Hold { return (*lock.Hold)(l) }
 
-// ID returns the value under the lock's key in Redis while the lease lasts. With
-// the ID any process can [Release] or [Extend] the lease.
+// ID returns the value under the lock's key in Redis while the lease lasts.
+// With the ID any process can [Release] or [Extend] the lease.
 //
 // A lease whose ID was asked for goes back to Redis when it is unlocked. After
-// the unlock of another lease, ID may return an ID that holds nothing: the lease
-// in Redis may live on as another goroutine's.
+// the unlock of another lease, ID may return an ID that holds nothing: the
+// lease in Redis may live on as another goroutine's.
 func (l *Lease) ID() string { return l.hold().ID() }
 
-// Fence returns the fencing token. It is above that of every earlier acquisition
-// of the key, and below 2^53.
+// Fence returns the fencing token. It is above that of every earlier
+// acquisition of the key, and below 2^53.
 func (l *Lease) Fence() int64 { return l.hold().Fence() }
 
 // Context returns a context that ends with the lease. Its [context.Cause] is
@@ -35,8 +35,9 @@ func (l *Lease) Context() context.Context { return l.hold().Context() }
 func (l *Lease) Deadline() time.Time { return l.hold().Deadline() }
 
 // Extend makes the lease live for at least ttl from now. It never shortens the
-// lease, and renewals go on as before. It returns [ErrLeaseLost] or [ErrNotHeld]
-// if the lease has ended. After any other error the lease is as it was.
+// lease, and renewals go on as before. It returns [ErrLeaseLost] or
+// [ErrNotHeld] if the lease has ended. After any other error the lease is as it
+// was.
 func (l *Lease) Extend(ctx context.Context, ttl time.Duration) error {
 	return l.hold().Extend(ctx, ttl)
 }

@@ -3,8 +3,9 @@ package warlock
 import "context"
 
 // LockAll locks all of ids for writing, each once however often it is given. It
-// returns a function that unlocks them, which must be called once. That function
-// treats a lost lease as [Keyed.Unlock] does, and panics when it is called again.
+// returns a function that unlocks them, which must be called once. That
+// function treats a lost lease as [Keyed.Unlock] does, and panics when it is
+// called again.
 //
 // If LockAll returns an error, it holds none of the ids. The error is one of
 // [Keyed.LockContext]. LockAll returns within a second of the end of ctx. It
@@ -13,8 +14,8 @@ import "context"
 // LockAll cannot deadlock with another LockAll, in whatever order their ids are
 // given and whatever options their Keyeds have. While it waits for one id, it
 // may hold others. With [WithoutRenewal] or [WithMaxHold] it lets the others go
-// after a third of the time that their leases live. So it gets there even if one
-// id is contended for longer.
+// after a third of the time that their leases live. So it gets there even if
+// one id is contended for longer.
 func (k *Keyed) LockAll(ctx context.Context, ids ...string) (unlock func(), err error) {
 	return k.table.LockAll(ctx, ids...)
 }

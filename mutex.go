@@ -17,10 +17,10 @@ import (
 //
 // A Mutex serves waiters in order. Processes get the lock in the order in which
 // they asked Redis for it. The goroutines of one Mutex get it in the order in
-// which they called Lock. A process that has the lock hands it from goroutine to
-// goroutine for at most 10 ms before the next process gets it. TryLock, and the
-// tries of [WithRetry], do not queue: they find the lock taken while others wait
-// for it.
+// which they called Lock. A process that has the lock hands it from goroutine
+// to goroutine for at most 10 ms before the next process gets it. TryLock, and
+// the tries of [WithRetry], do not queue: they find the lock taken while others
+// wait for it.
 //
 // In the terminology of the Go memory model, within a process the n'th call of
 // Unlock “synchronizes before” the m'th call of Lock for any n < m, as with
@@ -34,9 +34,9 @@ type Mutex struct {
 // Redis exclude each other in all processes. A Mutex also excludes any client
 // that sets the key with SET key id NX PX ttl.
 //
-// The ttl is how long the lock stays taken after its holder died. It is at least
-// 10 ms and at most a year, and counts in whole milliseconds; 5 to 30 seconds
-// suit most uses. A held lock is renewed each third of the ttl.
+// The ttl is how long the lock stays taken after its holder died. It is at
+// least 10 ms and at most a year, and counts in whole milliseconds; 5 to 30
+// seconds suit most uses. A held lock is renewed each third of the ttl.
 //
 // NewMutex panics if client is nil, if ttl is too short or too long, if key is
 // empty, or if the braces in key give it no usable hash tag.
@@ -83,15 +83,16 @@ func (m *Mutex) TryLockContext(ctx context.Context) (bool, error) {
 func (m *Mutex) Unlock() { m.lock.Unlock(lock.Write) }
 
 // UnlockContext unlocks m. It returns [ErrNotHeld] if m is not locked, and
-// [ErrLeaseLost] if the lease was lost before. It returns another error if Redis
-// did not confirm the release: the lock is then free when the lease has run out.
-// In each case m can be locked again.
+// [ErrLeaseLost] if the lease was lost before. It returns another error if
+// Redis did not confirm the release: the lock is then free when the lease has
+// run out. In each case m can be locked again.
 //
 // UnlockContext releases the lock even if ctx has ended already. It waits for
-// the answer until the lease's deadline at most. It returns sooner in two cases:
-// half a second after ctx has ended, and a second after Redis first answered
-// with trouble. The release then goes on in the background until the lease has
-// run out. A hook of the client that blocks may hold UnlockContext up.
+// the answer until the lease's deadline at most. It returns sooner in two
+// cases: half a second after ctx has ended, and a second after Redis first
+// answered with trouble. The release then goes on in the background until the
+// lease has run out. A hook of the client that blocks may hold UnlockContext
+// up.
 func (m *Mutex) UnlockContext(ctx context.Context) error {
 	return m.lock.UnlockContext(ctx, lock.Write)
 }

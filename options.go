@@ -38,17 +38,18 @@ func WithClock(clock clockwork.Clock) Option {
 // WithRetry sets the optimistic retry loop: try, wait, try again.
 //
 // With attempts above 0, LockContext makes that many tries, that far apart, and
-// then returns [ErrNotAcquired]. Its tries do not queue: they find the lock taken
-// for as long as others wait for it.
+// then returns [ErrNotAcquired]. Its tries do not queue: they find the lock
+// taken for as long as others wait for it.
 //
 // With attempts of 0 or less, the default, LockContext queues until its context
-// ends, as Lock always does, and is woken with the lock. It also asks by itself.
-// The wait is the longest time between two such requests. They are spread over
-// its second half, and come sooner if the holder's lease ends sooner.
+// ends, as Lock always does, and is woken with the lock. It also asks by
+// itself. The wait is the longest time between two such requests. They are
+// spread over its second half, and come sooner if the holder's lease ends
+// sooner.
 //
-// A wait of 0 without a limit stands for the default: a third of the ttl, and at
-// most 4 s. Where no message would wake a waiter, the default is pauses that grow
-// from 4 ms to 128 ms. WithRetry panics if wait is negative.
+// A wait of 0 without a limit stands for the default: a third of the ttl, and
+// at most 4 s. Where no message would wake a waiter, the default is pauses that
+// grow from 4 ms to 128 ms. WithRetry panics if wait is negative.
 func WithRetry(attempts int, wait time.Duration) Option {
 	if wait < 0 {
 		panic(fmt.Sprintf("warlock: WithRetry(%d, %v): the wait is negative: give the time between two tries",

@@ -14,11 +14,11 @@ import (
 // number of readers in any number of processes hold it, or one writer. It
 // implements [sync.Locker] for the writer; [RWMutex.RLocker] is the reader's.
 //
-// Its zero value is not usable: make it with [NewRWMutex]. It must not be copied
-// after first use. Its methods may be called concurrently.
+// Its zero value is not usable: make it with [NewRWMutex]. It must not be
+// copied after first use. Its methods may be called concurrently.
 //
-// An RWMutex excludes a [Mutex] with the same key, and any client that sets that
-// key with SET key id NX PX ttl, and they exclude its readers and writers.
+// An RWMutex excludes a [Mutex] with the same key, and any client that sets
+// that key with SET key id NX PX ttl, and they exclude its readers and writers.
 //
 // Readers and writers wait in one order, as for a Mutex. Readers that wait side
 // by side get the lock together. A writer that waits stops later readers, so
@@ -32,20 +32,20 @@ import (
 // dies, its lease ends at its deadline, whatever other processes do. The
 // goroutines that read through one RWMutex share that lease. Once one of them
 // reads, another makes no round trip to Redis while no writer waits. This holds
-// for 10 ms. A later reader may make one round trip, and from then on the RWMutex
-// is told of a writer that waits.
+// for 10 ms. A later reader may make one round trip, and from then on the
+// RWMutex is told of a writer that waits.
 //
 // In the terminology of the Go memory model, within a process the n'th call of
-// Unlock “synchronizes before” the m'th call of Lock for any n < m. For any call
-// of RLock there is an n such that the n'th call of Unlock “synchronizes before”
-// the return of RLock, and the matching RUnlock “synchronizes before” the return
-// of the n+1'th call of Lock, as with sync.RWMutex.
+// Unlock “synchronizes before” the m'th call of Lock for any n < m. For any
+// call of RLock there is an n such that the n'th call of Unlock “synchronizes
+// before” the return of RLock, and the matching RUnlock “synchronizes before”
+// the return of the n+1'th call of Lock, as with sync.RWMutex.
 type RWMutex struct {
 	lock lock.Lock
 }
 
-// NewRWMutex returns an unlocked RWMutex. Its arguments are those of [NewMutex],
-// and it panics as NewMutex does.
+// NewRWMutex returns an unlocked RWMutex. Its arguments are those of
+// [NewMutex], and it panics as NewMutex does.
 func NewRWMutex(client redis.UniversalClient, key string, ttl time.Duration, opts ...Option) *RWMutex {
 	rw := new(RWMutex)
 	rw.lock.Init(client, key, ttl, newOptions(opts))
@@ -118,18 +118,18 @@ func (rw *RWMutex) RUnlockContext(ctx context.Context) error {
 	return rw.lock.UnlockContext(ctx, lock.Read)
 }
 
-// RLocker returns a [sync.Locker] whose Lock and Unlock are RLock and RUnlock of
-// rw.
+// RLocker returns a [sync.Locker] whose Lock and Unlock are RLock and RUnlock
+// of rw.
 func (rw *RWMutex) RLocker() sync.Locker { return &locker{rw.RLock, rw.RUnlock} }
 
-// RLease returns the lease under which rw is locked for reading, or nil if it is
-// not. It goes on to return a lease that was lost until another reader locks rw,
-// or the last reader has unlocked it.
+// RLease returns the lease under which rw is locked for reading, or nil if it
+// is not. It goes on to return a lease that was lost until another reader locks
+// rw, or the last reader has unlocked it.
 //
-// The goroutines that read through rw have one lease, with one ID and one fencing
-// token, which is above that of every earlier writer. The lease ends when the
-// last of them unlocks. [WithMaxHold] counts from when the last of them came.
-// [WithoutRenewal] lets the lease live for the ttl from then.
+// The goroutines that read through rw have one lease, with one ID and one
+// fencing token, which is above that of every earlier writer. The lease ends
+// when the last of them unlocks. [WithMaxHold] counts from when the last of
+// them came. [WithoutRenewal] lets the lease live for the ttl from then.
 func (rw *RWMutex) RLease() *Lease { return (*Lease)(rw.lock.Held(lock.Read)) }
 
 // A locker is a sync.Locker of two methods that have other names.

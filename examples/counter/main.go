@@ -1,10 +1,10 @@
 // Counter shows what the lock is for: several processes each read a counter in
-// Redis, add one, and write it back, many times over. Under the lock no update is
-// lost. With -unlocked most updates are lost.
+// Redis, add one, and write it back, many times over. Under the lock no update
+// is lost. With -unlocked most updates are lost.
 //
-// It starts a Redis of its own (miniredis, in the first process), or uses the one
-// that -redis names. Its exit status is 1 if an update was lost, and 2 if it could
-// not do its work.
+// It starts a Redis of its own (miniredis, in the first process), or uses the
+// one that -redis names. Its exit status is 1 if an update was lost, and 2 if
+// it could not do its work.
 package main
 
 import (
@@ -48,8 +48,8 @@ func main() {
 	}
 }
 
-// run does the work of the first process, or of a worker if the environment has a
-// job.
+// run does the work of the first process, or of a worker if the environment has
+// a job.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if job, ok := jobOfWorker(); ok {
 		signal.Ignore(os.Interrupt) // the first process gets it too, and ends this one
@@ -85,8 +85,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return count(ctx, job, *procs, stdout, stderr)
 }
 
-// keepTime lets time pass in server until stop is called, since a miniredis does
-// not do so by itself. So the lock of a worker that dies runs out.
+// keepTime lets time pass in server until stop is called, since a miniredis
+// does not do so by itself. So the lock of a worker that dies runs out.
 func keepTime(server *miniredis.Miniredis) (stop func()) {
 	const step = 10 * time.Millisecond
 	ticker, done, ended := time.NewTicker(step), make(chan struct{}), make(chan struct{})
@@ -109,8 +109,8 @@ func keepTime(server *miniredis.Miniredis) (stop func()) {
 	}
 }
 
-// connection returns the options of a client of the Redis that -redis names. Its
-// errors do not repeat a URL, in which there may be a password.
+// connection returns the options of a client of the Redis that -redis names.
+// Its errors do not repeat a URL, in which there may be a password.
 func connection(name string) (*redis.Options, error) {
 	if !strings.Contains(name, "://") {
 		_, port, err := net.SplitHostPort(name)

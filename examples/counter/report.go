@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// A progress is a line that says how far the workers are. On a terminal the line
-// is replaced 20 times a second. Elsewhere a new line is written each second.
+// A progress is a line that says how far the workers are. On a terminal the
+// line is replaced 20 times a second. Elsewhere a new line is written each
+// second.
 type progress struct {
 	out    io.Writer
 	total  int
@@ -83,8 +84,8 @@ func (r *result) write(out io.Writer) {
 	_ = table.Flush() // an error is ignored, as fmt.Println's are
 }
 
-// percentile returns the wait that p % of the waits do not exceed. The waits are
-// sorted.
+// percentile returns the wait that p % of the waits do not exceed. The waits
+// are sorted.
 func (r *result) percentile(p int) time.Duration {
 	return r.waits[(len(r.waits)*p+99)/100-1].Round(time.Microsecond)
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/warlock-go/warlock"
 )
 
-// jobVar is the environment variable that makes a process a worker. It holds the
-// worker's job.
+// jobVar is the environment variable that makes a process a worker. It holds
+// the worker's job.
 const jobVar = "WARLOCK_COUNTER_JOB"
 
 // ttl is how long the others wait if a worker dies under the lock.
@@ -35,8 +35,8 @@ func jobOfWorker() (j job, ok bool) {
 	return j, ok && json.Unmarshal([]byte(text), &j) == nil
 }
 
-// A message is what a worker sends: first that it is ready, then how far it is, and
-// at last what it measured.
+// A message is what a worker sends: first that it is ready, then how far it is,
+// and at last what it measured.
 type message struct {
 	Done  int
 	Final *tally `json:",omitempty"`

@@ -12,8 +12,8 @@ import (
 
 const (
 	// farewell is how long a caller that gives up waits for its withdrawal from
-	// the queue, so that a process that ends right after leaves nothing there. It
-	// is real time, as the process is real.
+	// the queue, so that a process that ends right after leaves nothing there.
+	// It is real time, as the process is real.
 	farewell = 100 * time.Millisecond
 
 	// askEvery is the longest time between two requests of a waiter: a waiter
@@ -25,22 +25,22 @@ const (
 	askShare = 3
 )
 
-// An ask is one ID's talk with Redis: it asks for the lock, and is granted it or
-// refused, or the outcome is unknown. What holds:
+// An ask is one ID's talk with Redis: it asks for the lock, and is granted it
+// or refused, or the outcome is unknown. What holds:
 //
 //  1. All requests of an ask have one ID. So a request that is repeated after a
 //     lost reply finds that its ID holds the lock.
-//  2. A request that was not answered may be carried out late, from what a server,
-//     or a proxy before it, has read of a connection that broke. After the
-//     release of the ID it would take the lock for nobody. pending says that
-//     there may be such a request.
+//  2. A request that was not answered may be carried out late, from what a
+//     server, or a proxy before it, has read of a connection that broke. After
+//     the release of the ID it would take the lock for nobody. pending says
+//     that there may be such a request.
 //  3. An ask that ends without a hold leaves nothing in Redis. If one of its
 //     requests may have been carried out, its ID is released in the background,
 //     after that request has returned.
-//  4. A lease counts from before its request was sent. An answer that comes when
-//     the lease has run out grants nothing.
-//  5. A message of a grant counts only if it answers the last request. The lease
-//     then counts from before that request, and the grant came after it.
+//  4. A lease counts from before its request was sent. An answer that comes
+//     when the lease has run out grants nothing.
+//  5. A message of a grant counts only if it answers the last request. The
+//     lease then counts from before that request, and the grant came after it.
 //
 // One goroutine uses it.
 type ask struct {
@@ -168,8 +168,8 @@ func (a *ask) rename(ctx context.Context) {
 }
 
 // newHold returns the hold that the last request led to. If the server may have
-// sent a message of the grant, the ID stays registered with the mailbox until it
-// has been released: such a message may come late.
+// sent a message of the grant, the ID stays registered with the mailbox until
+// it has been released: such a message may come late.
 func (a *ask) newHold(token int64) (*Hold, error) {
 	h := &Hold{
 		site: a.site, id: a.id, pending: a.pending, fence: token,

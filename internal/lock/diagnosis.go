@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// strangeFor is how long an answer that this library does not know is waited
-	// out.
+	// strangeFor is how long an answer that this library does not know is
+	// waited out.
 	strangeFor = 3 * time.Second
 
 	// logEvery is the time between two lines of the log about one trouble.
@@ -28,8 +28,8 @@ var ErrNotAcquired = errors.New("warlock: lock not acquired")
 
 var errNotYet = errors.New("no answer from Redis yet")
 
-// A diagnosis is what is wrong with the requests of one call, and what of it the
-// log has been told.
+// A diagnosis is what is wrong with the requests of one call, and what of it
+// the log has been told.
 type diagnosis struct {
 	problem  error     // of the last request; nil: Redis answered it with yes or no
 	final    error     // an error that no waiting can mend; nil: there was none

@@ -13,8 +13,8 @@ var names = [...]struct{ try, unlock string }{
 	Read:  {"TryRLock", "RUnlock"},
 }
 
-// reportUnlock panics on ErrNotHeld and logs any other error of an unlock. It is
-// for methods that return none.
+// reportUnlock panics on ErrNotHeld and logs any other error of an unlock. It
+// is for methods that return none.
 func reportUnlock(log func() *slog.Logger, unlock string, err error) {
 	switch {
 	case errors.Is(err, ErrNotHeld):

@@ -55,8 +55,9 @@ const (
 	inOrder    = 3
 	outOfOrder = 12
 
-	// letGoTime is how long, in real time, LockAll waits for answers to its releases after the
-	// end of its context. The releases go on in the background.
+	// letGoTime is how long, in real time, LockAll waits for answers to its
+	// releases after the end of its context. The releases go on in the
+	// background.
 	letGoTime = 200 * time.Millisecond
 )
 

@@ -20,8 +20,8 @@ import (
 //
 //   - In time: a process hands nothing on once HandOffTime has passed since it
 //     got the lock from Redis. So another process waits for each process ahead
-//     of it for HandOffTime and one hold at most. A turn that goes through Redis
-//     costs a round trip or two, 0.1 to 1 ms. That is at most a tenth of
+//     of it for HandOffTime and one hold at most. A turn that goes through
+//     Redis costs a round trip or two, 0.1 to 1 ms. That is at most a tenth of
 //     HandOffTime, so a longer time would gain little.
 //   - In number: each hold has a token of its own, and the acquisition reserves
 //     these tokens. A token is worth a microsecond (see queue.lua) and a
@@ -66,8 +66,8 @@ func (h *Hold) claim() bool {
 }
 
 // ID returns the value under the lock's key. The ID of a hold that was handed
-// off before is not returned: another hold has it. In its place ID returns an ID
-// that holds nothing.
+// off before is not returned: another hold has it. In its place ID returns an
+// ID that holds nothing.
 func (h *Hold) ID() string {
 	if !h.claim() {
 		return h.id + "/" + strconv.FormatInt(h.fence, 10)

@@ -4,16 +4,16 @@
 //
 // # How a goroutine gets the lock
 //
-// A goroutine first waits for its turn in its process (turn.go, queue.go). It may
-// get a hold there: a writer hands its own off to it, or readers share theirs
-// with it (share.go). Otherwise the goroutine asks Redis (ask.go). Redis grants
-// the lock, or refuses it and puts the ID in a queue of its own. A refused waiter
-// stays in that queue. It learns of its grant from a message, or when it asks
-// again.
+// A goroutine first waits for its turn in its process (turn.go, queue.go). It
+// may get a hold there: a writer hands its own off to it, or readers share
+// theirs with it (share.go). Otherwise the goroutine asks Redis (ask.go). Redis
+// grants the lock, or refuses it and puts the ID in a queue of its own. A
+// refused waiter stays in that queue. It learns of its grant from a message, or
+// when it asks again.
 //
 // The grant becomes a Hold (hold.go). A writer keeps its turn for as long as it
-// holds. Readers leave the turn to the next goroutine, so a writer can ask Redis
-// while they read.
+// holds. Readers leave the turn to the next goroutine, so a writer can ask
+// Redis while they read.
 //
 // An unlock hands the hold off in this process, or frees the lock in Redis
 // (release.go), and leaves the turn to the next goroutine.
@@ -21,8 +21,8 @@
 // # Invariants
 //
 //  1. Only a goroutine that has the turn sends requests for the lock.
-//  2. A hold that no goroutine comes to have is given back: when a wait ended at
-//     its grant, and when its lease was lost before its goroutine ran.
+//  2. A hold that no goroutine comes to have is given back: when a wait ended
+//     at its grant, and when its lease was lost before its goroutine ran.
 //  3. No mutex is held during a request to Redis.
 package lock
 
@@ -158,8 +158,8 @@ func (l *Lock) wait(ctx context.Context, mode Mode) (h *Hold, err error) {
 	return l.repeat(ctx, a, l.queueOnce, 0)
 }
 
-// try locks if that can be done at once. It returns neither hold nor error if the
-// lock is taken.
+// try locks if that can be done at once. It returns neither hold nor error if
+// the lock is taken.
 func (l *Lock) try(ctx context.Context, mode Mode) (*Hold, error) {
 	l.check()
 	if ctx.Err() != nil {
@@ -297,8 +297,8 @@ func (l *Lock) takeTurn(ctx context.Context, mode Mode) (*Hold, error) {
 	}
 }
 
-// dispose unlocks in the background, where there is no caller to return an error
-// to or to panic in.
+// dispose unlocks in the background, where there is no caller to return an
+// error to or to panic in.
 func (l *Lock) dispose(ctx context.Context, mode Mode) {
 	defer func() {
 		if v := recover(); v != nil { // of a hook of the client

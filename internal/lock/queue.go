@@ -5,10 +5,11 @@ import (
 	"context"
 )
 
-// A queue says whose turn it is among the goroutines of one lock in one process.
-// A goroutine has the turn while it asks Redis for the lock, and a writer also
-// while it holds the lock. It knows nothing of Redis, of time, or of leases. H is
-// what a goroutine may get instead of the turn, or along with it: a hold.
+// A queue says whose turn it is among the goroutines of one lock in one
+// process. A goroutine has the turn while it asks Redis for the lock, and a
+// writer also while it holds the lock. It knows nothing of Redis, of time, or
+// of leases. H is what a goroutine may get instead of the turn, or along with
+// it: a hold.
 //
 // What holds:
 //
@@ -111,7 +112,8 @@ func (q *queue[H]) withdraw(c *claim[H]) (h H, served bool) {
 	}
 }
 
-// next returns the mode of the goroutine that is next; ok is false if none waits.
+// next returns the mode of the goroutine that is next; ok is false if none
+// waits.
 func (q *queue[H]) next() (mode Mode, ok bool) {
 	front := q.waiting.Front()
 	if front == nil {
@@ -126,9 +128,9 @@ func (q *queue[H]) writerIsNext() bool {
 	return ok && mode == Write
 }
 
-// advance serves goroutines that wait, in order, until one must wait on. If open
-// is true, readers join the share, whose hold is share. advance returns how many
-// have joined.
+// advance serves goroutines that wait, in order, until one must wait on. If
+// open is true, readers join the share, whose hold is share. advance returns
+// how many have joined.
 func (q *queue[H]) advance(open bool, share H) (joined int) {
 	for {
 		mode, ok := q.next()

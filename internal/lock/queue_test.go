@@ -52,7 +52,8 @@ func TestQueueServesInOrder(t *testing.T) {
 	}
 }
 
-// A reader does not overtake a writer that waits, even if it might join a share.
+// A reader does not overtake a writer that waits, even if it might join a
+// share.
 func TestQueueStopsReadersBehindAWriter(t *testing.T) {
 	var q queue[int]
 	q.enter(Write, false)
@@ -104,8 +105,8 @@ func TestQueueJoins(t *testing.T) {
 	}
 }
 
-// A reader that only tries waits until the answer of the reader that asks, or the
-// end of a release, is known.
+// A reader that only tries waits until the answer of the reader that asks, or
+// the end of a release, is known.
 func TestQueueTellsWhenAnAnswerIsKnown(t *testing.T) {
 	for name, c := range map[string]struct {
 		begin, end func(q *queue[int])
@@ -195,7 +196,8 @@ func (m *queueModel) serve(open bool, share int) {
 	}
 }
 
-// TestQueueModel drives a queue at random, and holds each step against the model.
+// TestQueueModel drives a queue at random, and holds each step against the
+// model.
 func TestQueueModel(t *testing.T) {
 	const runs, steps = 300, 1000
 	for seed := range uint64(runs) {

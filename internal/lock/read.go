@@ -10,8 +10,8 @@ import (
 
 // rejoin asks Redis whether others wait while this process reads. If not, it
 // lets its caller, which has the turn, in under the share, and returns the
-// share's hold. If others wait, it returns ErrNotAcquired. It returns neither if
-// there is no share to join. Without a hold the turn stays the caller's.
+// share's hold. If others wait, it returns ErrNotAcquired. It returns neither
+// if there is no share to join. Without a hold the turn stays the caller's.
 //
 // The lease is extended, so the last reader to come has a whole ttl.
 func (l *Lock) rejoin(ctx context.Context, mode Mode) (*Hold, error) {
@@ -86,8 +86,8 @@ func (l *Lock) beginShare(ctx context.Context, a *ask, h *Hold) *Hold {
 	return s.hold
 }
 
-// coverLocked frees the ID of s, if a lease without renewal is to live no longer
-// than h, which covers its readers from now on.
+// coverLocked frees the ID of s, if a lease without renewal is to live no
+// longer than h, which covers its readers from now on.
 func (l *Lock) coverLocked(ctx context.Context, s *share, h *Hold) {
 	if s != nil && l.NoRenewal && !h.Deadline().Before(s.hold.Deadline()) { // it was not extended
 		s.covered = true

@@ -16,7 +16,8 @@ import (
 // How a lock is freed in Redis. What holds:
 //
 //  1. If Redis does not answer a release, or a withdrawal from the queue, it is
-//     asked again, with pauses, for as long as the lease or the place could last.
+//     asked again, with pauses, for as long as the lease or the place could
+//     last.
 //  2. The caller waits for that no longer than its patience lasts. The release
 //     then goes on in the background.
 //  3. An ID of which a request may still be carried out is released twice.
@@ -26,13 +27,13 @@ const (
 	// context has ended.
 	grace = 500 * time.Millisecond
 
-	// patience is how long, in real time, an unlock that meets trouble keeps its
-	// caller.
+	// patience is how long, in real time, an unlock that meets trouble keeps
+	// its caller.
 	patience = time.Second
 
-	// sweepAfter is when an ID with a pending request is released once more. Such
-	// a request was sent on a connection that has broken. A server that has not
-	// carried it out by then hardly ever does.
+	// sweepAfter is when an ID with a pending request is released once more.
+	// Such a request was sent on a connection that has broken. A server that
+	// has not carried it out by then hardly ever does.
 	sweepAfter = time.Second
 )
 
@@ -135,9 +136,9 @@ func (w *callerWait) outcome() error {
 	return err
 }
 
-// giveBack frees the lock of an ID that no goroutine has any more, if the ID has
-// the lock. It tries for as long as the ID could have it. If a request of the ID
-// is pending, giveBack does so once more, later.
+// giveBack frees the lock of an ID that no goroutine has any more, if the ID
+// has the lock. It tries for as long as the ID could have it. If a request of
+// the ID is pending, giveBack does so once more, later.
 func (s site) giveBack(ctx context.Context, id string, pending bool) {
 	task, done := s.background(ctx, s.ttl)
 	defer done()

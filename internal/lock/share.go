@@ -7,10 +7,10 @@ import (
 	"github.com/warlock-go/warlock/internal/wait"
 )
 
-// The goroutines of a process that read through one lock share one lease. One of
-// them asks Redis for it. The readers that wait beside it are let in with it. A
-// later reader is let in without Redis while no writer waits. The last reader to
-// leave frees the lock.
+// The goroutines of a process that read through one lock share one lease. One
+// of them asks Redis for it. The readers that wait beside it are let in with
+// it. A later reader is let in without Redis while no writer waits. The last
+// reader to leave frees the lock.
 //
 // Readers must leave room when a writer waits. A writer of this process stands
 // in the queue, which no reader overtakes. Of writers in other processes the
@@ -19,16 +19,17 @@ import (
 //   - Redis said that nobody waits. That counts for HandOffTime: a process that
 //     writes may go on for that long, and so may one that reads.
 //   - After that, it counts until something arrives in the mailbox, if the
-//     mailbox was open before Redis was asked. A writer at the head of the queue
-//     tells each reader that it waits, again each time that it asks. A mailbox
-//     that breaks tells its waiters.
-//   - Each renewal of the lease asks too. So a lost message costs a third of the
-//     ttl.
+//     mailbox was open before Redis was asked. A writer at the head of the
+//     queue tells each reader that it waits, again each time that it asks. A
+//     mailbox that breaks tells its waiters.
+//   - Each renewal of the lease asks too. So a lost message costs a third of
+//     the ttl.
 //
-// A share that is not open stays good for the goroutines that read under it. The
-// next reader asks Redis whether others wait. If others do, that reader queues
-// behind them for a lease of its own. If Redis grants it one while the old share
-// looks valid in this process, the reader asks Redis about the old share:
+// A share that is not open stays good for the goroutines that read under it.
+// The next reader asks Redis whether others wait. If others do, that reader
+// queues behind them for a lease of its own. If Redis grants it one while the
+// old share looks valid in this process, the reader asks Redis about the old
+// share:
 //
 //   - If Redis confirms the old share, the reader goes on under that.
 //   - If not, the reader keeps the new lease, and later readers share that.
@@ -47,7 +48,8 @@ type share struct {
 	covered   bool         // its ID was released, as a later share lives for longer
 }
 
-// shares are the shares of a lock, the oldest first. The last one lets others in.
+// shares are the shares of a lock, the oldest first. The last one lets others
+// in.
 type shares []*share
 
 // newest returns the share that lets others in, or nil.
@@ -75,8 +77,9 @@ func (s *share) open(now time.Time) bool {
 // heard reports whether something has arrived in the mailbox.
 func (s *share) heard() bool { return s.waiter != nil && len(s.waiter.Signals()) > 0 }
 
-// listen lets s hear of writers, until its lease ends. A message that came since
-// the lease was asked for counts: a writer may have queued right after the grant.
+// listen lets s hear of writers, until its lease ends. A message that came
+// since the lease was asked for counts: a writer may have queued right after
+// the grant.
 func (s *share) listen() {
 	h := s.hold
 	if h.waiter == nil {

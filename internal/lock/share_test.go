@@ -8,8 +8,9 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// A writer queues right after a reader was granted the lock, before the reader's
-// share listens. The share hears of it all the same: the next reader asks Redis.
+// A writer queues right after a reader was granted the lock, before the
+// reader's share listens. The share hears of it all the same: the next reader
+// asks Redis.
 func TestWriterThatQueuesRightAfterTheGrantIsHeard(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		client := s.Client()

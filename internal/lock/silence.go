@@ -11,9 +11,9 @@ const silentFor = time.Second
 
 // A silence notices a Redis that does not answer while calls wait for it. It
 // calls report after silentFor, and again each logEvery: a client may dial for
-// half a minute before it returns an error. One timer, which is left to run out,
-// looks after all requests. A timer for each request would make an uncontended
-// lock 5 % slower (BenchmarkUncontended). Its methods may be called
+// half a minute before it returns an error. One timer, which is left to run
+// out, looks after all requests. A timer for each request would make an
+// uncontended lock 5 % slower (BenchmarkUncontended). Its methods may be called
 // concurrently.
 type silence struct {
 	report  func()        // called when no request has returned for a while

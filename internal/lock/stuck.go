@@ -2,9 +2,9 @@ package lock
 
 import "time"
 
-// A stuck notices a goroutine that waits in this process for longer than the ttl
-// behind one holder: it may be waiting for itself. One timer looks after all
-// goroutines that wait. It is left to run out. The mu of turns guards it.
+// A stuck notices a goroutine that waits in this process for longer than the
+// ttl behind one holder: it may be waiting for itself. One timer looks after
+// all goroutines that wait. It is left to run out. The mu of turns guards it.
 type stuck struct {
 	timer  *time.Timer // runs look, in real time; nil: does not run
 	holder *Hold       // that had the lock when the timer was armed

@@ -16,9 +16,10 @@ import (
 	"github.com/warlock-go/warlock/internal/send"
 )
 
-// A Table has a Lock for each id in use, and sends their requests together. Init
-// makes it usable. It must not be copied after that. Its methods may be called
-// concurrently. Those that Lock has too do the same for the lock of an id.
+// A Table has a Lock for each id in use, and sends their requests together.
+// Init makes it usable. It must not be copied after that. Its methods may be
+// called concurrently. Those that Lock has too do the same for the lock of an
+// id.
 type Table struct {
 	*terms
 	prefix   string
@@ -29,8 +30,8 @@ type Table struct {
 	peak    int               // the map keeps room for as many entries: the most that it has had
 }
 
-// An entry is the lock of one id, for as long as a goroutine uses it: a call that
-// locks, while it is under way, or a hold.
+// An entry is the lock of one id, for as long as a goroutine uses it: a call
+// that locks, while it is under way, or a hold.
 type entry struct {
 	Lock
 	uses int // guarded by the Table's mu; the entry is in the map while it is above 0
@@ -48,8 +49,8 @@ const (
 	peakShare = 64   // the entries move when fewer than 1 of so many is left
 )
 
-// spreadShare is the share of the ttl over which the renewals of locks that were
-// taken together are spread, each time further.
+// spreadShare is the share of the ttl over which the renewals of locks that
+// were taken together are spread, each time further.
 const spreadShare = 12
 
 // Init makes t a table of locks whose keys begin with prefix. It panics if an
@@ -179,7 +180,8 @@ func (t *Table) hold(id string, lock func(*Lock) (*Hold, error)) (h *Hold, err e
 	return lock(&e.Lock)
 }
 
-// server returns the lock of id on its server, or an error if there can be none.
+// server returns the lock of id on its server, or an error if there can be
+// none.
 func (t *Table) server(id string) (*protocol.Lock, error) {
 	switch {
 	case id == "":

@@ -77,8 +77,8 @@ func TestMemoryAfterAPeak(t *testing.T) {
 	}
 }
 
-// An id for which goroutines of this process have waited takes no memory when it is not in use any more, however
-// long its ttl is.
+// An id for which goroutines of this process have waited takes no memory when
+// it is not in use any more, however long its ttl is.
 func TestMemoryAfterWaits(t *testing.T) {
 	const n, enough = 20_000, 32 // bytes for each
 	ended, cancel := context.WithCancel(t.Context())

@@ -76,7 +76,8 @@ func newTerms(client redis.UniversalClient, name string, ttl time.Duration, o Op
 	return t
 }
 
-// checkTTL returns an error that says so if a lease of key cannot have that ttl.
+// checkTTL returns an error that says so if a lease of key cannot have that
+// ttl.
 func checkTTL(key string, ttl time.Duration) error {
 	switch {
 	case ttl < minTTL:
@@ -99,8 +100,8 @@ type site struct {
 
 func (s site) log() *slog.Logger { return s.terms.log().With("key", s.server.Key()) }
 
-// within runs op, which asks Redis, for no longer than ctx lasts. It returns the
-// error as users see it.
+// within runs op, which asks Redis, for no longer than ctx lasts. It returns
+// the error as users see it.
 func within(ctx context.Context, server *protocol.Lock, doing string, op func() error) error {
 	_, err := send.Wait(ctx, op)
 	switch {

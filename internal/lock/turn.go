@@ -11,8 +11,8 @@ import (
 // They never ask Redis. Their methods may be called concurrently.
 //
 // A goroutine that has the turn is the only one that asks Redis. A writer keeps
-// its turn for as long as it holds, so writer is set only while a writer has the
-// turn.
+// its turn for as long as it holds, so writer is set only while a writer has
+// the turn.
 type turns struct {
 	site
 
@@ -23,9 +23,9 @@ type turns struct {
 	stuck  stuck
 }
 
-// enter waits for the turn until ctx ends. It returns a hold if the goroutine got
-// one in place of the turn, or along with it. If ctx ends at the grant, enter
-// returns the hold together with the error.
+// enter waits for the turn until ctx ends. It returns a hold if the goroutine
+// got one in place of the turn, or along with it. If ctx ends at the grant,
+// enter returns the hold together with the error.
 func (t *turns) enter(ctx context.Context, mode Mode) (*Hold, error) {
 	t.mu.Lock()
 	if h, ok := t.admitLocked(mode); ok {
@@ -145,8 +145,8 @@ func (t *turns) leaveWithout(h **Hold) {
 	}
 }
 
-// Held returns the hold of the goroutine that writes, or of those that read, and
-// nil if there is none.
+// Held returns the hold of the goroutine that writes, or of those that read,
+// and nil if there is none.
 func (t *turns) Held(mode Mode) *Hold {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -214,8 +214,8 @@ func (t *turns) letInLocked(s *share) {
 }
 
 // endRead takes one reader out of the oldest share, which it returns, or nil if
-// nobody reads. last says that the share has no other reader. frees says that the
-// caller is to free the lock, and has the turn until it has done so.
+// nobody reads. last says that the share has no other reader. frees says that
+// the caller is to free the lock, and has the turn until it has done so.
 func (t *turns) endRead() (s *share, last, frees bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

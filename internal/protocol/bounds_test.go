@@ -203,9 +203,9 @@ func serverTime(tb testing.TB, s *redistest.Server) (now int64) {
 	return now
 }
 
-// cost returns how long ask kept the server, with the entries that anew makes. It
-// asks until an ask took no longer than enough, and 5 times at most, and returns
-// the shortest time: the machine's other work is not the script's.
+// cost returns how long ask kept the server, with the entries that anew makes.
+// It asks until an ask took no longer than enough, and 5 times at most, and
+// returns the shortest time: the machine's other work is not the script's.
 func cost(anew func() *crowded, enough time.Duration, ask func(*crowded)) time.Duration {
 	const times = 5
 	least := time.Hour

@@ -25,8 +25,8 @@ import (
 
 // FloorLifetime is how long the last fencing token of a lock outlives the
 // lease, in the server's time: a step back of the server's clock by up to as
-// much does not bring tokens down. A lock that has not been held for its ttl and
-// this has left nothing in Redis.
+// much does not bring tokens down. A lock that has not been held for its ttl
+// and this has left nothing in Redis.
 const FloorLifetime = 2 * time.Minute
 
 const floorLifetime = int64(FloorLifetime / time.Millisecond) // as the scripts take it
@@ -132,8 +132,8 @@ type Request struct {
 	Place         int64 // from the last refusal; 0: none yet
 	AskSubscribed bool  // the server is to say whether it has a subscriber of the open mailbox
 
-	// Channel is that of the mailbox, if the server is to say first whether this
-	// client may publish there, and else empty.
+	// Channel is that of the mailbox, if the server is to say first whether
+	// this client may publish there, and else empty.
 	Channel string
 }
 
@@ -149,12 +149,12 @@ type Grant struct {
 	Subscribed bool          // the server has a subscriber of the mailbox, or was not asked
 	Holder     string        // the ID of one holder
 
-	// CannotPublish is why the client may not publish, if Channel asked for that,
-	// and nil if it may. If it is set, the server did nothing else.
+	// CannotPublish is why the client may not publish, if Channel asked for
+	// that, and nil if it may. If it is set, the server did nothing else.
 	CannotPublish error
 
-	// Stray says that a request was not answered and then repeated. The server may
-	// carry it out late, even after a release that comes soon.
+	// Stray says that a request was not answered and then repeated. The server
+	// may carry it out late, even after a release that comes soon.
 	Stray bool
 }
 
@@ -238,9 +238,9 @@ func milliseconds(ms int64) time.Duration {
 	return time.Duration(min(ms, MaxTTL.Milliseconds())) * time.Millisecond
 }
 
-// Renew makes the lease of id live for at least ttl from when the server runs the
-// script. The token is the highest of those reserved for the lease. Of a reader's
-// lease, waiting says that others queue for the lock.
+// Renew makes the lease of id live for at least ttl from when the server runs
+// the script. The token is the highest of those reserved for the lease. Of a
+// reader's lease, waiting says that others queue for the lock.
 func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) (waiting bool, err error) {
 	return renewed(l.run(ctx, repeatable, renewScript, id, ttl.Milliseconds(), floorLifetime, token))
 }
@@ -295,9 +295,9 @@ func unexpected(what string, reply any) error {
 	return surprise(fmt.Sprintf("unexpected reply to the script for %s: %v", what, reply))
 }
 
-// A script is known to a server by its hash, once it has run there. Hash, source
-// and keys are of type any, as commands take them: to convert them for each
-// command took 15 of 47 allocations of an uncontended Lock and Unlock.
+// A script is known to a server by its hash, once it has run there. Hash,
+// source and keys are of type any, as commands take them: to convert them for
+// each command took 15 of 47 allocations of an uncontended Lock and Unlock.
 type script struct{ hash, source any }
 
 func newScript(source string) script {
@@ -319,7 +319,8 @@ func (l *Lock) run(ctx context.Context, as form, s script, args ...any) (reply a
 	return cmd.Val(), nil
 }
 
-// runLater is run for a caller that does not wait: it calls done with the reply.
+// runLater is run for a caller that does not wait: it calls done with the
+// reply.
 func (l *Lock) runLater(ctx context.Context, s script, done func(any, error), args ...any) {
 	cmd := l.command(ctx, "evalsha", s.hash, args)
 	l.sender.SendLater(ctx, cmd, func(err error) {

@@ -18,8 +18,8 @@ type Release struct {
 	unanswered bool // the server may have carried out a request that was not answered
 }
 
-// NewRelease returns the release of id. used is the last token used of those that
-// were reserved with its own; 0: none were.
+// NewRelease returns the release of id. used is the last token used of those
+// that were reserved with its own; 0: none were.
 func (l *Lock) NewRelease(id string, used int64) *Release {
 	return &Release{lock: l, id: id, used: used}
 }
@@ -40,7 +40,8 @@ func (r *Release) Try(ctx context.Context) error {
 
 // Run tries until it is known whether the ID held the lock. Pauses between the
 // tries grow to an eighth of a second. Run gives up when ctx ends, and where no
-// waiting can help. It calls trouble with each error after which it tries again.
+// waiting can help. It calls trouble with each error after which it tries
+// again.
 func (r *Release) Run(ctx context.Context, trouble func(error)) error {
 	for pauses := new(pauses); ; {
 		err := r.Try(ctx)
@@ -63,7 +64,8 @@ const (
 	lastPause  = 128 * time.Millisecond
 )
 
-// wait waits for the next pause, or for the end of ctx, whose error it then returns.
+// wait waits for the next pause, or for the end of ctx, whose error it then
+// returns.
 func (p *pauses) wait(ctx context.Context) error {
 	p.next = min(max(2*p.next, firstPause), lastPause)
 	timer := time.NewTimer(p.next/2 + rand.N(p.next/2+1))

@@ -105,8 +105,8 @@ func StartMini(tb TB) *Server {
 //   - WARLOCK_REQUIRE_REDIS set to 1 fails a test that finds no redis-server in
 //     PATH. Otherwise the test is skipped.
 //
-// The tests need Redis 7.0 or later. Nodes of a cluster need its --cluster-port,
-// and some tests ask for PEXPIRETIME or COMMAND DOCS.
+// The tests need Redis 7.0 or later. Nodes of a cluster need its
+// --cluster-port, and some tests ask for PEXPIRETIME or COMMAND DOCS.
 func Start(tb TB, args ...string) *Server {
 	tb.Helper()
 	s := &Server{tb: tb, args: args}
@@ -365,8 +365,8 @@ var ports sync.Map
 // FreePort returns a TCP port that nobody listens on, on loopback. It is none
 // of those that systems give to outgoing connections (Linux from 32768, others
 // from 49152), for which a server that starts anew might lose its port. It
-// returns each port once: two tests at a time would take the server that has the
-// port for the server of both.
+// returns each port once: two tests at a time would take the server that has
+// the port for the server of both.
 func FreePort(tb TB) int {
 	tb.Helper()
 	const first, last, tries = 10000, 32767, 100

@@ -39,8 +39,8 @@ func IsPanic(err error) bool { return errors.As(err, new(*Panic)) }
 // its goroutine.
 func Broke(err error) bool { return IsPanic(err) || errors.Is(err, ErrExited) }
 
-// Repanic panics with the value of the Panic that err is. It does nothing if err
-// is none.
+// Repanic panics with the value of the Panic that err is. It does nothing if
+// err is none.
 func Repanic(err error) {
 	if p := (*Panic)(nil); errors.As(err, &p) {
 		panic(p.Value)

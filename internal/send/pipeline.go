@@ -304,7 +304,8 @@ func unrepeated(cmd redis.Cmder) redis.Cmder {
 }
 
 // redirected reports whether the server has named another server for r. If r
-// failed for another reason, the client looks up anew which server has its slot.
+// failed for another reason, the client looks up anew which server has its
+// slot.
 func (l *lane) redirected(r *request) bool {
 	err := r.cmd.Err()
 	_, moved := redis.IsMovedError(err)

@@ -23,8 +23,8 @@ const (
 	never  = time.Hour // no test is so patient
 )
 
-// A gate is a hook that lets requests that go by themselves wait until it is opened, and
-// notes how large batches are.
+// A gate is a hook that lets requests that go by themselves wait until it is
+// opened, and notes how large batches are.
 type gate struct {
 	opened  chan struct{}
 	waiting chan struct{} // yields for each that waits
@@ -186,8 +186,8 @@ func TestNoRequestWaitsLong(t *testing.T) {
 	})
 }
 
-// There are no more than so many batches under way, though all are stuck; and as soon as
-// one is not, others go.
+// There are no more than so many batches under way, though all are stuck; and
+// as soon as one is not, others go.
 func TestStuckBatchesAreBounded(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		p, g := gated(t, s.Client())
@@ -215,7 +215,8 @@ func TestStuckBatchesAreBounded(t *testing.T) {
 	})
 }
 
-// Who waits in a batch may leave when its deadline is past, and the batch goes on.
+// Who waits in a batch may leave when its deadline is past, and the batch goes
+// on.
 func TestWaiterInABatchLeavesAtItsDeadline(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		p, g := gated(t, s.Client())
@@ -262,8 +263,9 @@ func TestGivenUpRequestIsNotSent(t *testing.T) {
 	})
 }
 
-// Replies to a batch that get lost are asked for again, one by one, and a release knows
-// that it may have been carried out. A renewal is not: its timer asks again.
+// Replies to a batch that get lost are asked for again, one by one, and a
+// release knows that it may have been carried out. A renewal is not: its timer
+// asks again.
 func TestLostRepliesOfABatch(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		line := new(redistest.Line)
@@ -308,8 +310,8 @@ func TestLostRepliesOfABatch(t *testing.T) {
 	})
 }
 
-// Of a request that was not answered in a batch, and was repeated, it is known that it may
-// yet be carried out.
+// Of a request that was not answered in a batch, and was repeated, it is known
+// that it may yet be carried out.
 func TestStrays(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		line := new(redistest.Line)
@@ -342,7 +344,8 @@ func TestStrays(t *testing.T) {
 	})
 }
 
-// RenewLater finds a server that has lost its scripts, and tells what Renew would.
+// RenewLater finds a server that has lost its scripts, and tells what Renew
+// would.
 func TestRenewLater(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		for name, l := range map[string]*protocol.Lock{
@@ -393,7 +396,8 @@ func TestPipelineOfAClosedClient(t *testing.T) {
 	group.Wait()
 }
 
-// On a cluster, requests of one node go together, and are followed where a slot has gone.
+// On a cluster, requests of one node go together, and are followed where a slot
+// has gone.
 func TestPipelineOfACluster(t *testing.T) {
 	t.Parallel() // a cluster takes two seconds to come up
 	a, b := redistest.StartNode(t), redistest.StartNode(t)
@@ -465,8 +469,8 @@ func TestLanesAreDropped(t *testing.T) {
 }
 
 // BenchmarkPipeline measures an acquisition and a release of a free lock by a
-// pipeline of a real server: by one goroutine, whose requests go by themselves, and
-// by 64 at a time, whose requests go in batches.
+// pipeline of a real server: by one goroutine, whose requests go by themselves,
+// and by 64 at a time, whose requests go in batches.
 func BenchmarkPipeline(b *testing.B) {
 	for _, goroutines := range []int{1, 64} {
 		b.Run(fmt.Sprint(goroutines), func(b *testing.B) {

@@ -5,11 +5,11 @@
 //
 // # Invariants
 //
-//  1. A command is the caller's until it is sent, the sender's while it is under
-//     way, and the caller's again once Send has returned its answer. If a wait
-//     ends before the answer, the command stays the sender's for good.
-//  2. A caller waits for a command no longer than its context lasts, if it waits
-//     by Wait.
+//  1. A command is the caller's until it is sent, the sender's while it is
+//     under way, and the caller's again once Send has returned its answer. If a
+//     wait ends before the answer, the command stays the sender's for good.
+//  2. A caller waits for a command no longer than its context lasts, if it
+//     waits by Wait.
 //  3. Each goroutine that this package starts ends with the command that it
 //     carries.
 package send
@@ -90,7 +90,8 @@ type once struct{ *redis.Cmd }
 func (c once) NoRetry() bool      { return true }
 func (c once) Clone() redis.Cmder { return once{c.Cmd.Clone().(*redis.Cmd)} }
 
-// Repeats returns how often a client of this kind repeats a command that failed.
+// Repeats returns how often a client of this kind repeats a command that
+// failed.
 func Repeats(client redis.UniversalClient) int {
 	const byDefault = 3
 	if c, ok := client.(*redis.Client); ok {
