@@ -3,6 +3,7 @@ package warlock_test
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -254,4 +255,19 @@ func TestLogger(t *testing.T) {
 		t.Error(err)
 	}
 	unlock(t, m)
+}
+
+// A type of the package shows users its methods alone: no field, and no field of
+// what it is made of.
+func TestTypesShowNoFields(t *testing.T) {
+	for _, typ := range []reflect.Type{
+		reflect.TypeFor[warlock.Mutex](), reflect.TypeFor[warlock.RWMutex](),
+		reflect.TypeFor[warlock.Keyed](), reflect.TypeFor[warlock.Lease](),
+	} {
+		for _, f := range reflect.VisibleFields(typ) {
+			if f.IsExported() {
+				t.Errorf("users of %v can read and write its field %s", typ, f.Name)
+			}
+		}
+	}
 }

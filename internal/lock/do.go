@@ -49,7 +49,7 @@ func do(ctx context.Context, h *Hold, fn, unlock func(context.Context) error) (e
 		case errors.Is(unlocked, ErrLeaseLost), errors.Is(unlocked, ErrNotHeld):
 			err = errors.Join(err, unlocked)
 		case unlocked != nil:
-			h.log().Warn("warlock: Do could not unlock", "error", unlocked)
+			h.site.log().Warn("warlock: Do could not unlock", "error", unlocked)
 		}
 	}()
 	return fn(ctx)

@@ -39,7 +39,7 @@ const (
 // A Hold is the time from an acquisition of a lock until its release or loss.
 // Its methods may be called concurrently, and after its end.
 type Hold struct {
-	site
+	site    site // not embedded: users must not see its fields
 	id      string
 	fence   int64
 	lease   *lease.Lease
@@ -86,11 +86,11 @@ func (h *Hold) Deadline() time.Time { return h.lease.Deadline() }
 
 // Extend makes the lease live for at least ttl from now.
 func (h *Hold) Extend(ctx context.Context, ttl time.Duration) error {
-	if err := checkTTL(h.server.Key(), ttl); err != nil {
+	if err := checkTTL(h.site.server.Key(), ttl); err != nil {
 		return err
 	}
 	h.claim() // the next holder must not inherit a longer lease than its own
-	return within(ctx, h.server, "extend", func() error {
+	return within(ctx, h.site.server, "extend", func() error {
 		_, err := h.lease.Extend(ctx, ttl)
 		return err
 	})
@@ -101,7 +101,7 @@ func (h *Hold) Extend(ctx context.Context, ttl time.Duration) error {
 func (h *Hold) confirm(ctx context.Context) (contended bool, err error) {
 	var waiting bool // belongs to the request while that is under way
 	late, err := send.Wait(ctx, func() (err error) {
-		waiting, err = h.lease.Extend(ctx, h.ttl)
+		waiting, err = h.lease.Extend(ctx, h.site.ttl)
 		return err
 	})
 	if late != nil {
@@ -142,7 +142,7 @@ func (h *Hold) end(ctx context.Context) error {
 	}
 	if err != nil {
 		send.Repanic(err)
-		return h.server.Explain("unlock", err)
+		return h.site.server.Explain("unlock", err)
 	}
 	return nil
 }
@@ -158,16 +158,16 @@ func (h *Hold) free(ctx context.Context) (err error) {
 	defer func() {
 		h.leaveMailbox() // not before: a late message of its grant would release it meanwhile
 		if h.pending || send.Broke(err) {
-			h.sweep(h.id)
+			h.site.sweep(h.id)
 		}
 	}()
-	err = h.release(ctx, h.server.NewRelease(h.id, used), h.Deadline())
+	err = h.site.release(ctx, h.site.server.NewRelease(h.id, used), h.Deadline())
 	return err
 }
 
 // abandon frees the lock in Redis for a hold that no goroutine has any more.
 func (h *Hold) abandon(ctx context.Context) {
-	h.giveBack(ctx, h.id, h.pending)
+	h.site.giveBack(ctx, h.id, h.pending)
 	h.leaveMailbox()
 }
 
@@ -182,13 +182,13 @@ func (h *Hold) leaveMailbox() {
 type renewer Hold
 
 func (r *renewer) Renew(ctx context.Context, ttl time.Duration) (waiting bool, err error) {
-	waiting, err = r.server.Renew(ctx, r.id, r.last, ttl)
+	waiting, err = r.site.server.Renew(ctx, r.id, r.last, ttl)
 	r.note(waiting)
 	return waiting, err
 }
 
 func (r *renewer) RenewLater(ctx context.Context, ttl time.Duration, done func(error)) {
-	r.server.RenewLater(ctx, r.id, r.last, ttl, func(waiting bool, err error) {
+	r.site.server.RenewLater(ctx, r.id, r.last, ttl, func(waiting bool, err error) {
 		r.note(waiting)
 		done(err)
 	})

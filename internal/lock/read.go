@@ -68,7 +68,7 @@ func (l *Lock) beginShare(ctx context.Context, a *ask, h *Hold) *Hold {
 	defer l.mu.Unlock()
 	now := l.Clock.Now()
 	if !confirmed || s != l.shares.newest() || !s.hold.lease.Join(now) {
-		l.coverLocked(ctx, s, h)
+		l.coverLocked(ctx, h)
 		s = &share{hold: h}
 		l.shares = append(l.shares, s)
 		kept = true
@@ -86,13 +86,15 @@ func (l *Lock) beginShare(ctx context.Context, a *ask, h *Hold) *Hold {
 	return s.hold
 }
 
-// coverLocked frees the ID of s, if a lease without renewal is to live no
-// longer than h, which covers its readers from now on.
-func (l *Lock) coverLocked(ctx context.Context, s *share, h *Hold) {
-	if s != nil && l.NoRenewal && !h.Deadline().Before(s.hold.Deadline()) { // it was not extended
-		s.covered = true
-		go s.hold.abandon(ctx)
+// coverLocked frees the ID of the share that there is, if a lease without
+// renewal is to live no longer than h, which covers its readers from now on.
+func (l *Lock) coverLocked(ctx context.Context, h *Hold) {
+	s := l.shares.newest()
+	if s == nil || !l.NoRenewal || h.Deadline().Before(s.hold.Deadline()) { // it was extended
+		return
 	}
+	s.covered = true
+	go s.hold.abandon(ctx)
 }
 
 // readUnlock takes one reader out of the oldest share, and frees the lock after

@@ -64,14 +64,21 @@ func (s shares) newest() *share {
 func (s *share) open(now time.Time) bool {
 	h := s.hold
 	switch {
-	case h.NoRenewal: // each reader gets a whole ttl
+	case h.site.NoRenewal: // each reader gets a whole ttl
 		return false
 	case s.quietAt.IsZero() || h.contended.Load() || s.heard():
 		return false
-	case now.Sub(s.quietAt) >= HandOffTime && !(s.listening && h.box.Open()):
+	case now.Sub(s.quietAt) >= HandOffTime && !(s.listening && h.site.box.Open()):
 		return false
 	}
 	return h.lease.Joinable(now)
+}
+
+// join counts so many more readers of s, which was open at now. If the lease was
+// lost meanwhile, the readers find that when they run.
+func (s *share) join(readers int, now time.Time) {
+	s.readers += readers
+	s.hold.lease.Join(now)
 }
 
 // heard reports whether something has arrived in the mailbox.
@@ -83,10 +90,10 @@ func (s *share) heard() bool { return s.waiter != nil && len(s.waiter.Signals())
 func (s *share) listen() {
 	h := s.hold
 	if h.waiter == nil {
-		h.waiter = h.box.Register(h.id)
+		h.waiter = h.site.box.Register(h.id)
 	}
 	s.waiter = h.waiter
-	s.waiter.Resume(h.server)
+	s.waiter.Resume(h.site.server)
 	context.AfterFunc(h.Context(), s.waiter.Suspend)
 }
 
@@ -101,5 +108,5 @@ func (s *share) prepare() (listening bool) {
 		s.quietAt = time.Time{} // until Redis says so again
 	default:
 	}
-	return s.hold.box.Open()
+	return s.hold.site.box.Open()
 }

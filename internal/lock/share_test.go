@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
+
 	"github.com/warlock-go/warlock/internal/protocol"
 	"github.com/warlock-go/warlock/internal/redistest"
 )
@@ -52,4 +54,69 @@ func TestWriterThatQueuesRightAfterTheGrantIsHeard(t *testing.T) {
 		}
 		l.Unlock(Read)
 	})
+}
+
+// A reader without renewal unlocks. It has been taken out of the shares, and has
+// yet to release its ID, when the next reader of its process begins a share that
+// would cover it. The lease of the first was valid, so its unlock is no error.
+func TestUnlockOfAReaderThatIsCoveredMeanwhile(t *testing.T) {
+	s := redistest.StartMini(t)
+	l := newLock(s.Client(), time.Minute, Options{NoRenewal: true})
+	l.Lock(Read)
+	first := l.Held(Read)
+	a := newAsk(l.site, Read) // of the next reader, which has the turn
+	l.mu.Lock()
+	l.queue.enter(Read, false)
+	l.mu.Unlock()
+	h, err := a.request(t.Context(), 0)
+	if h == nil {
+		t.Fatal("the next reader is refused:", err)
+	}
+
+	ended, last, _ := l.endRead() // readUnlock of the first, up to here
+	l.mu.Lock()
+	l.coverLocked(t.Context(), h) // and the rest of beginShare
+	l.shares = append(l.shares, &share{hold: h})
+	l.letInLocked(l.shares.newest())
+	l.mu.Unlock()
+	if ended.covered {
+		redistest.Eventually(t, func() bool { return l.server.Extend(t.Context(), first.id, time.Minute) != nil },
+			"the ID of the first is released")
+	}
+	if !last {
+		t.Fatal("the first was not the only reader")
+	}
+	if err := ended.hold.end(t.Context()); err != nil { // and the rest of readUnlock
+		t.Errorf("the unlock of a valid lease: %v", err)
+	}
+	l.Unlock(Read)
+}
+
+// A leap is a clock that goes on by step when it has been read once more.
+type leap struct {
+	*clockwork.FakeClock
+	step time.Duration
+}
+
+func (c *leap) Now() time.Time {
+	defer func() { c.Advance(c.step); c.step = 0 }()
+	return c.FakeClock.Now()
+}
+
+// Each reader is renewed for MaxHold from when it came, also one that came at the
+// last instant.
+func TestReaderThatJoinsAtTheLastInstant(t *testing.T) {
+	const most = 5 * time.Millisecond
+	s := redistest.StartMini(t)
+	clock := &leap{FakeClock: clockwork.NewFakeClock()}
+	l := newLock(s.Client(), time.Minute, Options{Clock: clock, MaxHold: most})
+	l.Lock(Read)
+	clock.Advance(most - 1)
+	clock.step = 1
+	l.Lock(Read)
+	if h := l.Held(Read); !h.lease.Joinable(clock.FakeClock.Now()) {
+		t.Errorf("it was let in under a lease that is renewed no more")
+	}
+	l.Unlock(Read)
+	l.Unlock(Read)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 )
 
 // Turns are what goes on about a lock in this process: which goroutine has the
@@ -74,12 +75,12 @@ func (t *turns) tryEnter(ctx context.Context, mode Mode) (h *Hold, entered bool)
 // admitLocked gives a goroutine that has just come the turn or a hold, if it
 // need not wait.
 func (t *turns) admitLocked(mode Mode) (h *Hold, entered bool) {
-	s := t.openLocked(mode)
+	s, now := t.openLocked(mode)
 	switch t.queue.admit(mode, s != nil) {
 	case mayAsk:
 		return nil, true
 	case mayJoin:
-		t.joinLocked(s, 1)
+		s.join(1, now)
 		return s.hold, true
 	}
 	return nil, false
@@ -93,33 +94,26 @@ func (t *turns) advanceLocked() {
 		return
 	}
 	var h *Hold
-	s := t.openLocked(mode)
+	s, now := t.openLocked(mode)
 	if s != nil {
 		h = s.hold
 	}
 	if joined := t.queue.advance(s != nil, h); joined > 0 {
-		t.joinLocked(s, joined)
+		s.join(joined, now)
 	}
 }
 
-// openLocked returns the share that the next goroutine may join, or nil.
-func (t *turns) openLocked(mode Mode) *share {
+// openLocked returns the share that the next goroutine may join, or nil, and the
+// time at which that was so.
+func (t *turns) openLocked(mode Mode) (s *share, now time.Time) {
 	if mode == Write {
-		return nil
+		return nil, now
 	}
-	if s := t.shares.newest(); s != nil && s.open(t.Clock.Now()) {
-		return s
+	now = t.Clock.Now()
+	if s = t.shares.newest(); s != nil && s.open(now) {
+		return s, now
 	}
-	return nil
-}
-
-// joinLocked counts so many more readers of s. A reader whose lease was lost by
-// then finds that when it runs.
-func (t *turns) joinLocked(s *share, readers int) {
-	s.readers += readers
-	if t.MaxHold > 0 {
-		s.hold.lease.Join(t.Clock.Now())
-	}
+	return nil, now
 }
 
 // refuse tells goroutines that only try that Redis has refused the reader that
