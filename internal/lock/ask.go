@@ -46,14 +46,13 @@ const (
 type ask struct {
 	site
 	diagnosis
+	doubt   doubt // of the requests so far
 	mode    Mode
 	id      string
-	channel string       // of the mailbox; "": Redis has said whether the client may publish
-	granted bool         // the ID is a hold's, which sees to its release
-	pending bool         // a request of this ID may still be carried out
-	late    <-chan error // yields when the request returns that was under way when ctx ended
-	sent    time.Time    // when the last request was sent
-	reserve int64        // tokens that the last request asked for beside its own
+	channel string    // of the mailbox; "": Redis has said whether the client may publish
+	granted bool      // the ID is a hold's, which sees to its release
+	sent    time.Time // when the last request was sent
+	reserve int64     // tokens that the last request asked for beside its own
 
 	// Of a waiter.
 	round        int64          // of the last request, which queues; 0: requests do not queue
@@ -105,9 +104,9 @@ func (a *ask) request(ctx context.Context, reserve int64) (h *Hold, err error) {
 		answer, err = a.send(ctx)
 	}
 	if err == nil && answer.Granted {
-		a.uncontended = a.round <= 1 && a.place == 0 && !a.pending
+		a.uncontended = a.round <= 1 && a.place == 0 && !a.doubt.pending
 		h, err = a.newHold(answer.Token)
-		a.pending = a.pending || err != nil // the lease has run out here, and not yet in Redis
+		a.doubt.pending = a.doubt.pending || err != nil // the lease has run out here, and not yet in Redis
 	}
 	now := a.Clock.Now()
 	a.note(ctx, a.sent, now, err)
@@ -136,24 +135,25 @@ func (a *ask) send(ctx context.Context) (answer protocol.Grant, err error) {
 		Place: a.place, AskSubscribed: a.listening && counts, Channel: a.channel,
 	}
 	var came protocol.Grant // belongs to the request while that is under way
-	pending := a.pending
-	a.pending = true // if a hook ends this goroutine, end releases the ID
-	a.late, err = send.Wait(ctx, func() (err error) {
+	pending := a.doubt.pending
+	a.doubt.pending = true // if a hook ends this goroutine, end releases the ID
+	late, err := send.Wait(ctx, func() (err error) {
 		came, err = a.server.Acquire(ctx, r)
 		return err
 	})
-	if a.late == nil {
-		answer = came
+	if late != nil {
+		a.doubt.underway = append(a.doubt.underway, late)
+		return answer, err
 	}
-	a.pending = pending || answer.Stray || send.Lost(err)
-	return answer, err
+	a.doubt.pending = pending || came.Stray || send.Lost(err)
+	return came, err
 }
 
 // rename gives the ask another ID, which says that its client may not publish.
 func (a *ask) rename(ctx context.Context) {
-	if a.pending {
-		go a.giveBack(ctx, a.id, true)
-		a.pending = false
+	if a.doubt.pending {
+		go a.giveBack(ctx, a.id, a.doubt)
+		a.doubt = doubt{}
 	}
 	if a.waiter != nil {
 		a.waiter.Leave()
@@ -172,7 +172,7 @@ func (a *ask) rename(ctx context.Context) {
 // it has been released: such a message may come late.
 func (a *ask) newHold(token int64) (*Hold, error) {
 	h := &Hold{
-		site: a.site, id: a.id, pending: a.pending, fence: token,
+		site: a.site, id: a.id, doubt: a.doubt, fence: token,
 		last: token + a.reserve, until: a.Clock.Now().Add(HandOffTime),
 	}
 	leased, err := lease.Start(lease.Terms{
@@ -194,7 +194,7 @@ func (a *ask) newHold(token int64) (*Hold, error) {
 	case a.waiter != nil:
 		a.waiter.Suspend()
 		h.waiter, a.waiter = a.waiter, nil
-	case a.round > 0 && (a.place > 0 || a.pending):
+	case a.round > 0 && (a.place > 0 || a.doubt.pending):
 		h.waiter = a.box.Register(a.id)
 	}
 	return h, nil
@@ -273,7 +273,7 @@ func (a *ask) end(ctx context.Context) {
 	if a.round > 0 {
 		a.box.Forget(a.id)
 	}
-	if !a.granted && (a.pending || a.place > 0) {
+	if !a.granted && (a.doubt.pending || a.place > 0) {
 		a.withdraw(ctx)
 	}
 }
@@ -282,10 +282,8 @@ func (a *ask) end(ctx context.Context) {
 // lock. It waits for that for farewell, unless Redis is in trouble.
 func (a *ask) withdraw(ctx context.Context) {
 	leave := func() error {
-		if a.late != nil {
-			<-a.late
-		}
-		a.giveBack(ctx, a.id, a.pending)
+		a.doubt.await()
+		a.giveBack(ctx, a.id, doubt{pending: a.doubt.pending})
 		return nil
 	}
 	if a.inTrouble() {

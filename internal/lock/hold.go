@@ -39,12 +39,12 @@ const (
 // A Hold is the time from an acquisition of a lock until its release or loss.
 // Its methods may be called concurrently, and after its end.
 type Hold struct {
-	site    site // not embedded: users must not see its fields
-	id      string
-	fence   int64
-	lease   *lease.Lease
-	pending bool         // a request of this ID may still be carried out, see ask
-	waiter  *wait.Waiter // keeps the ID registered with the mailbox; nil: it need not be
+	site   site // not embedded: users must not see its fields
+	id     string
+	fence  int64
+	lease  *lease.Lease
+	doubt  doubt        // of the requests that led to the hold
+	waiter *wait.Waiter // keeps the ID registered with the mailbox; nil: it need not be
 
 	last  int64        // the highest of the tokens that were reserved with the hold's
 	until time.Time    // the end of this process's turn: no hand-off from then on
@@ -121,7 +121,7 @@ func (h *Hold) handOff() (next *Hold, ok bool) {
 		return nil, false
 	}
 	return &Hold{
-		site: h.site, id: h.id, pending: h.pending, fence: h.fence + 1, lease: leased,
+		site: h.site, id: h.id, doubt: h.doubt, fence: h.fence + 1, lease: leased,
 		last: h.last, until: h.until, waiter: h.waiter,
 	}, true
 }
@@ -130,7 +130,7 @@ func (h *Hold) handOff() (next *Hold, ok bool) {
 func (h *Hold) end(ctx context.Context) error {
 	err := h.lease.Release()
 	switch {
-	case errors.Is(err, lease.ErrTaken) && !h.pending: // nothing of it is left in Redis
+	case errors.Is(err, lease.ErrTaken) && !h.doubt.pending: // nothing of it is left in Redis
 		h.leaveMailbox()
 	case err != nil: // lost; what is left of it in Redis need not wait for its expiry
 		go h.abandon(ctx)
@@ -157,8 +157,8 @@ func (h *Hold) free(ctx context.Context) (err error) {
 	err = send.ErrExited // unless release returns
 	defer func() {
 		h.leaveMailbox() // not before: a late message of its grant would release it meanwhile
-		if h.pending || send.Broke(err) {
-			h.site.sweep(h.id)
+		if h.doubt.pending || send.Broke(err) {
+			h.site.sweep(h.id, h.doubt)
 		}
 	}()
 	err = h.site.release(ctx, h.site.server.NewRelease(h.id, used), h.Deadline())
@@ -167,7 +167,7 @@ func (h *Hold) free(ctx context.Context) (err error) {
 
 // abandon frees the lock in Redis for a hold that no goroutine has any more.
 func (h *Hold) abandon(ctx context.Context) {
-	h.site.giveBack(ctx, h.id, h.pending)
+	h.site.giveBack(ctx, h.id, h.doubt)
 	h.leaveMailbox()
 }
 
