@@ -34,11 +34,17 @@ func queues(t testing.TB, s *redistest.Server, n int) {
 // mailboxes returns how many mailboxes are open on the server.
 func mailboxes(t testing.TB, s *redistest.Server) int {
 	t.Helper()
-	channels, err := s.Admin.PubSubChannels(t.Context(), "warlock:mailbox:*").Result()
+	return len(channels(t, s))
+}
+
+// channels returns the channels of the mailboxes that are open on the server.
+func channels(t testing.TB, s *redistest.Server) []string {
+	t.Helper()
+	open, err := s.Admin.PubSubChannels(t.Context(), "warlock:mailbox:*").Result()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(channels)
+	return open
 }
 
 // Promise: waiting is in order, between processes by arrival at Redis. And it

@@ -346,7 +346,7 @@ func TestEntriesComeAndGo(t *testing.T) {
 // crowd is how many locks the role of TestManyAreHeld holds.
 const crowd = 3000
 
-// crowdRole takes many locks together, holds them for three ttls, and says how
+// crowdRole takes many locks together, holds them for two ttls, and says how
 // many leases it lost and how many goroutines it had at most.
 func crowdRole() {
 	k := warlock.NewKeyed(roleClient(), prefix, roleTTL())
@@ -359,7 +359,7 @@ func crowdRole() {
 	}
 	each(k.Lock)
 	most, lost := 0, 0
-	for end := time.After(3 * roleTTL()); end != nil; {
+	for end := time.After(2 * roleTTL()); end != nil; {
 		select {
 		case <-end:
 			end = nil
@@ -381,7 +381,7 @@ func crowdRole() {
 func TestManyAreHeld(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
-	c := startChild(t, s, "crowd", 2*time.Second)
+	c := startChild(t, s, "crowd", 3*time.Second)
 	said := wait(t, c.lines, "the child has held its locks")
 	var lost, most, inUse int
 	if _, err := fmt.Sscanf(said, "lost %d most %d in use %d", &lost, &most, &inUse); err != nil {
@@ -432,7 +432,7 @@ func TestRenewalsOfAKeyedAreSpread(t *testing.T) {
 func TestManyRenewalsThatAreLost(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
-	const n, ttl = 100, 2 * time.Second
+	const n, ttl = 100, 2800 * time.Millisecond
 	line := new(redistest.Line)
 	client := line.Client(s) // whose patience is longer than the ttl
 	k := warlock.NewKeyed(client, prefix, ttl)

@@ -99,7 +99,7 @@ func TestWaitingWithASmallPool(t *testing.T) {
 func TestKeyedWithASmallPool(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
-	const ttl = 2 * time.Second
+	const ttl = 4 * time.Second
 	client := s.Client(func(o *redis.Options) { o.PoolSize, o.PipelinePoolSize = 1, 1 })
 	k := warlock.NewKeyed(client, prefix, ttl)
 	k.Lock("held")
