@@ -301,7 +301,7 @@ func TestPromiseTheHolderKnowsAfterItWasStopped(t *testing.T) {
 // run out: the next holds within a ttl. The stopped one waits on when it wakes
 // up.
 func TestWaiterIsStopped(t *testing.T) {
-	t.Parallel() // it mostly waits
+	t.Parallel()                // it mostly waits
 	const ttl = 2 * time.Second // the child must be in the queue until the next has come
 	s := redistest.Start(t)
 	holder, next := newMutex(s, long), newMutex(s, 3*ttl) // asks each ttl, and its lease outlives what a busy machine does

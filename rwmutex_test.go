@@ -805,3 +805,37 @@ func TestReadersWhoseRepliesAreLost(t *testing.T) {
 		runlock(t, rw)
 	})
 }
+
+// A reader has extended its lease. A later reader of its process, which has a
+// shorter lease of its own, unlocks. The first reader goes on: no writer gets in
+// before the extended lease has ended, or the first reader has unlocked.
+func TestUnlockOfALaterReaderLeavesAnExtendedLease(t *testing.T) {
+	s := redistest.StartMini(t)
+	tl := newTimeline(s)
+	const ttl = time.Second
+	rw, writer := newRW(s, ttl, warlock.WithoutRenewal(), warlock.WithClock(tl)), newMutex(s, long)
+	first := rlock(t, rw)
+	if err := first.Extend(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	written := result(func() error { return writer.LockContext(ctx) })
+	queues(t, s, 1)
+	read := result(func() error { return rw.RLockContext(within(t)) }) // behind the writer
+	queues(t, s, 2)
+	redistest.Eventually(t, func() bool { return asleep(s) == 2 }, "both sleep")
+	cancel()
+	wait(t, written, "the writer gives up")
+	if err := wait(t, read, "the later reader has its lease"); err != nil {
+		t.Fatal(err)
+	}
+	runlock(t, rw) // the later reader's
+	if err := first.Context().Err(); err != nil {
+		t.Errorf("the lease of the first reader ended when the later one unlocked: %v", err)
+	}
+	tl.pass(2 * ttl)
+	if ok, err := writer.TryLockContext(t.Context()); ok || err != nil {
+		t.Errorf("a writer beside the first reader: %v, %v", ok, err)
+	}
+	_ = rw.RUnlockContext(within(t))
+}

@@ -36,7 +36,8 @@ import (
 //
 // RUnlock does not say which reader unlocks. It counts for the oldest share. So
 // while some goroutines read under an old share and others under a new one, the
-// new share ends last.
+// new share ends last. Without renewal it counts for the share whose lease ends
+// first: a lease that was extended outlives later ones.
 
 // A share is a hold under which goroutines read. The mu of turns guards it.
 type share struct {
@@ -58,6 +59,20 @@ func (s shares) newest() *share {
 		return nil
 	}
 	return s[len(s)-1]
+}
+
+// first returns the index of the share for which an unlock counts. There must be
+// one.
+func (s shares) first() (first int) {
+	if len(s) == 1 || !s[0].hold.site.NoRenewal {
+		return 0
+	}
+	for i := range s {
+		if s[i].hold.Deadline().Before(s[first].hold.Deadline()) {
+			first = i
+		}
+	}
+	return first
 }
 
 // open reports whether one more reader may join s at now without asking Redis.

@@ -207,20 +207,21 @@ func (t *turns) letInLocked(s *share) {
 	t.advanceLocked() // a writer asks while they read
 }
 
-// endRead takes one reader out of the oldest share, which it returns, or nil if
-// nobody reads. last says that the share has no other reader. frees says that
-// the caller is to free the lock, and has the turn until it has done so.
+// endRead takes one reader out of a share, which it returns, or nil if nobody
+// reads. last says that the share has no other reader. frees says that the
+// caller is to free the lock, and has the turn until it has done so.
 func (t *turns) endRead() (s *share, last, frees bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.shares) == 0 {
 		return nil, false, false
 	}
-	s = t.shares[0]
+	i := t.shares.first()
+	s = t.shares[i]
 	s.readers--
 	if s.readers > 0 {
 		return s, false, false
 	}
-	t.shares = slices.Delete(t.shares, 0, 1)
+	t.shares = slices.Delete(t.shares, i, i+1)
 	return s, true, len(t.shares) == 0 && t.queue.free()
 }

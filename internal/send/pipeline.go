@@ -123,8 +123,15 @@ func (p *Pipeline) lane(ctx context.Context, cmd redis.Cmder) *lane {
 	return l
 }
 
-// serverOf returns the server of cmd's key, or nil if it is not known.
-func (p *Pipeline) serverOf(ctx context.Context, cmd redis.Cmder) *redis.Client {
+// serverOf returns the server of cmd's key, or nil if it is not known. A panic of
+// a function that the user gave the client leaves it unknown: cmd then goes by
+// itself, and meets the panic.
+func (p *Pipeline) serverOf(ctx context.Context, cmd redis.Cmder) (server *redis.Client) {
+	defer func() {
+		if recover() != nil {
+			server = nil
+		}
+	}()
 	switch c := p.direct.client.(type) {
 	case *redis.Client:
 		return c
