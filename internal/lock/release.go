@@ -66,7 +66,7 @@ func (s site) release(ctx context.Context, r *protocol.Release, deadline time.Ti
 func (s site) releaseUntil(ctx context.Context, r *protocol.Release, deadline time.Time) error {
 	task, done := s.background(ctx, s.Clock.Until(deadline))
 	wait := newCallerWait(task, ctx)
-	defer wait.cancel()
+	defer wait.stop()
 	late, err := send.Wait(wait, func() error { return r.Run(task, wait.meet) })
 	if late != nil { // the release goes on
 		go func() { <-late; done() }()
@@ -95,31 +95,55 @@ type callerWait struct {
 	context.Context
 	caller context.Context
 	cancel context.CancelFunc
+	unlink func() bool // from caller; nil: that never ends
 
-	mu      sync.Mutex // guards trouble
-	trouble error      // the last that the task met
+	mu      sync.Mutex  // guards the following
+	trouble error       // the last that the task met
+	timer   *time.Timer // ends the wait; nil: not armed
+	ends    time.Time   // when the timer does so
 }
 
 func newCallerWait(task, caller context.Context) *callerWait {
 	w := &callerWait{caller: caller}
 	w.Context, w.cancel = context.WithCancel(task)
 	if caller.Done() != nil {
-		end := w.cancel
-		graceful, stop := send.Outlive(caller, grace)
-		unlink := context.AfterFunc(graceful, end)
-		w.cancel = func() { unlink(); stop(); end() }
+		w.unlink = context.AfterFunc(caller, func() { w.endWithin(grace) })
 	}
 	return w
 }
 
-// meet takes in a trouble of the task.
-func (w *callerWait) meet(err error) {
+// stop ends the wait.
+func (w *callerWait) stop() {
+	if w.unlink != nil {
+		w.unlink()
+	}
+	w.cancel()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.trouble == nil {
-		timer := time.AfterFunc(patience, w.cancel)
-		context.AfterFunc(w, func() { timer.Stop() })
+	if w.timer != nil {
+		w.timer.Stop()
 	}
+}
+
+// endWithin ends the wait within d, unless it ends sooner.
+func (w *callerWait) endWithin(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	end := time.Now().Add(d)
+	switch {
+	case w.timer == nil:
+		w.timer, w.ends = time.AfterFunc(d, w.cancel), end
+	case end.Before(w.ends):
+		w.timer.Reset(d)
+		w.ends = end
+	}
+}
+
+// meet takes in a trouble of the task.
+func (w *callerWait) meet(err error) {
+	w.endWithin(patience) // counts from the first trouble
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.trouble = err
 }
 
