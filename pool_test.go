@@ -22,7 +22,7 @@ import (
 func TestSmallPool(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
-	const ttl = 2 * time.Second
+	const ttl = 3 * time.Second
 	client := s.Client(func(o *redis.Options) { o.PoolSize, o.PoolTimeout, o.MaxRetries = 1, ttl/2, -1 })
 	m := warlock.NewMutex(client, key, ttl)
 	l := lock(t, m)

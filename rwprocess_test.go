@@ -135,7 +135,7 @@ func TestPromiseReadersHaveDeadlinesOfTheirOwn(t *testing.T) {
 // deadline.
 func TestReaderIsKilledWhileOthersRenew(t *testing.T) {
 	t.Parallel() // it mostly waits
-	const ttl = 2 * time.Second
+	const ttl = 3 * time.Second
 	s := redistest.Start(t)
 	other := newRW(s, ttl)
 	l := rlock(t, other)
@@ -157,7 +157,7 @@ func TestReaderIsKilledWhileOthersRenew(t *testing.T) {
 // Readers and writers that wait when a writer is killed hold within its ttl.
 func TestWriterIsKilledBeforeReaders(t *testing.T) {
 	t.Parallel() // it mostly waits
-	const ttl = 500 * time.Millisecond
+	const ttl = 2 * time.Second
 	s := redistest.Start(t)
 	c := startChild(t, s, holding("Mutex"), ttl)
 	fence, _ := c.held()

@@ -241,7 +241,7 @@ func TestUnlockWithEndedContextDoesNotWaitLong(t *testing.T) {
 func TestMutexIsUsableAfterAFailedRelease(t *testing.T) {
 	t.Parallel() // it mostly waits
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		m := warlock.NewMutex(s.Client(), key, 600*time.Millisecond)
+		m := warlock.NewMutex(s.Client(), key, 2*time.Second)
 		for _, unlock := range []func(){
 			m.Unlock,
 			func() {
