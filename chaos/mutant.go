@@ -124,17 +124,28 @@ func runMutants(ctx context.Context, only string, p *plan, stdout, stderr io.Wri
 		return err
 	}
 	fmt.Fprintf(stdout, seedLine, p.seed, p.duration)
+	uncaught, err := huntAll(ctx, chosen, source, dir, p, stdout, stderr)
+	if err == nil && len(uncaught) > 0 {
+		err = fmt.Errorf("not caught with seed %d: %s", p.seed, strings.Join(uncaught, "; "))
+	}
+	return err
+}
+
+// huntAll builds each mutant in dir and hunts it. It writes a table of them, and
+// returns the names of those that no judge has caught.
+func huntAll(
+	ctx context.Context, chosen []mutant, source, dir string, p *plan, stdout, stderr io.Writer,
+) (uncaught []string, err error) {
 	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "mutant\tscenario\tcaught by\ttries")
-	var uncaught []string
 	for _, m := range chosen {
 		program, err := m.build(ctx, source, dir)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		h, err := m.hunt(ctx, &plan{seed: p.seed, duration: p.duration, program: program}, stderr)
 		if err != nil {
-			return fmt.Errorf("mutant %q: %w", m.name, err)
+			return nil, fmt.Errorf("mutant %q: %w", m.name, err)
 		}
 		if len(h.judges) == 0 {
 			uncaught = append(uncaught, m.name)
@@ -144,10 +155,7 @@ func runMutants(ctx context.Context, only string, p *plan, stdout, stderr io.Wri
 		fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", m.name, m.scenario, by, h.tries)
 	}
 	_ = t.Flush() // fails only if stdout does
-	if len(uncaught) > 0 {
-		return fmt.Errorf("not caught with seed %d: %s", p.seed, strings.Join(uncaught, "; "))
-	}
-	return nil
+	return uncaught, nil
 }
 
 // chooseMutants returns the mutants whose names contain part.

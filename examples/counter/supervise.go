@@ -29,48 +29,62 @@ type news struct {
 // measured. When supervise returns, no worker is running.
 func supervise(ctx context.Context, j job, procs int, stderr io.Writer) (*result, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	workers := make([]*worker, 0, procs)
+	workers, err := startAll(ctx, j, procs, stderr)
 	defer func() {
 		cancel()
 		for _, w := range workers {
 			_ = w.cmd.Wait() // its failure was reported, or cancel caused it
 		}
 	}()
-	for range procs {
-		w, err := start(ctx, j, stderr)
-		if err != nil {
-			return nil, fmt.Errorf("starting a process: %w", err)
-		}
-		workers = append(workers, w)
+	if err != nil {
+		return nil, err
 	}
 	said := make(chan news)
 	for i, w := range workers {
 		go w.listen(ctx, i, said)
 	}
-
-	r := &result{expected: procs * j.Increments}
-	if err := await(ctx, said, procs, func(n news) bool { return true }); err != nil {
+	if err := await(ctx, said, procs, func(news) bool { return true }); err != nil {
 		return nil, err
 	}
 	began := time.Now()
-	for _, w := range workers {
+	for _, w := range workers { // which lets it begin
 		if err := w.in.Close(); err != nil {
 			return nil, err
 		}
 	}
+	r := &result{expected: procs * j.Increments}
 	p := newProgress(stderr, r.expected, procs)
 	defer p.end()
-	err := await(ctx, said, procs, func(n news) bool {
+	err = await(ctx, said, procs, func(n news) bool {
 		p.show(n.worker, n.Done)
-		if n.Final == nil {
-			return false
-		}
-		r.waits = append(r.waits, n.Final.Waits...)
-		r.fence = max(r.fence, n.Final.Fence)
-		return true
+		return r.add(n)
 	})
 	r.took = time.Since(began)
 	return r, err
+}
+
+// startAll starts so many workers. It returns those that it has started also
+// with an error.
+func startAll(ctx context.Context, j job, procs int, stderr io.Writer) ([]*worker, error) {
+	workers := make([]*worker, 0, procs)
+	for range procs {
+		w, err := start(ctx, j, stderr)
+		if err != nil {
+			return workers, fmt.Errorf("starting a process: %w", err)
+		}
+		workers = append(workers, w)
+	}
+	return workers, nil
+}
+
+// add takes in what a worker has said, and reports whether that was its last.
+func (r *result) add(n news) (last bool) {
+	if n.Final == nil {
+		return false
+	}
+	r.waits = append(r.waits, n.Final.Waits...)
+	r.fence = max(r.fence, n.Final.Fence)
+	return true
 }
 
 func start(ctx context.Context, j job, stderr io.Writer) (*worker, error) {
