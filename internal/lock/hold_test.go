@@ -1,0 +1,125 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+// The notice of a grant comes late, while the holder's release is under way. The
+// mailbox sends no release of its own: the ID stays registered until the release
+// is answered.
+func TestLateNoticeDuringARelease(t *testing.T) {
+	s := redistest.StartMini(t)
+	warm(t, s)
+	client := s.Client()
+	scripts, gate := redistest.CountScripts(client), newCheckpoint(client)
+	l := newLock(client, time.Minute, Options{})
+	h := grantedByAsking(t, s, l)
+	w := listener(t, l)
+	for len(h.waiter.Signals()) > 0 {
+		<-h.waiter.Signals() // the mailbox opened
+	}
+	before := scripts.Load()
+	gate.armed.Store(true)
+	done := result(func() error { return l.UnlockContext(context.Background(), Write) })
+	await(t, gate.reached, "the release is under way")
+	grantTold(t, s, l, w, h.id)
+	if len(h.waiter.Signals()) != 1 {
+		t.Error("the notice was not the holder's")
+	}
+	if n := scripts.Load() - before; n != 1 {
+		t.Errorf("%d requests are under way, want the release alone", n)
+	}
+	close(gate.open)
+	if err := await(t, done, "the unlock returns"); err != nil {
+		t.Error(err)
+	}
+}
+
+// answers counts the scripts of client that the server has answered.
+func answers(client *redis.Client) *atomic.Int64 {
+	count := new(atomic.Int64)
+	client.AddHook(redistest.Hook{
+		Process: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+			err := next(ctx, cmd)
+			if redistest.IsScript(cmd) {
+				count.Add(1)
+			}
+			return err
+		},
+	})
+	return count
+}
+
+// inDoubt returns a hold whose first request was not answered, and may be
+// carried out once more.
+func inDoubt(t *testing.T, s *redistest.Server, clock clockwork.Clock) (*Hold, *atomic.Int64) {
+	t.Helper()
+	warm(t, s)
+	line := new(redistest.Line)
+	client := line.Client(s, noRetries)
+	l := newLock(client, time.Minute, Options{Clock: clock})
+	a := newAsk(l.site, Write)
+	line.BreakFirst(1, redistest.Cut)
+	const reserve = 1
+	if h, err := a.request(t.Context(), reserve); h != nil || err == nil {
+		t.Fatalf("a request without an answer: %v, %v", h, err)
+	}
+	h, err := a.request(t.Context(), reserve)
+	if h == nil {
+		t.Fatal("it has the lock, and is refused:", err)
+	}
+	a.end(t.Context())
+	return h, answers(client)
+}
+
+// wantSwept fails the test unless the lock is freed although a late request has
+// taken it for id, which was released.
+func wantSwept(t *testing.T, s *redistest.Server, clock *clockwork.FakeClock, id string) {
+	t.Helper()
+	s.Do("SET", lockKey, id, "PX", 600_000)
+	redistest.Eventually(t, func() bool {
+		clock.Advance(sweepAfter)
+		return s.Get(lockKey) == ""
+	}, "the ID is released once more")
+}
+
+// A holder finds that the lock was taken from it. One of its requests may still
+// be carried out, so its ID is released, and once more later.
+func TestTakenHoldInDoubtIsSwept(t *testing.T) {
+	s, clock := redistest.StartMini(t), clockwork.NewFakeClock()
+	h, answered := inDoubt(t, s, clock)
+	s.Do("SET", lockKey, "other", "PX", 600_000)
+	if _, err := h.confirm(t.Context()); !errors.Is(err, ErrLeaseLost) {
+		t.Fatalf("the lock was taken: %v", err)
+	}
+	before := answered.Load()
+	if err := h.end(t.Context()); !errors.Is(err, ErrLeaseLost) {
+		t.Errorf("the unlock: %v", err)
+	}
+	redistest.Eventually(t, func() bool { return answered.Load() == before+1 }, "the ID is released")
+	wantSwept(t, s, clock, h.id)
+}
+
+// A hold is handed off while one of its requests may still be carried out. Its
+// ID is released once more after the last holder has released it.
+func TestHandedOffHoldInDoubtIsSwept(t *testing.T) {
+	s, clock := redistest.StartMini(t), clockwork.NewFakeClock()
+	h, _ := inDoubt(t, s, clock)
+	last, ok := h.handOff()
+	if !ok {
+		t.Fatal("the hold is not handed off")
+	}
+	if err := last.end(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantSwept(t, s, clock, last.id)
+}
