@@ -51,7 +51,7 @@ func await[T any](t *testing.T, c <-chan T, what string) (v T) {
 	return v
 }
 
-// A checkpoint stops one script of a client on its way to the server.
+// A checkpoint stops one script of a client before the client sends it.
 type checkpoint struct {
 	armed   atomic.Bool   // the next script is to stop
 	reached chan struct{} // closed when a script has stopped
@@ -90,9 +90,8 @@ func grantTold(t *testing.T, s *redistest.Server, l *Lock, w *wait.Waiter, id st
 	await(t, w.Signals(), "the mailbox has taken the notices in")
 }
 
-// grantedByAsking returns the hold of a writer of l, which has the turn: it was
-// refused while the mailbox was closed, and granted the lock when it asked
-// again.
+// grantedByAsking locks l for a writer, and returns the hold. Redis refused the
+// writer while the mailbox was closed, and granted the lock to its next request.
 func grantedByAsking(t *testing.T, s *redistest.Server, l *Lock) *Hold {
 	t.Helper()
 	s.Do("SET", lockKey, "other", "PX", 600_000)
@@ -117,8 +116,8 @@ func grantedByAsking(t *testing.T, s *redistest.Server, l *Lock) *Hold {
 	return nil
 }
 
-// A waiter is granted the lock when it asks again. The notice of an earlier
-// grant comes late. The mailbox does not release the lock of a live holder.
+// A waiter is granted the lock when it asks again. The notice of the grant comes
+// late. The mailbox does not release the lock of a live holder.
 func TestLateNoticeToAHolderThatAsked(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(s.Client(), time.Minute, Options{})
@@ -141,8 +140,8 @@ func TestLateNoticeToAHolderThatAsked(t *testing.T) {
 	})
 }
 
-// A caller gives up while its request is under way. Its ID is released when the
-// request has returned, and not before: the request would take the lock after.
+// A caller gives up while its request is under way. Its ID is released after
+// the request has returned: an earlier release would free nothing.
 func TestWithdrawalFollowsTheRequestUnderWay(t *testing.T) {
 	s := redistest.StartMini(t)
 	warm(t, s)
@@ -165,8 +164,8 @@ func TestWithdrawalFollowsTheRequestUnderWay(t *testing.T) {
 		"the ID is released")
 }
 
-// A waiter was told of its grant and holds the lock. The mailbox closes soon,
-// as nobody waits.
+// A waiter has become the holder, so nobody waits. The mailbox closes after its
+// linger.
 func TestMailboxClosesWhileAWaiterHolds(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := redistest.StartMini(t)
@@ -218,8 +217,8 @@ func TestMailboxOpensBetweenRefusalAndJoin(t *testing.T) {
 }
 
 // The server carries a request out, and its answer is lost. Then the client may
-// not publish any more, so the ask goes on under another ID. The first ID, which
-// has the lock, is released.
+// not publish any more, so the ask goes on under another ID. The first ID has
+// the lock. The ask releases that ID.
 func TestRenamedAskReleasesItsFirstID(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~*", "&*", "+@all")
@@ -240,7 +239,8 @@ func TestRenamedAskReleasesItsFirstID(t *testing.T) {
 	if err != nil || a.id == first {
 		t.Fatalf("the next request: %v; the ID was %s and is %s", err, first, a.id)
 	}
-	redistest.Eventually(t, func() bool { return s.Get(lockKey) != first }, "the first ID is released")
+	released := func() bool { return s.Get(lockKey) != first }
+	redistest.Eventually(t, released, "the first ID is released")
 	a.end(t.Context())
 	if h != nil {
 		if err := h.end(t.Context()); err != nil {
@@ -249,8 +249,9 @@ func TestRenamedAskReleasesItsFirstID(t *testing.T) {
 	}
 }
 
-// A share is open after an answer that nobody waits. An answer to a request that
-// was repeated does not say so: a writer may have come in between.
+// A share is open when Redis granted the first request: no writer waits. When
+// the answer to the first request was lost, the grant of the second does not
+// open the share: a writer may have queued in between.
 func TestShareAfterALostAnswerIsNotOpen(t *testing.T) {
 	for name, lost := range map[string]int{"answered": 0, "lost": 1} {
 		t.Run(name, func(t *testing.T) {

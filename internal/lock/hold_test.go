@@ -13,9 +13,9 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// The notice of a grant comes late, while the holder's release is under way. The
-// mailbox sends no release of its own: the ID stays registered until the release
-// is answered.
+// The notice of a grant comes while the holder's release is under way. The
+// mailbox sends no release of its own: the ID stays registered until Redis has
+// answered the release.
 func TestLateNoticeDuringARelease(t *testing.T) {
 	s := redistest.StartMini(t)
 	warm(t, s)
@@ -59,8 +59,9 @@ func answers(client *redis.Client) *atomic.Int64 {
 	return count
 }
 
-// inDoubt returns a hold whose first request was not answered, and may be
-// carried out once more.
+// inDoubt returns a hold that the second request of its ID led to. The answer to
+// the first was lost, so that request counts as one that may come late. The
+// count is of the scripts that the server has answered since.
 func inDoubt(t *testing.T, s *redistest.Server, clock clockwork.Clock) (*Hold, *atomic.Int64) {
 	t.Helper()
 	warm(t, s)
@@ -81,8 +82,8 @@ func inDoubt(t *testing.T, s *redistest.Server, clock clockwork.Clock) (*Hold, *
 	return h, answers(client)
 }
 
-// wantSwept fails the test unless the lock is freed although a late request has
-// taken it for id, which was released.
+// wantSwept lets id, which was released, take the lock once more, as a late
+// request would. It fails the test unless the lock is freed.
 func wantSwept(t *testing.T, s *redistest.Server, clock *clockwork.FakeClock, id string) {
 	t.Helper()
 	s.Do("SET", lockKey, id, "PX", 600_000)
@@ -92,8 +93,8 @@ func wantSwept(t *testing.T, s *redistest.Server, clock *clockwork.FakeClock, id
 	}, "the ID is released once more")
 }
 
-// A holder finds that the lock was taken from it. One of its requests may still
-// be carried out, so its ID is released, and once more later.
+// A holder finds that another ID has taken the lock. One of the holder's
+// requests may still come late, so the holder's ID is released twice.
 func TestTakenHoldInDoubtIsSwept(t *testing.T) {
 	s, clock := redistest.StartMini(t), clockwork.NewFakeClock()
 	h, answered := inDoubt(t, s, clock)
@@ -109,8 +110,8 @@ func TestTakenHoldInDoubtIsSwept(t *testing.T) {
 	wantSwept(t, s, clock, h.id)
 }
 
-// A hold is handed off while one of its requests may still be carried out. Its
-// ID is released once more after the last holder has released it.
+// A hold is handed off, and one of its requests may still come late. The last
+// holder's unlock releases the ID. Later the ID is released once more.
 func TestHandedOffHoldInDoubtIsSwept(t *testing.T) {
 	s, clock := redistest.StartMini(t), clockwork.NewFakeClock()
 	h, _ := inDoubt(t, s, clock)
