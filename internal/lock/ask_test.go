@@ -91,7 +91,8 @@ func grantTold(t *testing.T, s *redistest.Server, l *Lock, w *wait.Waiter, id st
 }
 
 // grantedByAsking locks l for a writer, and returns the hold. Redis refused the
-// writer while the mailbox was closed, and granted the lock to its next request.
+// writer while the mailbox was closed, and granted the lock to its next
+// request.
 func grantedByAsking(t *testing.T, s *redistest.Server, l *Lock) *Hold {
 	t.Helper()
 	s.Do("SET", lockKey, "other", "PX", 600_000)
@@ -116,8 +117,8 @@ func grantedByAsking(t *testing.T, s *redistest.Server, l *Lock) *Hold {
 	return nil
 }
 
-// A waiter is granted the lock when it asks again. The notice of the grant comes
-// late. The mailbox does not release the lock of a live holder.
+// A waiter is granted the lock when it asks again. The notice of the grant
+// comes late. The mailbox does not release the lock of a live holder.
 func TestLateNoticeToAHolderThatAsked(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(s.Client(), time.Minute, Options{})

@@ -59,8 +59,8 @@ func answers(client *redis.Client) *atomic.Int64 {
 	return count
 }
 
-// inDoubt returns a hold that the second request of its ID led to. The answer to
-// the first was lost, so that request counts as one that may come late. The
+// inDoubt returns a hold that the second request of its ID led to. The answer
+// to the first was lost, so that request counts as one that may come late. The
 // count is of the scripts that the server has answered since.
 func inDoubt(t *testing.T, s *redistest.Server, clock clockwork.Clock) (*Hold, *atomic.Int64) {
 	t.Helper()
