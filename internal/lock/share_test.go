@@ -56,9 +56,10 @@ func TestWriterThatQueuesRightAfterTheGrantIsHeard(t *testing.T) {
 	})
 }
 
-// A reader without renewal unlocks. It has been taken out of the shares, and has
-// yet to release its ID, when the next reader of its process begins a share that
-// would cover it. The lease of the first was valid, so its unlock is no error.
+// A reader without renewal unlocks. It has been taken out of the shares, and
+// has yet to release its ID, when the next reader of its process begins a share
+// that would cover it. The lease of the first was valid, so its unlock is no
+// error.
 func TestUnlockOfAReaderThatIsCoveredMeanwhile(t *testing.T) {
 	s := redistest.StartMini(t)
 	l := newLock(s.Client(), time.Minute, Options{NoRenewal: true})
@@ -103,8 +104,8 @@ func (c *leap) Now() time.Time {
 	return c.FakeClock.Now()
 }
 
-// Each reader is renewed for MaxHold from when it came, also one that came at the
-// last instant.
+// Each reader is renewed for MaxHold from when it came, also one that came at
+// the last instant.
 func TestReaderThatJoinsAtTheLastInstant(t *testing.T) {
 	const most = 5 * time.Millisecond
 	s := redistest.StartMini(t)
