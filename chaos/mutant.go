@@ -61,7 +61,7 @@ var mutants = []mutant{
 	{"a local hand-off gives no new token", "calm", []edit{{"internal/lock/hold.go",
 		"fence: h.fence + 1,", "fence: h.fence,"}}},
 	{"a wait that is cancelled passes no grant on", "calm", []edit{{"internal/lock/ask.go",
-		"if !a.granted && (a.doubt.pending || a.place > 0) {", "if false {"}}},
+		"if !a.granted && (a.pending || a.place > 0) {", "if false {"}}},
 	{"the mailbox is never closed", "calm", []edit{{mailbox,
 		"if b.waiting == 0 && b.session != nil {", "if false {"}}},
 	{"the data of waiters never expires", "crash", []edit{{luaContend,

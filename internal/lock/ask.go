@@ -46,11 +46,15 @@ const (
 type ask struct {
 	site
 	diagnosis
-	doubt   doubt // of the requests so far
 	mode    Mode
 	id      string
-	channel string    // of the mailbox; "": Redis has said whether the client may publish
-	granted bool      // the ID is a hold's, which sees to its release
+	channel string // of the mailbox; "": Redis has said whether the client may publish
+	granted bool   // the ID is a hold's, which sees to its release
+	pending bool   // a request of this ID may still be carried out
+
+	// One of each request that has not returned; yields when the request does.
+	underway []<-chan error
+
 	sent    time.Time // when the last request was sent
 	reserve int64     // tokens that the last request asked for beside its own
 
@@ -104,9 +108,9 @@ func (a *ask) request(ctx context.Context, reserve int64) (h *Hold, err error) {
 		answer, err = a.send(ctx)
 	}
 	if err == nil && answer.Granted {
-		a.uncontended = a.round <= 1 && a.place == 0 && !a.doubt.pending
+		a.uncontended = a.round <= 1 && a.place == 0 && !a.pending
 		h, err = a.newHold(answer.Token)
-		a.doubt.pending = a.doubt.pending || err != nil // the lease has run out here, and not yet in Redis
+		a.pending = a.pending || err != nil // the lease has run out here, and not yet in Redis
 	}
 	now := a.Clock.Now()
 	a.note(ctx, a.sent, now, err)
@@ -135,25 +139,25 @@ func (a *ask) send(ctx context.Context) (answer protocol.Grant, err error) {
 		Place: a.place, AskSubscribed: a.listening && counts, Channel: a.channel,
 	}
 	var came protocol.Grant // belongs to the request while that is under way
-	pending := a.doubt.pending
-	a.doubt.pending = true // if a hook ends this goroutine, end releases the ID
+	pending := a.pending
+	a.pending = true // if a hook ends this goroutine, end releases the ID
 	late, err := send.Wait(ctx, func() (err error) {
 		came, err = a.server.Acquire(ctx, r)
 		return err
 	})
 	if late != nil {
-		a.doubt.underway = append(a.doubt.underway, late)
+		a.underway = append(a.underway, late)
 		return answer, err
 	}
-	a.doubt.pending = pending || came.Stray || send.Lost(err)
+	a.pending = pending || came.Stray || send.Lost(err)
 	return came, err
 }
 
 // rename gives the ask another ID, which says that its client may not publish.
 func (a *ask) rename(ctx context.Context) {
-	if a.doubt.pending {
-		go a.giveBack(ctx, a.id, a.doubt)
-		a.doubt = doubt{}
+	if a.pending {
+		go a.giveBack(ctx, a.id, a.doubt())
+		a.pending, a.underway = false, nil
 	}
 	if a.waiter != nil {
 		a.waiter.Leave()
@@ -172,7 +176,7 @@ func (a *ask) rename(ctx context.Context) {
 // it has been released: such a message may come late.
 func (a *ask) newHold(token int64) (*Hold, error) {
 	h := &Hold{
-		site: a.site, id: a.id, doubt: a.doubt, fence: token,
+		site: a.site, id: a.id, doubt: a.doubt(), fence: token,
 		last: token + a.reserve, until: a.Clock.Now().Add(HandOffTime),
 	}
 	leased, err := lease.Start(lease.Terms{
@@ -194,7 +198,7 @@ func (a *ask) newHold(token int64) (*Hold, error) {
 	case a.waiter != nil:
 		a.waiter.Suspend()
 		h.waiter, a.waiter = a.waiter, nil
-	case a.round > 0 && (a.place > 0 || a.doubt.pending):
+	case a.round > 0 && (a.place > 0 || a.pending):
 		h.waiter = a.box.Register(a.id)
 	}
 	return h, nil
@@ -264,6 +268,14 @@ func (a *ask) reportMailbox() {
 	}
 }
 
+// doubt returns the doubt about the requests so far.
+func (a *ask) doubt() *doubt {
+	if !a.pending {
+		return nil
+	}
+	return &doubt{a.underway}
+}
+
 // end leaves the mailbox, and gives back what did not become a hold's, also
 // after a panic.
 func (a *ask) end(ctx context.Context) {
@@ -273,7 +285,7 @@ func (a *ask) end(ctx context.Context) {
 	if a.round > 0 {
 		a.box.Forget(a.id)
 	}
-	if !a.granted && (a.doubt.pending || a.place > 0) {
+	if !a.granted && (a.pending || a.place > 0) {
 		a.withdraw(ctx)
 	}
 }
@@ -282,8 +294,12 @@ func (a *ask) end(ctx context.Context) {
 // lock. It waits for that for farewell, unless Redis is in trouble.
 func (a *ask) withdraw(ctx context.Context) {
 	leave := func() error {
-		a.doubt.await()
-		a.giveBack(ctx, a.id, doubt{pending: a.doubt.pending})
+		d := a.doubt()
+		if d != nil {
+			d.await()
+			d.underway = nil
+		}
+		a.giveBack(ctx, a.id, d)
 		return nil
 	}
 	if a.inTrouble() {

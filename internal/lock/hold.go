@@ -43,7 +43,7 @@ type Hold struct {
 	id     string
 	fence  int64
 	lease  *lease.Lease
-	doubt  doubt        // of the requests that led to the hold
+	doubt  *doubt       // of the requests that led to the hold; nil: none
 	waiter *wait.Waiter // keeps the ID registered with the mailbox; nil: it need not be
 
 	last  int64        // the highest of the tokens that were reserved with the hold's
@@ -130,7 +130,7 @@ func (h *Hold) handOff() (next *Hold, ok bool) {
 func (h *Hold) end(ctx context.Context) error {
 	err := h.lease.Release()
 	switch {
-	case errors.Is(err, lease.ErrTaken) && !h.doubt.pending: // nothing of it is left in Redis
+	case errors.Is(err, lease.ErrTaken) && h.doubt == nil: // nothing of it is left in Redis
 		h.leaveMailbox()
 	case err != nil: // lost; what is left of it in Redis need not wait for its expiry
 		go h.abandon(ctx)
@@ -157,7 +157,7 @@ func (h *Hold) free(ctx context.Context) (err error) {
 	err = send.ErrExited // unless release returns
 	defer func() {
 		h.leaveMailbox() // not before: a late message of its grant would release it meanwhile
-		if h.doubt.pending || send.Broke(err) {
+		if h.doubt != nil || send.Broke(err) {
 			h.site.sweep(h.id, h.doubt)
 		}
 	}()

@@ -7,9 +7,8 @@ import (
 
 // A queue says whose turn it is among the goroutines of one lock in one
 // process. A goroutine has the turn while it asks Redis for the lock, and a
-// writer also while it holds the lock. It knows nothing of Redis, of time, or
-// of leases. H is what a goroutine may get instead of the turn, or along with
-// it: a hold.
+// writer also while it holds the lock. The queue knows nothing of Redis, of
+// time, or of leases: it passes on holds, and never looks into one.
 //
 // What holds:
 //
@@ -21,9 +20,9 @@ import (
 //
 // Its zero value is an empty queue in state free. It is not safe for concurrent
 // use: turns guards it.
-type queue[H any] struct {
+type queue struct {
 	state   state
-	waiting list.List     // of *claim[H], in the order in which they came
+	waiting list.List     // of *claim, in the order in which they came
 	answer  chan struct{} // closed when asking or freeing ends; nil in other states
 }
 
@@ -48,15 +47,14 @@ const (
 )
 
 // A claim is one goroutine's place in the queue.
-type claim[H any] struct {
+type claim struct {
 	mode   Mode
-	passed chan H // yields once: a hold, or the zero H with the turn
-	place  *list.Element
+	passed chan *Hold // yields once: a hold, or nil with the turn alone
 }
 
 // admit decides about a goroutine that has come just now. open says whether one
 // more reader may join the share that there is.
-func (q *queue[H]) admit(mode Mode, open bool) verdict {
+func (q *queue) admit(mode Mode, open bool) verdict {
 	if q.waiting.Len() > 0 {
 		return mustWait
 	}
@@ -64,7 +62,7 @@ func (q *queue[H]) admit(mode Mode, open bool) verdict {
 }
 
 // enter decides about the goroutine that is next.
-func (q *queue[H]) enter(mode Mode, open bool) verdict {
+func (q *queue) enter(mode Mode, open bool) verdict {
 	switch {
 	case q.state != free:
 		return mustWait
@@ -79,16 +77,15 @@ func (q *queue[H]) enter(mode Mode, open bool) verdict {
 	}
 }
 
-// wait adds a goroutine that must wait.
-func (q *queue[H]) wait(mode Mode) *claim[H] {
-	c := &claim[H]{mode: mode, passed: make(chan H, 1)}
-	c.place = q.waiting.PushBack(c)
-	return c
+// wait adds a goroutine that must wait, and returns its claim and its place.
+func (q *queue) wait(mode Mode) (*claim, *list.Element) {
+	c := &claim{mode, make(chan *Hold, 1)}
+	return c, q.waiting.PushBack(c)
 }
 
 // await waits until the claim has been served, and returns what it got. It
 // returns false if ctx ends first: then the claim is to be withdrawn.
-func (c *claim[H]) await(ctx context.Context) (h H, served bool) {
+func (c *claim) await(ctx context.Context) (h *Hold, served bool) {
 	if ctx.Done() == nil { // without select, a hand-off is about 10 % faster
 		return <-c.passed, true
 	}
@@ -100,30 +97,30 @@ func (c *claim[H]) await(ctx context.Context) (h H, served bool) {
 	}
 }
 
-// withdraw removes a claim. If the claim was served meanwhile, withdraw returns
-// what it got.
-func (q *queue[H]) withdraw(c *claim[H]) (h H, served bool) {
+// withdraw removes a claim from its place. If the claim was served meanwhile,
+// withdraw returns what it got.
+func (q *queue) withdraw(c *claim, place *list.Element) (h *Hold, served bool) {
 	select {
 	case h = <-c.passed:
 		return h, true
 	default:
-		q.waiting.Remove(c.place)
-		return h, false
+		q.waiting.Remove(place)
+		return nil, false
 	}
 }
 
 // next returns the mode of the goroutine that is next; ok is false if none
 // waits.
-func (q *queue[H]) next() (mode Mode, ok bool) {
+func (q *queue) next() (mode Mode, ok bool) {
 	front := q.waiting.Front()
 	if front == nil {
 		return 0, false
 	}
-	return front.Value.(*claim[H]).mode, true
+	return front.Value.(*claim).mode, true
 }
 
 // writerIsNext reports whether a writer is next.
-func (q *queue[H]) writerIsNext() bool {
+func (q *queue) writerIsNext() bool {
 	mode, ok := q.next()
 	return ok && mode == Write
 }
@@ -131,7 +128,7 @@ func (q *queue[H]) writerIsNext() bool {
 // advance serves goroutines that wait, in order, until one must wait on. If
 // open is true, readers join the share, whose hold is share. advance returns
 // how many have joined.
-func (q *queue[H]) advance(open bool, share H) (joined int) {
+func (q *queue) advance(open bool, share *Hold) (joined int) {
 	for {
 		mode, ok := q.next()
 		if !ok {
@@ -144,24 +141,23 @@ func (q *queue[H]) advance(open bool, share H) (joined int) {
 			joined++
 			q.pass(share)
 		case mayAsk:
-			var turn H
-			q.pass(turn)
+			q.pass(nil)
 		}
 	}
 }
 
 // pass serves the goroutine that is next.
-func (q *queue[H]) pass(h H) {
-	q.waiting.Remove(q.waiting.Front()).(*claim[H]).passed <- h
+func (q *queue) pass(h *Hold) {
+	q.waiting.Remove(q.waiting.Front()).(*claim).passed <- h
 }
 
 // handOff serves the writer that is next: it gets the turn of the writer before
 // it, along with a hold.
-func (q *queue[H]) handOff(h H) { q.pass(h) }
+func (q *queue) handOff(h *Hold) { q.pass(h) }
 
 // letIn ends the turn of a reader that asked, and has the lock. The readers at
 // the front of the queue get its hold too. letIn returns how many they are.
-func (q *queue[H]) letIn(h H) (joined int) {
+func (q *queue) letIn(h *Hold) (joined int) {
 	q.leave()
 	for mode, ok := q.next(); ok && mode == Read; mode, ok = q.next() {
 		joined++
@@ -171,7 +167,7 @@ func (q *queue[H]) letIn(h H) (joined int) {
 }
 
 // refuse notes that Redis has refused the reader that asks.
-func (q *queue[H]) refuse() {
+func (q *queue) refuse() {
 	if q.state == asking {
 		close(q.answer)
 		q.state, q.answer = refused, nil
@@ -180,7 +176,7 @@ func (q *queue[H]) refuse() {
 
 // free gives the turn to the last reader, which frees the lock in Redis. It
 // returns false if another goroutine has the turn, and asks Redis.
-func (q *queue[H]) free() bool {
+func (q *queue) free() bool {
 	if q.state != free {
 		return false
 	}
@@ -190,10 +186,10 @@ func (q *queue[H]) free() bool {
 
 // underway returns a channel that is closed when Redis has answered the reader
 // that has the turn. It returns nil if no such answer is under way.
-func (q *queue[H]) underway() <-chan struct{} { return q.answer }
+func (q *queue) underway() <-chan struct{} { return q.answer }
 
 // leave ends the turn. advance serves the next.
-func (q *queue[H]) leave() {
+func (q *queue) leave() {
 	if q.answer != nil {
 		close(q.answer)
 	}

@@ -161,15 +161,14 @@ func (w *callerWait) outcome() error {
 	return err
 }
 
-// A doubt says whether a request of an ID may still be carried out. Its zero
-// value says that none may.
+// A doubt says that a request of an ID may still be carried out. A nil doubt says
+// that none may.
 type doubt struct {
-	pending  bool           // there may be such a request
 	underway []<-chan error // one of each request that had not returned; yields when it does
 }
 
 // await waits until the requests have returned that were under way.
-func (d doubt) await() {
+func (d *doubt) await() {
 	for _, returned := range d.underway {
 		<-returned
 	}
@@ -178,27 +177,27 @@ func (d doubt) await() {
 // giveBack frees the lock of an ID that no goroutine has any more, if the ID has
 // the lock. It tries for as long as the ID could have it. If d says that a
 // request of the ID may still be carried out, giveBack does so once more, later.
-func (s site) giveBack(ctx context.Context, id string, d doubt) {
+func (s site) giveBack(ctx context.Context, id string, d *doubt) {
 	task, done := s.background(ctx, s.ttl)
 	defer done()
 	err := s.server.NewRelease(id, 0).Run(task, func(error) {})
 	if err != nil && !errors.Is(err, protocol.ErrNotHeld) && !errors.Is(err, redis.ErrClosed) {
 		s.log().Warn("warlock: a lock that was given up could not be released; it expires", "error", err)
 	}
-	if d.pending {
+	if d != nil {
 		s.sweep(id, d)
 	}
 }
 
 // sweep releases an ID once more, later: a request in doubt may have taken the
 // lock for it, or a place in the queue, after it was released.
-func (s site) sweep(id string, d doubt) {
+func (s site) sweep(id string, d *doubt) {
 	later := func() {
 		s.Clock.AfterFunc(min(sweepAfter, s.ttl/2), func() {
-			s.giveBack(context.Background(), id, doubt{})
+			s.giveBack(context.Background(), id, nil)
 		})
 	}
-	if len(d.underway) == 0 {
+	if d == nil || len(d.underway) == 0 {
 		later()
 		return
 	}

@@ -93,7 +93,9 @@ func (s *share) open(now time.Time) bool {
 // lost meanwhile, the readers find that when they run.
 func (s *share) join(readers int, now time.Time) {
 	s.readers += readers
-	s.hold.lease.Join(now)
+	if s.hold.site.MaxHold > 0 { // counts from the last reader
+		s.hold.lease.Join(now)
+	}
 }
 
 // heard reports whether something has arrived in the mailbox.

@@ -18,7 +18,7 @@ type turns struct {
 	site
 
 	mu     sync.Mutex // guards the following
-	queue  queue[*Hold]
+	queue  queue
 	writer *Hold  // the hold under which a goroutine writes; nil: none writes
 	shares shares // the holds under which goroutines read
 	stuck  stuck
@@ -33,7 +33,7 @@ func (t *turns) enter(ctx context.Context, mode Mode) (*Hold, error) {
 		t.mu.Unlock()
 		return h, nil
 	}
-	c := t.queue.wait(mode)
+	c, place := t.queue.wait(mode)
 	t.watchLocked()
 	t.mu.Unlock()
 	if h, served := c.await(ctx); served {
@@ -42,7 +42,7 @@ func (t *turns) enter(ctx context.Context, mode Mode) (*Hold, error) {
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	h, served := t.queue.withdraw(c)
+	h, served := t.queue.withdraw(c, place)
 	if served && h == nil {
 		t.queue.leave()
 	}

@@ -52,7 +52,7 @@ func TestWaitThatEndsAtItsGrant(t *testing.T) {
 			if mode == Read {
 				l.queue.enter(Read, false) // as if another reader asked
 			}
-			c := l.queue.wait(mode)
+			c, place := l.queue.wait(mode)
 			l.mu.Unlock()
 			l.mu.Lock()
 			if mode == Read {
@@ -60,7 +60,7 @@ func TestWaitThatEndsAtItsGrant(t *testing.T) {
 			} else {
 				l.queue.handOff(held)
 			}
-			h, served := l.queue.withdraw(c)
+			h, served := l.queue.withdraw(c, place)
 			l.mu.Unlock()
 			if !served || h != held {
 				t.Fatalf("withdrawn: %p, %v; want the hold that it got, %p", h, served, held)
