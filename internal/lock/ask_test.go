@@ -96,7 +96,7 @@ func grantTold(t *testing.T, s *redistest.Server, l *Lock, w *wait.Waiter, id st
 func grantedByAsking(t *testing.T, s *redistest.Server, l *Lock) *Hold {
 	t.Helper()
 	s.Do("SET", lockKey, "other", "PX", 600_000)
-	if _, err := l.enter(t.Context(), Write); err != nil {
+	if _, _, err := l.enter(t.Context(), Write); err != nil {
 		t.Fatal(err)
 	}
 	a := newAsk(l.site, Write)

@@ -277,14 +277,14 @@ func (l *Lock) writeUnlock(ctx context.Context) error {
 // place of the turn, or along with it. The error is that of ctx.
 func (l *Lock) takeTurn(ctx context.Context, mode Mode) (*Hold, error) {
 	for {
-		h, err := l.enter(ctx, mode)
+		h, waited, err := l.enter(ctx, mode)
 		switch {
 		case err != nil:
 			if h != nil { // the wait ended at its grant
 				go l.dispose(ctx, mode)
 			}
 			return nil, err
-		case h == nil || h.lease.Err() == nil:
+		case h == nil || !waited || h.lease.Err() == nil:
 			return h, nil
 		}
 		// The process was stopped between the grant and now.

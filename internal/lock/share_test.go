@@ -21,7 +21,7 @@ func TestWriterThatQueuesRightAfterTheGrantIsHeard(t *testing.T) {
 		defer opener.Leave()
 		redistest.Eventually(t, l.box.Open, "the mailbox is open")
 
-		if _, err := l.enter(t.Context(), Read); err != nil {
+		if _, _, err := l.enter(t.Context(), Read); err != nil {
 			t.Fatal(err)
 		}
 		a := newAsk(l.site, Read)

@@ -86,7 +86,7 @@ func TestMemoryAfterWaits(t *testing.T) {
 	// Each waits for the turn at m, which is taken, and leaves it free.
 	for name, waitFor := range map[string]func(t *testing.T, l *Lock){
 		"given up": func(t *testing.T, l *Lock) {
-			if _, err := l.enter(ended, Write); err == nil {
+			if _, _, err := l.enter(ended, Write); err == nil {
 				t.Fatal("two have the turn")
 			}
 			l.leave()
@@ -94,7 +94,7 @@ func TestMemoryAfterWaits(t *testing.T) {
 		"served": func(t *testing.T, l *Lock) {
 			done := make(chan error, 1)
 			go func() {
-				_, err := l.enter(context.Background(), Write)
+				_, _, err := l.enter(context.Background(), Write)
 				done <- err
 			}()
 			for waiting := 0; waiting == 0; runtime.Gosched() {
@@ -120,7 +120,7 @@ func TestMemoryAfterWaits(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := e.enter(t.Context(), Write); err != nil {
+				if _, _, err := e.enter(t.Context(), Write); err != nil {
 					t.Fatal(err)
 				}
 				waitFor(t, &e.Lock)

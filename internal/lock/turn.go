@@ -24,20 +24,21 @@ type turns struct {
 	stuck  stuck
 }
 
-// enter waits for the turn until ctx ends. It returns a hold if the goroutine
-// got one in place of the turn, or along with it. If ctx ends at the grant,
-// enter returns the hold together with the error.
-func (t *turns) enter(ctx context.Context, mode Mode) (*Hold, error) {
+// enter waits for the turn until ctx ends. It returns a hold if the goroutine got
+// one in place of the turn, or along with it. waited says that the hold was
+// passed to a goroutine that waited: its lease may have been lost until that
+// runs. If ctx ends at the grant, enter returns the hold together with the error.
+func (t *turns) enter(ctx context.Context, mode Mode) (h *Hold, waited bool, err error) {
 	t.mu.Lock()
 	if h, ok := t.admitLocked(mode); ok {
 		t.mu.Unlock()
-		return h, nil
+		return h, false, nil
 	}
 	c, place := t.queue.wait(mode)
 	t.watchLocked()
 	t.mu.Unlock()
 	if h, served := c.await(ctx); served {
-		return h, nil
+		return h, true, nil
 	}
 
 	t.mu.Lock()
@@ -47,7 +48,7 @@ func (t *turns) enter(ctx context.Context, mode Mode) (*Hold, error) {
 		t.queue.leave()
 	}
 	t.advanceLocked() // the goroutine may have stopped readers
-	return h, ctx.Err()
+	return h, true, ctx.Err()
 }
 
 // tryEnter takes the turn, or joins a share, if that can be done at once. It
