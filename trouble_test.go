@@ -82,7 +82,7 @@ func eachTrouble(t *testing.T, test func(t *testing.T, s *redistest.Server, clie
 // lease to run out.
 const (
 	troubleTime = 300 * time.Millisecond
-	soon        = 200 * time.Millisecond
+	soon        = 500 * time.Millisecond
 	troubleTTL  = 30 * time.Second
 )
 
