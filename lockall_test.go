@@ -63,8 +63,10 @@ func (u *underWay) hook() redistest.Hook {
 			return next(ctx, cmd)
 		},
 		Pipeline: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
-			u.add(int64(len(cmds)))
-			defer u.add(-int64(len(cmds)))
+			if redistest.IsScript(cmds[0]) { // and not a connection that begins
+				u.add(int64(len(cmds)))
+				defer u.add(-int64(len(cmds)))
+			}
 			return next(ctx, cmds)
 		},
 	}

@@ -98,7 +98,7 @@ var mutants = []mutant{
 		"      local text = waiter.id .. ' ' .. waiter.round .. ' ' .. int(token) .. ' ' .. LOCK\n" +
 			"      if redis.call('PUBLISH', channel(waiter.id), text) == 0 and waiter.subscribed then\n" +
 			"        revoke(waiter.id, waiter.reads, now)\n        outcome.held = false\n        return outcome\n      end\n"}}},
-	{"a fresh lease is thrown away for one that may be gone", "shares", []edit{{"internal/lock/read.go",
+	{"a fresh lease is thrown away for an unconfirmed one", "shares", []edit{{"internal/lock/read.go",
 		"		_, err := s.hold.confirm(ctx)\n		confirmed = err == nil\n", "		confirmed = true\n"}}},
 	{"a release is tried without pauses", "refused", []edit{{"internal/protocol/release.go",
 		"for pauses := new(pauses); ; {", "for tries := 1; ; tries++ {"}, {"internal/protocol/release.go",

@@ -217,7 +217,7 @@ var histories = map[string]struct {
 		b := h.holds(0, 30, 31, 50, 10)
 		h.joins(b, a)
 	}, []string{"model", "overlap"}},
-	"a reader that gives up its own lease for one that the server forgot": {func(h *builder) {
+	"a reader that gives up its own lease for a lease that the server forgot": {func(h *builder) {
 		a := h.holds(0, 0, 1, 70, 10)
 		h.suffers(MayLoseData, everywhere, 0, 20, 21)
 		h.holds(1, 5, 22, 30, 20)

@@ -14,7 +14,7 @@ func judgeOverlap(h *History) (found []Violation, excused int) {
 	for key := range h.Keys {
 		ops := slices.DeleteFunc(h.grantsOf(key), func(o *Op) bool { return len(o.Checks) == 0 })
 		slices.SortStableFunc(ops, func(a, b *Op) int { return cmp.Compare(first(a), first(b)) })
-		var open []*Op // those that still hold when b begins
+		var open []*Op // the operations that still hold when b begins
 		for _, b := range ops {
 			open = slices.DeleteFunc(open, func(a *Op) bool { return a.Checked.At <= first(b) })
 			for _, a := range open {
@@ -83,7 +83,7 @@ func judgeTokens(h *History) []Violation {
 			return cmp.Compare(h.calledAt(a), h.calledAt(b))
 		})
 		writers := make(map[int64]*Op) // by token
-		var top, topWriter *Op         // of those that had returned
+		var top, topWriter *Op         // of the operations that had returned
 		for _, b := range calls {
 			if a := writers[b.Token]; a != nil && !b.Read {
 				f.Add(key, "%s has the token of %s", b, a)

@@ -1,12 +1,9 @@
 package lease_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -28,7 +25,7 @@ type keeper struct {
 	clock *clockwork.FakeClock
 	start time.Time
 	calls chan call
-	log   *syncBuffer
+	log   *redistest.Log
 }
 
 // A call is a renewal that waits for its answer.
@@ -40,7 +37,7 @@ type call struct {
 
 func start(t *testing.T, renewals time.Duration) *keeper {
 	clock := clockwork.NewFakeClock()
-	k := &keeper{t: t, clock: clock, start: clock.Now(), log: new(syncBuffer)}
+	k := &keeper{t: t, clock: clock, start: clock.Now(), log: new(redistest.Log)}
 	k.calls = make(chan call, 100)
 	l, err := lease.Start(k.terms(clock, renewals), clock.Now())
 	if err != nil {
@@ -53,7 +50,7 @@ func start(t *testing.T, renewals time.Duration) *keeper {
 func (k *keeper) terms(clock clockwork.Clock, renewals time.Duration) lease.Terms {
 	return lease.Terms{
 		Clock: clock, Timers: clock, TTL: ttl, Renewals: renewals, Key: "invoice:42",
-		Logger: slog.New(slog.NewTextHandler(k.log, nil)),
+		Logger: k.log.Logger(),
 		Server: (*server)(k),
 	}
 }
@@ -183,7 +180,7 @@ func TestFailedRenewalIsRetriedInsideTheLease(t *testing.T) {
 	if err := k.Context().Err(); err != nil {
 		t.Errorf("the lease ended: %v", err)
 	}
-	k.log.contains(t, "invoice:42", errHiccup.Error())
+	logSays(t, k.log, "invoice:42", errHiccup.Error())
 }
 
 // Promise: the holder knows. Its context is done by the deadline, even if every
@@ -203,7 +200,7 @@ func TestPromiseTheHolderKnowsThoughCallsHang(t *testing.T) {
 		t.Errorf("Release of a lost lease: %v", err)
 	}
 	k.idle()
-	k.log.contains(t, "lost", "invoice:42")
+	logSays(t, k.log, "lost", "invoice:42")
 }
 
 // Promise: the holder knows. A process that was stopped sees the loss at its
@@ -216,7 +213,7 @@ func TestPromiseTheHolderKnowsBeforeTimersRun(t *testing.T) {
 	}
 	for name, call := range calls {
 		t.Run(name, func(t *testing.T) {
-			k := &keeper{t: t, clock: clockwork.NewFakeClock(), log: new(syncBuffer)}
+			k := &keeper{t: t, clock: clockwork.NewFakeClock(), log: new(redistest.Log)}
 			l, err := lease.Start(k.terms(stopped{k.clock}, -1), k.clock.Now())
 			if err != nil {
 				t.Fatal(err)
@@ -455,29 +452,12 @@ func TestExtend(t *testing.T) {
 	k.idle()
 }
 
-// syncBuffer is a log that is written and read concurrently.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-func (b *syncBuffer) contains(t *testing.T, parts ...string) {
+// logSays waits until the log has each of parts.
+func logSays(t *testing.T, log *redistest.Log, parts ...string) {
 	t.Helper()
 	redistest.Eventually(t, func() bool {
 		for _, part := range parts {
-			if !strings.Contains(b.String(), part) {
+			if log.Count(part) == 0 {
 				return false
 			}
 		}

@@ -36,7 +36,7 @@ const (
 //     that there may be such a request.
 //  3. An ask that ends without a hold leaves nothing in Redis. If one of its
 //     requests may have been carried out, its ID is released in the background,
-//     after that request has returned.
+//     after all requests under way have returned.
 //  4. A lease counts from before its request was sent. An answer that comes
 //     when the lease has run out grants nothing.
 //  5. A message of a grant counts only if it answers the last request. The
@@ -264,7 +264,8 @@ func (a *ask) tell(now time.Time) {
 // reportMailbox logs, once for each client, why waiters are not told of grants.
 func (a *ask) reportMailbox() {
 	if err := a.box.TakeTrouble(); err != nil {
-		a.site.log().Warn("warlock: waiters cannot be told of their grants; they ask at intervals", "error", err)
+		a.site.log().Warn("warlock: waiters cannot be told of their grants; they ask at intervals",
+			"error", err)
 	}
 }
 
@@ -276,7 +277,7 @@ func (a *ask) doubt() *doubt {
 	return &doubt{a.underway}
 }
 
-// end leaves the mailbox, and gives back what did not become a hold's, also
+// end leaves the mailbox, and withdraws an ID that did not become a hold's, also
 // after a panic.
 func (a *ask) end(ctx context.Context) {
 	if a.waiter != nil {

@@ -33,7 +33,7 @@ var errNotYet = errors.New("no answer from Redis yet")
 type diagnosis struct {
 	problem  error     // of the last request; nil: Redis answered it with yes or no
 	final    error     // an error that no waiting can mend; nil: there was none
-	strange  time.Time // when the first was sent of the latest, unknown answers; zero: the last is known
+	strange  time.Time // when Redis began to answer in ways not known; zero: it does not
 	answered bool      // Redis has answered a request with yes or no
 
 	loggedAt   time.Time // when a problem was last logged; zero: none was

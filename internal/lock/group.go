@@ -95,7 +95,9 @@ func (t *Table) LockAll(ctx context.Context, ids ...string) (unlock func(), err 
 // unlocked.
 func (t *Table) unlockAll(ids []string) {
 	errs := make([]error, len(ids))
-	together(len(ids), atOnce, func(i int) { errs[i] = t.UnlockContext(context.Background(), ids[i], Write) })
+	together(len(ids), atOnce, func(i int) {
+		errs[i] = t.UnlockContext(context.Background(), ids[i], Write)
+	})
 	for i, err := range errs {
 		reportUnlock(func() *slog.Logger { return t.logOf(ids[i]) }, "unlock", err)
 	}

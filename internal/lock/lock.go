@@ -111,7 +111,7 @@ func (l *Lock) Unlock(mode Mode) {
 	reportUnlock(l.log, names[mode].unlock, l.UnlockContext(context.Background(), mode))
 }
 
-// UnlockContext ends a hold, of readers the oldest.
+// UnlockContext ends a hold. Of readers it ends that of one, see share.go.
 func (l *Lock) UnlockContext(ctx context.Context, mode Mode) error {
 	l.check()
 	if mode == Read {
@@ -150,7 +150,11 @@ func (l *Lock) wait(ctx context.Context, mode Mode) (h *Hold, err error) {
 	}
 	a := newAsk(l.site, mode)
 	defer a.end(ctx)
-	defer l.leaveWithout(&h)
+	defer func() {
+		if h == nil {
+			l.leave()
+		}
+	}()
 	if h, _ = l.rejoin(ctx, mode); h != nil {
 		return h, nil
 	}
@@ -229,7 +233,11 @@ func (l *Lock) tryOnce(ctx context.Context, a *ask) (h *Hold, err error) {
 	case !entered:
 		return nil, nil
 	}
-	defer l.leaveWithout(&h)
+	defer func() {
+		if h == nil {
+			l.leave()
+		}
+	}()
 	h, err = l.rejoin(ctx, a.mode)
 	switch {
 	case h != nil:

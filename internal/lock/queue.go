@@ -26,7 +26,7 @@ type queue struct {
 	answer  chan struct{} // closed when asking or freeing ends; nil in other states
 }
 
-// A state is what the goroutine does that has the turn.
+// A state says what the goroutine does that has the turn.
 type state int
 
 const (
@@ -37,7 +37,7 @@ const (
 	freeing              // the last reader frees the lock in Redis
 )
 
-// A verdict is what a goroutine may do that wants the lock.
+// A verdict says what a goroutine may do that wants the lock.
 type verdict int
 
 const (
@@ -83,8 +83,8 @@ func (q *queue) wait(mode Mode) (*claim, *list.Element) {
 	return c, q.waiting.PushBack(c)
 }
 
-// await waits until the claim has been served, and returns what it got. It
-// returns false if ctx ends first: then the claim is to be withdrawn.
+// await waits until the claim has been served, and returns its hold. It returns
+// false if ctx ends first: the caller then withdraws the claim.
 func (c *claim) await(ctx context.Context) (h *Hold, served bool) {
 	if ctx.Done() == nil { // without select, a hand-off is about 10 % faster
 		return <-c.passed, true
@@ -98,7 +98,7 @@ func (c *claim) await(ctx context.Context) (h *Hold, served bool) {
 }
 
 // withdraw removes a claim from its place. If the claim was served meanwhile,
-// withdraw returns what it got.
+// withdraw returns its hold.
 func (q *queue) withdraw(c *claim, place *list.Element) (h *Hold, served bool) {
 	select {
 	case h = <-c.passed:
@@ -146,14 +146,11 @@ func (q *queue) advance(open bool, share *Hold) (joined int) {
 	}
 }
 
-// pass serves the goroutine that is next.
+// pass serves the goroutine that is next. A writer that hands its hold off
+// passes its turn along with it.
 func (q *queue) pass(h *Hold) {
 	q.waiting.Remove(q.waiting.Front()).(*claim).passed <- h
 }
-
-// handOff serves the writer that is next: it gets the turn of the writer before
-// it, along with a hold.
-func (q *queue) handOff(h *Hold) { q.pass(h) }
 
 // letIn ends the turn of a reader that asked, and has the lock. The readers at
 // the front of the queue get its hold too. letIn returns how many they are.

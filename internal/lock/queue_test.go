@@ -189,11 +189,11 @@ func TestQueueWithdraws(t *testing.T) {
 	if _, served := q.withdraw(b, placeOf(&q, b)); served {
 		t.Error("a claim that waits was served")
 	}
-	q.handOff(holdOf(7))
+	q.pass(holdOf(7))
 	if h, served := q.withdraw(a, placeOf(&q, a)); !served || numberOf(h) != 7 {
 		t.Errorf("withdrawn after it was served: %d, %v", numberOf(h), served)
 	}
-	q.handOff(holdOf(8))
+	q.pass(holdOf(8))
 	wantServed(t, "the last", c, 8)
 	wantWaiting(t, "one that was withdrawn", b)
 	ended, cancel := context.WithCancel(t.Context())
@@ -288,7 +288,7 @@ func driveQueue(random *rand.Rand, q *queue, m *queueModel, share int) bool {
 		q.advance(open, holdOf(share))
 		m.serve(open, share)
 	case action == 5 && m.turn != nil && m.turn.mode == Write && q.writerIsNext(): // a hand-off
-		q.handOff(holdOf(share))
+		q.pass(holdOf(share))
 		m.turn = m.waiting[0]
 		m.served[m.turn] = share
 		m.waiting = m.waiting[1:]

@@ -97,8 +97,7 @@ func (l *Lock) coverLocked(ctx context.Context, h *Hold) {
 	go s.hold.abandon(ctx)
 }
 
-// readUnlock takes one reader out of the oldest share, and frees the lock after
-// the last.
+// readUnlock takes one reader out of a share, and frees the lock after the last.
 func (l *Lock) readUnlock(ctx context.Context) error {
 	s, last, frees := l.endRead()
 	if s == nil {

@@ -113,7 +113,7 @@ func (t *Table) Unlock(id string, mode Mode) {
 	reportUnlock(log, names[mode].unlock, t.UnlockContext(context.Background(), id, mode))
 }
 
-// UnlockContext ends a hold of id, of readers the oldest.
+// UnlockContext ends a hold of id, as that of Lock does.
 func (t *Table) UnlockContext(ctx context.Context, id string, mode Mode) (err error) {
 	e := t.lookUp(id)
 	if e == nil { // UnlockContext will say that it is not locked
@@ -122,7 +122,7 @@ func (t *Table) UnlockContext(ctx context.Context, id string, mode Mode) (err er
 		}
 	}
 	defer func() {
-		if !errors.Is(err, ErrNotHeld) { // a hold has ended, whatever became of its lease, also in a panic
+		if !errors.Is(err, ErrNotHeld) { // a hold has ended, with or without its lease, or by a panic
 			t.leave(id, e)
 		}
 	}()

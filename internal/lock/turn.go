@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// Turns are what goes on about a lock in this process: which goroutine has the
-// turn, which wait for it, and the holds under which goroutines write and read.
-// They never ask Redis. Their methods may be called concurrently.
+// The turns of a lock are its state in this process: the goroutine that has the
+// turn, the goroutines that wait for it, and the holds under which goroutines
+// write and read. They never ask Redis. Their methods may be called concurrently.
 //
 // A goroutine that has the turn is the only one that asks Redis. A writer keeps
 // its turn for as long as it holds, so writer is set only while a writer has
@@ -133,13 +133,6 @@ func (t *turns) leave() {
 	t.advanceLocked()
 }
 
-// leaveWithout, deferred, is leave for a call that did not come to a hold.
-func (t *turns) leaveWithout(h **Hold) {
-	if *h == nil {
-		t.leave()
-	}
-}
-
 // Held returns the hold of the goroutine that writes, or of those that read,
 // and nil if there is none.
 func (t *turns) Held(mode Mode) *Hold {
@@ -184,7 +177,7 @@ func (t *turns) endWrite() (h *Hold, passed bool) {
 		return h, false
 	}
 	t.writer = next
-	t.queue.handOff(next)
+	t.queue.pass(next) // along with the turn
 	return h, true
 }
 

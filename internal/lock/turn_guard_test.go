@@ -48,7 +48,7 @@ func TestGrantAtTheEndOfTheWait(t *testing.T) {
 			if mode == Read {
 				l.shares.newest().readers += l.queue.letIn(held)
 			} else {
-				l.queue.handOff(held)
+				l.queue.pass(held)
 			}
 			l.mu.Unlock()
 			if err := await(t, done, "LockContext returns"); !errors.Is(err, context.Canceled) {
@@ -76,7 +76,7 @@ func TestLostHandOff(t *testing.T) {
 	clock.Advance(2 * time.Second)
 	s.Do("SET", lockKey, "other", "PX", 600_000)
 	l.mu.Lock()
-	l.queue.handOff(l.writer)
+	l.queue.pass(l.writer)
 	l.mu.Unlock()
 	redistest.Eventually(t, func() bool {
 		return s.Do("EXISTS", "warlock:{"+lockKey+"}:waiters") == int64(1)

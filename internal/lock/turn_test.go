@@ -58,7 +58,7 @@ func TestWaitThatEndsAtItsGrant(t *testing.T) {
 			if mode == Read {
 				l.shares.newest().readers += l.queue.letIn(held)
 			} else {
-				l.queue.handOff(held)
+				l.queue.pass(held)
 			}
 			h, served := l.queue.withdraw(c, place)
 			l.mu.Unlock()

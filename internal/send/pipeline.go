@@ -144,8 +144,8 @@ func (p *Pipeline) serverOf(ctx context.Context, cmd redis.Cmder) (server *redis
 	return nil
 }
 
-// wrongServer reports whether a server says by err that it has not carried out
-// a command, since for now that is another server's to do.
+// wrongServer reports whether err says that the server has not carried out a
+// command: another server has its key, or it is not the master, or not ready.
 func wrongServer(err error) bool {
 	_, moved := redis.IsMovedError(err)
 	_, asked := redis.IsAskError(err)
