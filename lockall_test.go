@@ -267,7 +267,7 @@ func contend(t *testing.T, s *redistest.Server, id string, n int, hold time.Dura
 // lease lives, and though the others are contended, too.
 func TestPromiseLockAllUnderContention(t *testing.T) {
 	t.Parallel() // it mostly waits
-	const ttl = 600 * time.Millisecond
+	const ttl = 1500 * time.Millisecond
 	ids := []string{"a", "b", "m", "y", "z"}
 	for name, opt := range limits(ttl) {
 		for _, contended := range []string{"a", "m", "z"} {

@@ -4,6 +4,7 @@
 package redistest
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -214,7 +215,7 @@ func (s *Server) run(args []string) bool {
 		_ = proc.Wait() // how it ended is of no interest
 	}()
 	s.proc, s.gone = proc, gone
-	for !answers(s.Addr) {
+	for !answers(s.Addr, proc.Process.Pid) {
 		select {
 		case <-gone:
 			return false
@@ -224,10 +225,10 @@ func (s *Server) run(args []string) bool {
 	return true
 }
 
-// answers reports whether a server answers at addr, be it with an error. One
-// that only listens may still end, because the port of its cluster's bus is
-// taken.
-func answers(addr string) bool {
+// answers reports whether the process pid answers at addr. Another test's server
+// may have taken the port first. A server that only listens may still end,
+// because the port of its cluster's bus is taken.
+func answers(addr string, pid int) bool {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		return false
@@ -236,11 +237,18 @@ func answers(addr string) bool {
 	if err := conn.SetDeadline(time.Now().Add(Patience)); err != nil {
 		return false
 	}
-	if _, err := io.WriteString(conn, "PING\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "INFO server\r\n"); err != nil {
 		return false
 	}
-	_, err = conn.Read(make([]byte, 1))
-	return err == nil
+	for lines := bufio.NewScanner(conn); lines.Scan(); {
+		if id, ok := strings.CutPrefix(lines.Text(), "process_id:"); ok {
+			return id == strconv.Itoa(pid)
+		}
+		if strings.HasPrefix(lines.Text(), "-") { // it demands a password
+			return true
+		}
+	}
+	return false
 }
 
 // Kill ends the server as a crash does: nothing is saved.

@@ -207,6 +207,22 @@ func TestSilentConnection(t *testing.T) {
 	})
 }
 
+// A subscription is acknowledged, or has been silent for a while, while nobody
+// waits. The mailbox gives it up, and has another for the next waiter.
+func TestNobodyWaitsWhenAProbeIsDue(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		b := newMailbox(s.Client())
+		w := b.Join("waiter", nil) // it has no lock by which a probe could be sent
+		redistest.Eventually(t, func() bool { n, _ := b.Subscription(); return n > 1 }, "the mailbox subscribes again")
+		if err := b.TakeTrouble(); err != nil {
+			t.Errorf("the trouble is %v", err)
+		}
+		w.Resume(prober(t, b))
+		redistest.Eventually(t, b.Open, "the mailbox opens")
+		w.Leave()
+	})
+}
+
 // The mailbox reports a denied subscription once, and tries again later.
 func TestSubscriptionDenied(t *testing.T) {
 	s := redistest.Start(t)

@@ -29,7 +29,10 @@ type session struct {
 	acceptMisplaced bool
 }
 
-var errMisplaced = errors.New("the subscription is not with the server that the locks are on")
+var (
+	errMisplaced   = errors.New("the subscription is not with the server that the locks are on")
+	errNobodyWaits = errors.New("nobody waits for a lock by which a probe could be sent")
+)
 
 // The pauses between two subscriptions double from firstRetry to lastRetry.
 const (
@@ -67,7 +70,8 @@ func (b *Mailbox) unsubscribed(s *session, err error, pauses *Backoff) bool {
 	s.sub = nil
 	b.direct.Store(false)
 	switch {
-	case b.open.Swap(false) || errors.Is(err, errMisplaced): // the next may be good
+	case b.open.Swap(false) || errors.Is(err, errMisplaced) || errors.Is(err, errNobodyWaits):
+		// The next may be good.
 		*pauses = between(firstRetry, lastRetry)
 	default:
 		b.trouble = err
@@ -128,19 +132,19 @@ func (b *Mailbox) subscribed(s *session, sub *redis.PubSub) {
 
 // probe sends a probe by the server of one waiter's lock. If that fails, it
 // tries the locks of other waiters, since the failure may concern one lock
-// alone. If all fail, it closes sub. It ends soon after ctx, by the client's
-// time-outs.
+// alone. If all fail, or nobody waits, it closes sub. It ends soon after ctx, by
+// the client's time-outs.
 func (b *Mailbox) probe(ctx context.Context, s *session, sub *redis.PubSub) {
 	const tries = 3
-	var err error
+	err := errNobodyWaits
 	for _, prober := range b.probers(tries) {
 		if err = prober.Probe(ctx, b.name); err == nil || ctx.Err() != nil {
 			return
 		}
 	}
 	b.mu.Lock()
-	if b.session == s && s.sub == sub && err != nil {
-		s.failure = err
+	if b.session == s && s.sub == sub {
+		s.failure = err // not that sub is closed
 	}
 	b.mu.Unlock()
 	_ = sub.Close()
