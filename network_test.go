@@ -347,9 +347,9 @@ func TestFailedRenewalIsRetried(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-				const ttl = 4 * time.Second
+				const ttl = 9 * time.Second
 				line := new(redistest.Line)
-				m := warlock.NewMutex(line.Client(s, impatient), key, ttl)
+				m := warlock.NewMutex(line.Client(s, noRetries, func(o *redis.Options) { o.ReadTimeout = time.Second }), key, ttl)
 				l := lock(t, m)
 				broken := make(chan struct{})
 				line.Break(func(int) redistest.Fault {
