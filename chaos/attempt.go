@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/chaos/drive"
 	"github.com/warlock-go/warlock/chaos/judge"
 	"github.com/warlock-go/warlock/internal/lease"
 )
@@ -16,7 +17,7 @@ import (
 // A lockSet is a client, and its locks for each key.
 type lockSet struct {
 	client redis.UniversalClient
-	hook   *requestHook
+	hook   *drive.Hook
 	keyed  *warlock.Keyed
 	locks  []any // by key: *warlock.Mutex, *warlock.RWMutex, or the id for keyed
 }
@@ -47,7 +48,9 @@ func (l *load) kinds() []string {
 // all workers. The last key has different kinds in different workers.
 func (w *worker) newLockSet() *lockSet {
 	s := new(lockSet)
-	s.hook = newRequestHook(w.job, func(q *judge.Request) { w.send(message{Request: q}) })
+	s.hook = drive.NewHook(w.Process, w.Slot, w.Keys, now, func(q *judge.Request) {
+		w.send(message{Request: q})
+	})
 	s.client = w.connect(s.hook)
 	s.keyed = warlock.NewKeyed(s.client, prefix, w.TTL)
 	kinds := w.Load.kinds()
@@ -68,20 +71,12 @@ func (w *worker) newLockSet() *lockSet {
 	return s
 }
 
-// A face has the methods of one lock, for a writer or for a reader.
-type face struct {
-	lock   func(context.Context) error
-	try    func(context.Context) (bool, error)
-	unlock func(context.Context) error
-	lease  func() *warlock.Lease
-}
-
 // An attempt carries out an op.
 type attempt struct {
 	*judge.Op
 	worker *worker
-	hook   *requestHook
-	face   face
+	hook   *drive.Hook
+	face   drive.Face
 	held   *warlock.Lease // nil until the lock is granted
 }
 
@@ -95,53 +90,36 @@ func (s *lockSet) newAttempt(o *judge.Op, read bool, w *worker) *attempt {
 		if o.Single {
 			o.Kind = singleMutex
 		}
-		a.face = face{l.LockContext, l.TryLockContext, l.UnlockContext, l.Lease}
+		a.face = drive.MutexFace(l)
 	case *warlock.RWMutex:
 		o.Kind, o.Read = rwMutex, read
-		a.face = face{l.LockContext, l.TryLockContext, l.UnlockContext, l.Lease}
-		if read {
-			a.face = face{l.RLockContext, l.TryRLockContext, l.RUnlockContext, l.RLease}
-		}
+		a.face = drive.RWMutexFace(l, read)
 	case string:
 		o.Kind, o.Read = keyed, read
-		a.face = faceOf(s.keyed, l, read)
+		a.face = drive.KeyedFace(s.keyed, l, read)
 	}
 	return a
 }
 
-// faceOf returns the face of an id of k.
-func faceOf(k *warlock.Keyed, id string, read bool) face {
-	lock, try, unlock, lease := k.LockContext, k.TryLockContext, k.UnlockContext, k.Lease
-	if read {
-		lock, try, unlock, lease = k.RLockContext, k.TryRLockContext, k.RUnlockContext, k.RLease
-	}
-	return face{
-		lock:   func(ctx context.Context) error { return lock(ctx, id) },
-		try:    func(ctx context.Context) (bool, error) { return try(ctx, id) },
-		unlock: func(ctx context.Context) error { return unlock(ctx, id) },
-		lease:  func() *warlock.Lease { return lease(id) },
-	}
-}
-
 // lock asks for the lock, and reports whether it was granted.
 func (a *attempt) lock(c choices) (bool, error) {
-	ctx := context.WithValue(context.Background(), opNumber{}, a.Number)
+	ctx := context.WithValue(context.Background(), drive.OpNumber{}, a.Number)
 	if c.try {
-		return a.face.try(ctx)
+		return a.face.Try(ctx)
 	}
 	if c.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
 		defer cancel()
 	}
-	err := a.face.lock(ctx)
+	err := a.face.Lock(ctx)
 	return err == nil, err
 }
 
 // noteGrant notes what was granted. It does not ask the lease of a writer for
 // its ID: then the process would no longer hand the lease on.
 func (a *attempt) noteGrant() {
-	a.held = a.face.lease()
+	a.held = a.face.Lease()
 	if a.held == nil {
 		a.Problem = "it holds no lease"
 		return
@@ -150,7 +128,7 @@ func (a *attempt) noteGrant() {
 	if a.Read {
 		a.ID = a.held.ID()
 	} else {
-		a.ID = a.hook.lastIDOf(a.Key)
+		a.ID = a.hook.LastID(a.Key)
 	}
 	a.checkLease()
 }
@@ -206,7 +184,7 @@ func (a *attempt) unlock(c choices) {
 	}
 	a.UnlockCalled = now()
 	a.worker.send(message{Op: a.Op})
-	err := a.face.unlock(ctx)
+	err := a.face.Unlock(ctx)
 	a.Unlocked, a.Released = now(), err == nil
 	if !a.Read { // the error of a reader's unlock may tell of another reader's loss
 		a.Taken = a.Taken || errors.Is(err, lease.ErrTaken)

@@ -38,12 +38,12 @@ func (h *History) handOffs(key int) (took []time.Duration) {
 	}
 	as := h.arrivals(key)
 	for i, b := range as {
-		if i == 0 || b.refused == 0 || as[i-1].op.Read {
+		if i == 0 || b.refused == 0 || as[i-1].op.Read || b.op.Try || b.op.Many {
 			continue
 		}
 		q := released[as[i-1].op.ID]
 		handedOff := q != nil && q.Sent >= b.refused && q.Replied <= b.op.Granted
-		if handedOff && !h.excusedAnywhere(anyTrouble, q.Sent-h.aftermath(), b.op.Granted) {
+		if handedOff && !h.excusedAnywhere(anyTrouble|LosesMessages, q.Sent-h.aftermath(), b.op.Granted) {
 			took = append(took, b.op.Granted.Since(q.Replied))
 		}
 	}

@@ -36,6 +36,7 @@ type History struct {
 
 	// The following are set by prepare.
 	lastAlive   map[string]Instant // by ID: when the last request was sent that kept the lease alive
+	aliveUntil  map[string]Instant // by ID: when the lease can expire at the earliest
 	firstCalled map[string]Instant // by ID: when the first op that held under it called
 	ownLease    map[*Op]Instant    // see findOwnLeases
 }
@@ -53,6 +54,8 @@ type Op struct {
 	Read      bool   // for reading
 	Try       bool   // by a call that does not queue
 	Single    bool   // by a lock that only this op uses
+	Many      bool   // by a call that locks several, and may let go of some while it waits
+	Limited   bool   // the lease is not renewed for as long as it is held
 
 	Called  Instant // when the locking call began
 	Granted Instant // when it returned with the lock; 0: it did not
@@ -89,6 +92,7 @@ type Request struct {
 	Key           int
 	ID            string // of the lease
 	Script        Script
+	TTL           time.Duration // that it asks for; 0: the history's
 	Sent, Replied Instant
 	Answer        Answer
 	Queues        bool // an acquisition that queues if it is refused
@@ -135,6 +139,7 @@ const (
 	RefusesWrites                      // servers refuse to write, and say so
 	MayLoseData                        // servers may lose acknowledged writes, or leases early
 	LosesData                          // servers surely lose them; set together with MayLoseData
+	LosesMessages                      // messages to waiters are lost: they must ask
 
 	delaysGrants = DelaysMessages | RefusesWrites
 	anyTrouble   = StopsProcess | delaysGrants | MayLoseData
@@ -159,6 +164,7 @@ func (h *History) prepare() {
 	slices.SortStableFunc(h.Ops, func(a, b *Op) int { return cmp.Compare(a.Called, b.Called) })
 	slices.SortStableFunc(h.Requests, func(a, b *Request) int { return cmp.Compare(a.Sent, b.Sent) })
 	h.lastAlive, h.firstCalled = make(map[string]Instant), make(map[string]Instant)
+	h.aliveUntil = make(map[string]Instant)
 	for _, o := range h.Ops {
 		if _, known := h.firstCalled[o.ID]; !known && o.granted() {
 			h.firstCalled[o.ID] = o.Called
@@ -169,6 +175,7 @@ func (h *History) prepare() {
 		alive = alive || q.Script == Renew && q.Answer == Yes
 		if alive {
 			h.lastAlive[q.ID] = max(h.lastAlive[q.ID], q.Sent)
+			h.aliveUntil[q.ID] = max(h.aliveUntil[q.ID], q.Sent.Add(h.ttlOf(q)))
 		}
 	}
 	h.findOwnLeases()
@@ -226,7 +233,12 @@ func (h *History) grantsOf(key int) (ops []*Op) {
 // expiry returns the earliest time at which the lease of o can expire: its ttl
 // after the last request that kept it alive was sent. The server counts from
 // later.
-func (h *History) expiry(o *Op) Instant { return h.lastAlive[o.ID].Add(h.TTL) }
+func (h *History) expiry(o *Op) Instant {
+	return max(h.aliveUntil[o.ID], h.lastAlive[o.ID].Add(h.TTL))
+}
+
+// ttlOf returns the ttl that a request asks for.
+func (h *History) ttlOf(q *Request) time.Duration { return cmp.Or(q.TTL, h.TTL) }
 
 // joined reports whether o is a reader that joined its process's lease. A
 // reader that was granted its own lease joined only if a server then confirmed

@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -37,13 +38,22 @@ func (h *History) gaps(key int) (gaps []gap) {
 			}
 			return true
 		})
-		if len(holding) == 0 && !o.Try {
-			from := max(o.Called, last.end)
+		from := max(o.Called, last.end)
+		if len(holding) == 0 && !o.Try && !o.Many && !h.heldInPart(key, from, o.Granted) {
 			gaps = append(gaps, gap{op: o, from: from, last: last.op, dead: deadUntil > from})
 		}
 		holding = append(holding, hold{o, h.holdEndOrStop(o)})
 	}
 	return gaps
+}
+
+// heldInPart reports whether a call that locks several may have held a key
+// between a and b, while it waited for another.
+func (h *History) heldInPart(key int, a, b Instant) bool {
+	return slices.ContainsFunc(h.Ops, func(o *Op) bool {
+		end := cmp.Or(o.Granted, o.Refused, never)
+		return o.Many && o.Key == key && o.Called < b && end.Add(h.TTL) > a
+	})
 }
 
 // crashSlack is how much more than its ttl a crash may cost.

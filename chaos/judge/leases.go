@@ -50,8 +50,8 @@ func judgeBelief(h *History) []Violation {
 				f.Add(o.Key, "%s was held %v after its deadline", o, c.At.Since(c.Deadline))
 				break
 			}
-			last := lastBefore(c.Read, requests[o.ID])
-			if late := c.Deadline.Since(last.Add(h.TTL)); last != 0 && late > 0 {
+			end := h.endBefore(c.Read, requests[o.ID])
+			if late := c.Deadline.Since(end); end != 0 && late > 0 {
 				f.Add(o.Key, "%s had a deadline %v after its lease may have run out", o, late)
 				break
 			}
@@ -60,15 +60,16 @@ func judgeBelief(h *History) []Violation {
 	return f.Violations
 }
 
-// lastBefore returns when the last request was sent that a deadline read at an
-// instant can count from. A renewal counts once it is answered.
-func lastBefore(at Instant, requests []*Request) (last Instant) {
+// endBefore returns the earliest end of a lease that a deadline read at an
+// instant can stand for: that of the request that asked for the latest end. A
+// renewal counts once it is answered. The result is 0 if there is no request.
+func (h *History) endBefore(at Instant, requests []*Request) (end Instant) {
 	for _, q := range requests {
 		if q.Sent <= at && (q.Script == Acquire || q.Replied <= at) {
-			last = max(last, q.Sent)
+			end = max(end, q.Sent.Add(h.ttlOf(q)))
 		}
 	}
-	return last
+	return end
 }
 
 // judgeTokens finds acquisitions whose token is not above the token of each
@@ -152,7 +153,7 @@ func judgeRevived(h *History) []Violation {
 func judgeLost(h *History) []Violation {
 	f := &Findings{Judge: "lost"}
 	for _, o := range h.Ops {
-		ranOut := o.Lost != 0 && !o.Taken
+		ranOut := o.Lost != 0 && !o.Taken && !o.Limited
 		if ranOut && !h.excused(o.Slot, anyTrouble, h.lastAlive[o.ID]-h.aftermath(), o.Lost) {
 			f.Add(o.Key, "%s was lost, though nothing was wrong", o)
 		}

@@ -96,7 +96,7 @@ func judgeTurns(h *History) (found []Violation, pairs int) {
 	f := &Findings{Judge: "turns"}
 	byLock := make(map[[2]int][]*Op) // by process and key; in the order of their calls
 	for _, o := range h.Ops {
-		if o.granted() && !o.Try && !o.Single {
+		if o.granted() && !o.Try && !o.Single && !o.Many {
 			id := [2]int{o.Process, o.Key}
 			byLock[id] = append(byLock[id], o)
 		}

@@ -23,13 +23,13 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jonboulle/clockwork"
 
+	"github.com/warlock-go/warlock/internal/jitter"
 	"github.com/warlock-go/warlock/internal/protocol"
 )
 
@@ -359,7 +359,7 @@ func (k *keeper) randomSpread() time.Duration {
 	if k.terms.Spread == 0 {
 		return 0
 	}
-	return rand.N(k.terms.Spread)
+	return jitter.Of(k.terms.Spread)
 }
 
 // nextLocked returns when the keeper must act: renew the lease, or end it.

@@ -3,9 +3,9 @@ package protocol
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
+	"github.com/warlock-go/warlock/internal/jitter"
 	"github.com/warlock-go/warlock/internal/send"
 )
 
@@ -68,7 +68,7 @@ const (
 // returns.
 func (p *pauses) wait(ctx context.Context) error {
 	p.next = min(max(2*p.next, firstPause), lastPause)
-	timer := time.NewTimer(p.next/2 + rand.N(p.next/2+1))
+	timer := time.NewTimer(p.next/2 + jitter.Of(p.next/2+1))
 	defer timer.Stop()
 	select {
 	case <-timer.C:

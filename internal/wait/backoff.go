@@ -4,8 +4,9 @@
 package wait
 
 import (
-	"math/rand/v2"
 	"time"
+
+	"github.com/warlock-go/warlock/internal/jitter"
 )
 
 // The pauses of a zero Backoff double from first to last. So a waiter notices
@@ -38,7 +39,7 @@ func (b *Backoff) Pause(remaining time.Duration) time.Duration {
 	if b.longest == 0 {
 		*b = between(first, last)
 	}
-	pause := b.next/2 + rand.N(b.next/2+1)
+	pause := b.next/2 + jitter.Of(b.next/2+1)
 	if b.next > b.longest/2 { // doubled, it might overflow
 		b.next = b.longest
 	} else {

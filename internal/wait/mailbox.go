@@ -1,9 +1,12 @@
 package wait
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"reflect"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -78,6 +81,7 @@ type Mailbox struct {
 
 	mu           sync.Mutex // guards the following
 	waiters      map[string]*Waiter
+	registered   uint64      // how many waiters there have been
 	waiting      int         // how many of the waiters wait
 	session      *session    // nil: closed
 	idle         *time.Timer // closes the session; armed when the last wait ends
@@ -238,10 +242,19 @@ func (b *Mailbox) releaseOrphan(n protocol.Notice) {
 	_ = lock.NewRelease(n.ID, 0).Run(ctx, func(error) {})
 }
 
+// signalAllLocked tells all waiters to ask again. Those that joined first are
+// told first.
 func (b *Mailbox) signalAllLocked() {
-	for _, w := range b.waiters {
+	for _, w := range b.inOrderLocked() {
 		w.signal(Signal{})
 	}
+}
+
+// inOrderLocked returns the waiters in the order in which they joined.
+func (b *Mailbox) inOrderLocked() []*Waiter {
+	return slices.SortedFunc(maps.Values(b.waiters), func(v, w *Waiter) int {
+		return cmp.Compare(v.number, w.number)
+	})
 }
 
 // endWaitLocked counts a wait that has ended, and lets the mailbox close after

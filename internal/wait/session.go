@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/warlock-go/warlock/internal/jitter"
 	"github.com/warlock-go/warlock/internal/protocol"
 )
 
@@ -154,12 +155,16 @@ func (b *Mailbox) probe(ctx context.Context, s *session, sub *redis.PubSub) {
 func (b *Mailbox) probers(limit int) (probers []Prober) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, w := range b.waiters { // in random order
-		if w.waits && w.prober != nil && len(probers) < limit {
+	for _, w := range b.inOrderLocked() {
+		if w.waits && w.prober != nil {
 			probers = append(probers, w.prober)
 		}
 	}
-	return probers
+	for i := range min(limit, len(probers)) { // shuffle as far as needed
+		j := i + int(jitter.Of(time.Duration(len(probers)-i)))
+		probers[i], probers[j] = probers[j], probers[i]
+	}
+	return probers[:min(limit, len(probers))]
 }
 
 // receive takes in a message. It returns an error if the subscription is to be

@@ -14,6 +14,7 @@ type Waiter struct {
 	mailbox *Mailbox
 	id      string
 	signals chan Signal
+	number  uint64 // counts the waiters of the mailbox
 
 	// Guarded by the mailbox's mu.
 	prober Prober // of the lock that it last waited for; nil: it never waited
@@ -49,6 +50,8 @@ func (b *Mailbox) Register(id string) *Waiter {
 	if old := b.waiters[id]; old != nil && old.waits {
 		b.endWaitLocked()
 	}
+	b.registered++
+	w.number = b.registered
 	b.waiters[id] = w
 	return w
 }

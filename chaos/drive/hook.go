@@ -1,56 +1,64 @@
-package main
+// Package drive is how a process of a run drives the locks of the library, and
+// notes what it asked Redis. The processes may be real or simulated.
+package drive
 
 import (
 	"context"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock/chaos/judge"
 )
 
-// A requestHook is a hook of a go-redis client. It reports each script that the
+// A Hook is a hook of a go-redis client. It reports each script that the
 // client sends, and the answer. So the judges can compare what the library
 // believes with what Redis told it.
-type requestHook struct {
+type Hook struct {
 	process, slot int
 	keys          map[string]int
+	now           func() judge.Instant
 	report        func(*judge.Request)
 
 	mu     sync.Mutex     // guards the following
 	lastID map[int]string // by key: the ID of the last acquisition
 }
 
-// An opNumber is the context key for the number of the op that calls. Requests
+// An OpNumber is the context key for the number of the op that calls. Requests
 // that are sent together have one context, so their ops are unknown.
-type opNumber struct{}
+type OpNumber struct{}
 
-func newRequestHook(j *job, report func(*judge.Request)) *requestHook {
-	h := &requestHook{
-		process: j.Process, slot: j.Slot, keys: make(map[string]int), report: report,
+// NewHook returns the hook of a client of a process. It notes requests for keys
+// by the time of now, and passes each to report when it is answered.
+func NewHook(
+	process, slot int, keys []string, now func() judge.Instant, report func(*judge.Request),
+) *Hook {
+	h := &Hook{
+		process: process, slot: slot, keys: make(map[string]int), now: now, report: report,
 		lastID: make(map[int]string),
 	}
-	for i, key := range j.Keys {
+	for i, key := range keys {
 		h.keys[key] = i
 	}
 	return h
 }
 
-// lastIDOf returns the ID of the last acquisition of a key that was sent.
-func (h *requestHook) lastIDOf(key int) string {
+// LastID returns the ID of the last acquisition of a key that was sent.
+func (h *Hook) LastID(key int) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.lastID[key]
 }
 
-func (h *requestHook) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (h *Hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 
-func (h *requestHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+func (h *Hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		q := h.begin(cmd)
 		if q != nil {
-			q.Op, _ = ctx.Value(opNumber{}).(int)
+			q.Op, _ = ctx.Value(OpNumber{}).(int)
 		}
 		err := next(ctx, cmd)
 		h.end(q, cmd, err) // not cmd.Err: after a redirection it is the first server's error
@@ -58,7 +66,7 @@ func (h *requestHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-func (h *requestHook) ProcessPipelineHook(
+func (h *Hook) ProcessPipelineHook(
 	next redis.ProcessPipelineHook,
 ) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
@@ -87,7 +95,7 @@ const (
 var scripts = map[int]judge.Script{9: judge.Acquire, 4: judge.Renew, 3: judge.Release}
 
 // begin returns the request of cmd, or nil if cmd runs none of the scripts.
-func (h *requestHook) begin(cmd redis.Cmder) *judge.Request {
+func (h *Hook) begin(cmd redis.Cmder) *judge.Request {
 	words := cmd.Args()
 	if !strings.HasPrefix(cmd.Name(), "eval") || len(words) <= firstArg {
 		return nil
@@ -100,7 +108,11 @@ func (h *requestHook) begin(cmd redis.Cmder) *judge.Request {
 	}
 	id, _ := words[firstArg].(string)
 	q := &judge.Request{
-		Process: h.process, Slot: h.slot, Key: key, ID: id, Script: script, Sent: now(),
+		Process: h.process, Slot: h.slot, Key: key, ID: id, Script: script, Sent: h.now(),
+	}
+	if script != judge.Release {
+		ms, _ := words[firstArg+1].(int64)
+		q.TTL = time.Duration(ms) * time.Millisecond
 	}
 	if script == judge.Acquire {
 		round, _ := words[firstArg+4].(int64)
@@ -113,11 +125,11 @@ func (h *requestHook) begin(cmd redis.Cmder) *judge.Request {
 }
 
 // end completes a request, and reports it.
-func (h *requestHook) end(q *judge.Request, cmd redis.Cmder, err error) {
+func (h *Hook) end(q *judge.Request, cmd redis.Cmder, err error) {
 	if q == nil {
 		return
 	}
-	q.Replied, q.Answer = now(), answerOf(cmd, err)
+	q.Replied, q.Answer = h.now(), answerOf(cmd, err)
 	h.report(q)
 }
 

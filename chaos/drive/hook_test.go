@@ -1,4 +1,4 @@
-package main
+package drive
 
 import (
 	"context"
@@ -9,17 +9,19 @@ import (
 	"github.com/warlock-go/warlock/chaos/judge"
 )
 
+var lockKeys = []string{"a"}
+
 // The hook knows which op sent a request. It does not know that of requests
 // that are sent together, as their context belongs to one of them.
 func TestHookKnowsTheOp(t *testing.T) {
 	var reported []*judge.Request
-	h := newRequestHook(&job{Keys: lockKeys}, func(q *judge.Request) {
+	h := NewHook(0, 0, lockKeys, func() judge.Instant { return 1 }, func(q *judge.Request) {
 		reported = append(reported, q)
 	})
 	words := []any{
 		"evalsha", "hash", scriptKeys, lockKeys[0], "", "", "", "", "", "id", 1000, 1000, 1,
 	}
-	ctx := context.WithValue(t.Context(), opNumber{}, 7)
+	ctx := context.WithValue(t.Context(), OpNumber{}, 7)
 
 	one := h.ProcessHook(func(context.Context, redis.Cmder) error { return nil })
 	if err := one(ctx, redis.NewCmd(ctx, words...)); err != nil {

@@ -1,0 +1,193 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/warlock-go/warlock/chaos/judge"
+)
+
+// planFaults lets the faults of the plan happen.
+func (w *world) planFaults() {
+	for i, f := range w.plan.Faults {
+		w.scheduler.at(w.began.Add(f.At).Add(time.Duration(i)), func() { w.happens(f) })
+	}
+}
+
+// happens lets a fault happen. A fault that comes when the load has ended does
+// not.
+func (w *world) happens(f Fault) {
+	w.mu.Lock()
+	closing := w.closing
+	w.mu.Unlock()
+	if closing {
+		return
+	}
+	w.tell(nil, "", "fault: %v", f)
+	if kinds[f.Kind].hits == oneProcess {
+		w.happensToProcess(f)
+	} else {
+		w.happensToSite(f)
+	}
+}
+
+// record notes a fault that begins now and ends after d.
+func (w *world) record(f Fault, slots []int, key int, d time.Duration) *judge.Fault {
+	x := &judge.Fault{
+		Name: f.Kind.String(), Start: w.now(), End: w.now().Add(d), Slots: slots, Key: key,
+		Effects: kinds[f.Kind].effects,
+	}
+	w.addFault(x)
+	return x
+}
+
+func (w *world) addFault(x *judge.Fault) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.faults = append(w.faults, x)
+}
+
+func (w *world) happensToProcess(f Fault) {
+	var slots []int // nil: all
+	if f.Slot != AllSlots {
+		slots = []int{f.Slot}
+	}
+	x := w.record(f, slots, judge.AllKeys, f.For)
+	switch f.Kind {
+	case Crash:
+		w.crash(f.Slot)
+	case Pause:
+		w.processes[f.Slot].pause(f.For)
+	case Cut:
+		for slot, p := range w.processes {
+			if f.Slot == AllSlots || f.Slot == slot {
+				p.cutLinks(nil)
+			}
+		}
+		x.End = w.now().Add(time.Second) // go-redis pauses before it dials again
+	default:
+		w.addWeather(f, x)
+	}
+}
+
+// addWeather adds the weather of a fault.
+func (w *world) addWeather(f Fault, x *judge.Fault) {
+	now := time.Now()
+	weather := &weather{
+		slot: f.Slot, from: now, to: now.Add(f.For), fault: x, world: w,
+	}
+	switch f.Kind {
+	case Lossy:
+		weather.lossy = 0.15
+	case Slow:
+		weather.slow = w.plan.TTL
+	case Deaf:
+		weather.deaf = 0.7
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.weather = append(w.weather, weather)
+}
+
+func (w *world) happensToSite(f Fault) {
+	s := w.serverOf(f.Site)
+	faults := w.recordOfSite(f)
+	switch f.Kind {
+	case Restart, Forget:
+		s.down.Store(true)
+		w.cutLinksTo(s)
+		if f.Kind == Forget {
+			s.forget()
+		}
+		w.scheduler.after(f.For, func() { s.down.Store(false) })
+	case Flush:
+		s.flushScripts()
+	case ReadOnly:
+		w.moody(s, readOnly, f.For)
+	case Loading:
+		w.moody(s, loading, f.For)
+	case OutOfRoom:
+		w.moody(s, outOfRoom, f.For)
+	case Jump:
+		s.jump(f.By)
+	case Promote, Move:
+		w.promote(f, faults)
+	}
+}
+
+// recordOfSite notes a fault for each key of a site.
+func (w *world) recordOfSite(f Fault) (faults []*judge.Fault) {
+	if kinds[f.Kind].effects == 0 {
+		return nil
+	}
+	d := f.For
+	if kinds[f.Kind].effects&judge.DelaysMessages != 0 {
+		d += time.Second // go-redis pauses before it dials again
+	}
+	for key := range w.keys {
+		if w.siteOf(key) == f.Site {
+			faults = append(faults, w.record(f, nil, key, d))
+		}
+	}
+	return faults
+}
+
+// moody lets a master be in a mood for a while.
+func (w *world) moody(s *server, m mood, d time.Duration) {
+	s.mood.Store(m)
+	w.scheduler.after(d, func() {
+		if s.mood.Load() == m && w.isMaster(s) {
+			s.mood.Store(willing)
+		}
+	})
+}
+
+func (w *world) isMaster(s *server) bool {
+	for site := range w.plan.Sites {
+		if w.serverOf(site) == s {
+			return true
+		}
+	}
+	return false
+}
+
+// promote makes the replica of a site its master. What it does not have yet is
+// lost. The old master becomes a replica: at once, or, if only the address
+// moves, later; until then old links lead to two masters.
+func (w *world) promote(f Fault, faults []*judge.Fault) {
+	old := w.serverOf(f.Site)
+	old.mu.Lock()
+	if len(old.replicas) == 0 { // it comes to be one only now
+		old.mu.Unlock()
+		return
+	}
+	next := old.replicas[0]
+	old.mu.Unlock()
+	next.leave(old)
+	next.mood.Store(willing)
+	w.mu.Lock()
+	w.masters[f.Site] = next
+	w.mu.Unlock()
+	demote := func() {
+		old.follow(next)
+		if f.Kind == Promote {
+			w.cutLinksTo(old)
+		}
+		for _, x := range faults {
+			x.End = w.now().Add(time.Second)
+		}
+	}
+	if f.Kind == Move { // planned: the old master writes no more, and its links stay
+		f.For = 0
+	}
+	w.scheduler.after(f.For, demote)
+}
+
+// cutLinksTo breaks all links to a server.
+func (w *world) cutLinksTo(s *server) {
+	w.mu.Lock()
+	all := w.all
+	w.mu.Unlock()
+	for _, p := range all {
+		p.cutLinks(s)
+	}
+}

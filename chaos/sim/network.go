@@ -1,0 +1,263 @@
+package sim
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/warlock-go/warlock/internal/bubble"
+)
+
+// A link is a connection from a process to a server. The scheduler carries what
+// is written to it, in frames. Chance, which depends only on the seed and on the
+// link's number, decides the fate of each frame.
+type link struct {
+	*world
+	process        *process
+	server         *server
+	name           string
+	client, remote *bubble.Conn // the ends
+
+	mu        sync.Mutex // guards the following
+	chance    *rand.Rand
+	last      [2]time.Time // by direction: when the last frame arrives
+	swallowed bool         // nothing arrives any more, and nobody learns of it
+	cut       bool         // both ends know that the link is broken
+	noReply   bool         // the next reply is lost, and the link breaks
+	greeted   [2]bool      // by direction: the frame of the greeting has passed
+}
+
+// A direction is a way of a link.
+type direction int
+
+const (
+	up   direction = iota // to the server
+	down                  // to the process
+)
+
+func (d direction) String() string { return [...]string{"->", "<-"}[d] }
+
+// dial connects a process to the server of a site. It takes no time, and nor does
+// the greeting: a subscription of go-redis holds a mutex meanwhile, and a
+// goroutine that waits for a mutex keeps the bubble's time from passing.
+func (p *process) dial(site int) (net.Conn, error) {
+	number := p.dials.Add(1)
+	chance := p.chance(uint64(p.number), uint64(number), 1)
+	s := p.serverOf(site)
+	if p.dead.Load() || s.down.Load() {
+		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	}
+	l := &link{
+		world: p.world, process: p, server: s, chance: chance,
+		name: fmt.Sprintf("%d.%d", p.number, number),
+	}
+	l.client, l.remote = bubble.NewConn(end{l, up}), bubble.NewConn(end{l, down})
+	p.addLink(l)
+	s.redis.Serve(l.remote)
+	l.tell(p, "", "dials %s: link %s", s.name, l.name)
+	return l.client, nil
+}
+
+// An end is the carrier of one end of a link.
+type end struct {
+	*link
+	direction direction
+}
+
+// Closed breaks the link for the other end, when all that was written before
+// has arrived.
+func (e end) Closed() {
+	e.mu.Lock()
+	at := later(e.last[e.direction], time.Now().Add(latency(e.chance, nil)))
+	e.last[e.direction] = at
+	swallowed := e.swallowed
+	e.mu.Unlock()
+	if swallowed && e.direction == down {
+		return
+	}
+	e.scheduler.at(at, func() { e.otherEnd().End(io.EOF) })
+}
+
+func (e end) otherEnd() *bubble.Conn {
+	if e.direction == up {
+		return e.remote
+	}
+	return e.client
+}
+
+// later returns b, or the instant after a if b is not after a.
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a.Add(1)
+}
+
+// Carry decides the fate of a frame, and plans its arrival.
+func (e end) Carry(p []byte) {
+	if e.direction == down {
+		p = asRedis7(p)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.swallowed || e.cut {
+		return
+	}
+	if !e.greeted[e.direction] {
+		e.greeted[e.direction] = true
+		e.otherEnd().Deliver(p)
+		return
+	}
+	if e.direction == up && e.process.hold(func() { e.Carry(p) }) {
+		return // a goroutine that a timer of the client woke in a pause
+	}
+	now := time.Now()
+	w := e.weatherAt(e.process.slot)
+	f := e.fateLocked(w, p)
+	if f != fine {
+		e.countMishap(f)
+		e.tell(e.process, "", "link %s %v: %s", e.name, e.direction, f)
+	}
+	switch f {
+	case lost: // and so is what follows, until the link breaks
+		e.swallowed = true
+		return
+	case dropped:
+		return
+	case cutBefore:
+		e.cutLocked()
+		return
+	case replyLost:
+		e.noReply = true
+	case stray:
+		at := now.Add(time.Duration(e.chance.Int64N(int64(longestStray))))
+		w.lastsUntil(at)
+		e.scheduler.at(at, func() { e.arrive(e.direction, p) })
+		e.breakClientLocked()
+		return
+	}
+	at := later(e.last[e.direction], now.Add(latency(e.chance, w)))
+	e.last[e.direction] = at
+	if w != nil {
+		w.lastsUntil(at)
+	}
+	e.scheduler.at(at, func() { e.arrive(e.direction, p) })
+}
+
+// asRedis7 returns an error that a script raised as Redis 7 tells it: with its
+// code in front. miniredis wraps the error.
+func asRedis7(p []byte) []byte {
+	if len(p) == 0 || p[0] != '-' {
+		return p
+	}
+	for _, m := range []mood{readOnly, outOfRoom} {
+		if bytes.Contains(p, []byte(m)) {
+			return []byte("-" + string(m) + " script: 0123, on @user_script:1.\r\n")
+		}
+	}
+	return p
+}
+
+// arrive lets a frame arrive. A process that is paused takes it in when it goes
+// on.
+func (l *link) arrive(d direction, p []byte) {
+	if d == up {
+		l.server.receive(l, p)
+		return
+	}
+	if l.process.hold(func() { l.arrive(d, p) }) {
+		return
+	}
+	l.hash(l.name, p)
+	l.tellFrame(l, d, p)
+	l.client.Deliver(p)
+}
+
+// cutLocked breaks the link for both ends.
+func (l *link) cutLocked() {
+	l.cut = true
+	l.client.End(errReset)
+	l.remote.End(io.EOF)
+}
+
+// breakClientLocked breaks the link for the client. The server learns of it
+// when it has read what is on the way.
+func (l *link) breakClientLocked() {
+	l.cut = true
+	l.client.End(errReset)
+	l.scheduler.after(longestStray+time.Second, func() { l.remote.End(io.EOF) })
+}
+
+// breaks breaks the link for both ends.
+func (l *link) breaks() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cutLocked()
+}
+
+var errReset = &net.OpError{Op: "read", Err: syscall.ECONNRESET}
+
+// A fate is what becomes of a frame.
+type fate int
+
+const (
+	fine      fate = iota
+	lost           // it is lost, and so are all later frames of the link
+	dropped        // a message of a subscription is lost
+	cutBefore      // the link breaks, and the frame is lost
+	replyLost      // it arrives; its reply is lost, and the link breaks
+	stray          // the link breaks, and the frame arrives nevertheless, later
+	fates
+)
+
+func (f fate) String() string {
+	return [...]string{
+		"fine", "lost", "message lost", "cut", "reply lost", "stray",
+	}[f]
+}
+
+// longestStray is how much later a stray arrives at most.
+const longestStray = 3 * time.Second
+
+// fateLocked draws the fate of a frame.
+func (e end) fateLocked(w *weather, p []byte) fate {
+	x := e.chance.Float64()
+	if e.direction == down && e.noReply && !isPush(p) {
+		e.noReply = false
+		return cutBefore
+	}
+	switch {
+	case w == nil:
+		return fine
+	case isPush(p):
+		if x < w.deaf {
+			return dropped
+		}
+		return fine
+	case x >= w.lossy:
+		return fine
+	case e.direction == down:
+		return [...]fate{lost, cutBefore}[e.chance.IntN(2)]
+	}
+	return [...]fate{lost, cutBefore, replyLost, replyLost, stray, stray}[e.chance.IntN(6)]
+}
+
+// isPush reports whether a frame begins with a message of a subscription.
+func isPush(p []byte) bool {
+	const message = ">3\r\n$7\r\nmessage"
+	return len(p) > len(message) && string(p[:len(message)]) == message
+}
+
+// latency returns how long a frame is on its way.
+func latency(chance *rand.Rand, w *weather) time.Duration {
+	d := 50*time.Microsecond + time.Duration(chance.Int64N(int64(200*time.Microsecond)))
+	if w != nil && w.slow > 0 && chance.IntN(2) == 0 {
+		d += time.Duration(chance.Int64N(int64(w.slow)))
+	}
+	return d
+}

@@ -1,0 +1,190 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/warlock-go/warlock/chaos/judge"
+)
+
+// A Plan is what a seed stands for: who does what, and what goes wrong. A plan
+// can be made smaller and run again.
+type Plan struct {
+	Seed       uint64
+	TTL        time.Duration
+	Processes  int
+	Goroutines int           // of each process
+	Ops        int           // of each goroutine
+	Hold       time.Duration // the longest hold
+	Reads      float64       // the share of holds that read
+	Pause      time.Duration // the longest time from an op to the next
+	Sites      int           // independent servers; keys are spread over them
+	Replicas   bool          // each site has a replica
+	Lag        time.Duration // the longest lag of a replica
+	Faults     []Fault
+}
+
+// A Fault is something that goes wrong.
+type Fault struct {
+	Kind Kind
+	At   time.Duration // from the beginning
+	For  time.Duration // how long it lasts
+	Slot int           // of the process that it hits; AllSlots: all
+	Site int           // of the server that it hits
+	By   time.Duration // by how much a clock jumps
+}
+
+// AllSlots stands for all processes.
+const AllSlots = -1
+
+func (f Fault) String() string {
+	s := fmt.Sprintf("%s at %v", f.Kind, f.At)
+	if f.For > 0 {
+		s += fmt.Sprintf(" for %v", f.For)
+	}
+	switch {
+	case f.By != 0:
+		return s + fmt.Sprintf(", by %v, server of site %d", f.By, f.Site)
+	case kinds[f.Kind].hits == oneProcess && f.Slot == AllSlots:
+		return s + ", all processes"
+	case kinds[f.Kind].hits == oneProcess:
+		return s + fmt.Sprintf(", process in slot %d", f.Slot)
+	}
+	return s + fmt.Sprintf(", server of site %d", f.Site)
+}
+
+// A Kind is a kind of fault.
+type Kind int
+
+const (
+	Crash     Kind = iota // the process dies, and a new one starts in its slot
+	Pause                 // the process does nothing for a while
+	Lossy                 // frames are lost, links break, frames arrive as strays
+	Slow                  // frames are late
+	Deaf                  // messages of subscriptions are lost
+	Cut                   // all links break
+	Restart               // the server restarts with its data
+	Forget                // the server restarts without its data
+	Flush                 // the server forgets its scripts
+	ReadOnly              // the server refuses to write, as a replica does
+	Loading               // the server loads its data
+	OutOfRoom             // the server has no memory left
+	Jump                  // the server's clock jumps
+	Promote               // the replica becomes the master, and the master its replica
+	Move                  // the same, while old links go on to the old master
+	kindsOfFaults
+)
+
+// A target is what a kind of fault hits.
+type target int
+
+const (
+	oneProcess target = iota
+	oneSite
+)
+
+// kinds describes the kinds. Links are where a lock's belief, its wake-ups and
+// its repetitions meet, so they get most of the faults.
+var kinds = [kindsOfFaults]struct {
+	name    string
+	hits    target
+	weight  int
+	longest time.Duration // it lasts at most so long
+	effects judge.Effects
+}{
+	Crash:     {"crash", oneProcess, 4, 0, judge.StopsProcess | judge.KillsProcess},
+	Pause:     {"pause", oneProcess, 4, 3 * time.Second, judge.StopsProcess},
+	Lossy:     {"lossy", oneProcess, 6, 2 * time.Second, judge.DelaysMessages},
+	Slow:      {"slow", oneProcess, 3, 2 * time.Second, judge.DelaysMessages},
+	Deaf:      {"deaf", oneProcess, 3, 3 * time.Second, judge.LosesMessages},
+	Cut:       {"cut", oneProcess, 3, 0, judge.DelaysMessages},
+	Restart:   {"restart", oneSite, 1, 500 * time.Millisecond, judge.DelaysMessages},
+	Forget:    {"restart, empty", oneSite, 2, 500 * time.Millisecond, losesAll},
+	Flush:     {"SCRIPT FLUSH", oneSite, 2, 0, 0},
+	ReadOnly:  {"READONLY", oneSite, 2, time.Second, judge.RefusesWrites},
+	Loading:   {"LOADING", oneSite, 2, time.Second, judge.RefusesWrites},
+	OutOfRoom: {"OOM", oneSite, 2, time.Second, judge.RefusesWrites},
+	Jump:      {"clock jump", oneSite, 2, 0, mayLose},
+	Promote:   {"failover", oneSite, 3, time.Second, mayLose},
+	Move:      {"address moved", oneSite, 3, time.Second, mayLose},
+}
+
+const (
+	mayLose  = judge.DelaysMessages | judge.MayLoseData
+	losesAll = mayLose | judge.LosesData
+)
+
+func (k Kind) String() string { return kinds[k].name }
+
+// NewPlan returns the plan of a seed.
+func NewPlan(seed uint64) *Plan {
+	r := rand.New(rand.NewPCG(seed, 0))
+	p := &Plan{
+		Seed:       seed,
+		TTL:        time.Second,
+		Processes:  2 + r.IntN(7),
+		Goroutines: 1 + r.IntN(3),
+		Ops:        4 + r.IntN(12),
+		Reads:      [...]float64{0, 0.3, 0.6, 0.9}[r.IntN(4)],
+		Sites:      [...]int{1, 1, 1, 2}[r.IntN(4)],
+		Replicas:   r.IntN(3) == 0,
+		Lag:        time.Millisecond << r.IntN(9),
+	}
+	p.Hold = [...]time.Duration{p.TTL / 20, p.TTL / 5, p.TTL, 2 * p.TTL}[r.IntN(4)]
+	p.Pause = [...]time.Duration{p.TTL / 100, p.TTL / 20, p.TTL}[r.IntN(3)]
+	if r.IntN(8) > 0 { // the others run without faults
+		p.Faults = drawFaults(r, p)
+	}
+	return p
+}
+
+// drawFaults draws some faults. Those of a run are of a few kinds, so that each
+// kind also meets the protocol undisturbed by others.
+func drawFaults(r *rand.Rand, p *Plan) (faults []Fault) {
+	var chosen []Kind
+	for range 1 + r.IntN(3) {
+		chosen = append(chosen, drawKind(r, p))
+	}
+	span := p.span()
+	for range 1 + r.IntN(5) {
+		f := Fault{Kind: chosen[r.IntN(len(chosen))], Slot: r.IntN(p.Processes), Site: r.IntN(p.Sites)}
+		f.At = time.Duration(r.Int64N(int64(span)))
+		k := kinds[f.Kind]
+		if k.longest > 0 {
+			f.For = time.Duration(r.Int64N(int64(k.longest)))
+		}
+		if f.Kind != Crash && f.Kind != Pause && r.IntN(4) == 0 {
+			f.Slot = AllSlots
+		}
+		if f.Kind == Jump {
+			f.By = time.Duration(r.Int64N(int64(4*time.Minute))) - 2*time.Minute
+		}
+		faults = append(faults, f)
+	}
+	return faults
+}
+
+// drawKind draws a kind by its weight.
+func drawKind(r *rand.Rand, p *Plan) Kind {
+	for {
+		total := 0
+		for _, k := range kinds {
+			total += k.weight
+		}
+		x := r.IntN(total)
+		for k := range kindsOfFaults {
+			if x -= kinds[k].weight; x < 0 {
+				if (k == Promote || k == Move) && !p.Replicas {
+					break
+				}
+				return k
+			}
+		}
+	}
+}
+
+// span returns about how long the load takes.
+func (p *Plan) span() time.Duration {
+	return time.Duration(p.Ops) * (p.Pause/2 + p.Hold/4 + 20*time.Millisecond)
+}
