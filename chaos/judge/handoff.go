@@ -42,7 +42,8 @@ func (h *History) handOffs(key int) (took []time.Duration) {
 			continue
 		}
 		q := released[as[i-1].op.ID]
-		handedOff := q != nil && q.Sent >= b.refused && q.Replied <= b.op.Granted
+		handedOff := q != nil && q.Sent >= b.refused && q.Replied <= b.op.Granted &&
+			!h.heldInPart(key, q.Sent, b.op.Granted)
 		if handedOff && !h.excusedAnywhere(anyTrouble|LosesMessages, q.Sent-h.aftermath(), b.op.Granted) {
 			took = append(took, b.op.Granted.Since(q.Replied))
 		}

@@ -232,9 +232,9 @@ func (h *History) grantsOf(key int) (ops []*Op) {
 
 // expiry returns the earliest time at which the lease of o can expire: its ttl
 // after the last request that kept it alive was sent. The server counts from
-// later.
+// later, but in whole milliseconds.
 func (h *History) expiry(o *Op) Instant {
-	return max(h.aliveUntil[o.ID], h.lastAlive[o.ID].Add(h.TTL))
+	return max(h.aliveUntil[o.ID], h.lastAlive[o.ID].Add(h.TTL)).Add(-time.Millisecond)
 }
 
 // ttlOf returns the ttl that a request asks for.

@@ -97,6 +97,7 @@ func (w *world) happensToSite(f Fault) {
 		w.cutLinksTo(s)
 		if f.Kind == Forget {
 			s.forget()
+			s.emptyReplicas()
 		}
 		w.scheduler.after(f.For, func() { s.down.Store(false) })
 	case Flush:
@@ -176,8 +177,14 @@ func (w *world) promote(f Fault, faults []*judge.Fault) {
 			x.End = w.now().Add(time.Second)
 		}
 	}
-	if f.Kind == Move { // planned: the old master writes no more, and its links stay
+	if f.Kind == Move {
+		// It is planned: the old master writes no more, and its links stay. So
+		// messages may reach a waiter by a replica from now on, late.
 		f.For = 0
+		w.addFault(&judge.Fault{
+			Name: f.Kind.String(), Start: w.now(), End: w.now().Add(time.Hour), Key: judge.AllKeys,
+			Effects: judge.LosesMessages,
+		})
 	}
 	w.scheduler.after(f.For, demote)
 }

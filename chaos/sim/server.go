@@ -139,6 +139,17 @@ func (s *server) forget() {
 	s.flushScripts()
 }
 
+// emptyReplicas lets the replicas forget all data. They learn of it when their
+// master is up again.
+func (s *server) emptyReplicas() {
+	s.mu.Lock()
+	replicas := slices.Clone(s.replicas)
+	s.mu.Unlock()
+	for _, r := range replicas {
+		r.forget()
+	}
+}
+
 func (s *server) flushScripts() {
 	s.setTime()
 	s.apply("SCRIPT", "FLUSH")

@@ -3,6 +3,7 @@ package sim
 import (
 	"flag"
 	"fmt"
+	"runtime"
 	"testing"
 	"testing/synctest"
 
@@ -13,12 +14,14 @@ import (
 var (
 	seedFlag = flag.Uint64("seed", 0, "the seed of the only run; 0: many runs")
 	from     = flag.Uint64("from", 1, "the first seed")
+	verbose  = flag.Bool("digests", false, "")
 	runs     = flag.Int("runs", 100, "how many runs")
 )
 
 func TestSim(t *testing.T) {
 	logging.Disable()
 	synctest.Test(t, func(t *testing.T) {
+		runtime.GOMAXPROCS(1)
 		if *seedFlag != 0 {
 			o := Run(NewPlan(*seedFlag), true)
 			for _, line := range o.Story {
@@ -33,6 +36,9 @@ func TestSim(t *testing.T) {
 		for seed := *from - 1; seed < *from-1+uint64(*runs); seed++ {
 			begin := real()
 			o := Run(NewPlan(seed+1), false)
+			if *verbose {
+				fmt.Printf("seed %d %x\n", seed+1, o.Digest)
+			}
 			if d := real() - begin; d > 0.3 {
 				fmt.Printf("seed %d took %.2f s, %d ops, %v %v\n", seed+1, d, o.Ops, o.Took, o.Plan.Faults)
 			}
