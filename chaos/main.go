@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/signal"
 	"strings"
@@ -20,9 +19,11 @@ import (
 	"golang.org/x/term"
 
 	"github.com/warlock-go/warlock/chaos/judge"
+	"github.com/warlock-go/warlock/chaos/sim"
 )
 
 func main() {
+	sim.IfWorker()
 	if text := os.Getenv(jobVar); text != "" {
 		exit(work(text, os.Stdin, os.Stdout))
 	}
@@ -52,6 +53,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	switch {
+	case o.simulate && o.mutants:
+		return runSimulatedMutants(ctx, o, stdout, stderr)
+	case o.simulate:
+		return runSimulation(ctx, o, self, stdout, stderr)
+	}
 	p := &plan{seed: o.seed, duration: o.duration, program: self, keep: o.keep}
 	if o.mutants {
 		return runMutants(ctx, o.only, p, stdout, stderr)
@@ -70,6 +77,7 @@ type options struct {
 	seed      uint64
 	keep      string
 	mutants   bool
+	simulate  bool
 	only      string
 }
 
@@ -81,12 +89,14 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 		"`names` of scenarios, separated by semicolons; or all")
 	flags.DurationVar(&o.duration, "for", 20*time.Second,
 		"how long each scenario has load and faults")
-	flags.Uint64Var(&o.seed, "seed", rand.Uint64N(1<<32),
+	flags.Uint64Var(&o.seed, "seed", randomSeed(),
 		"of the random numbers, which choose the faults and their times")
 	flags.StringVar(&o.keep, "keep", "violations",
 		"`folder` for the histories that show violations")
 	flags.BoolVar(&o.mutants, "mutants", false,
 		"break the library one line at a time, and show which judge notices")
+	flags.BoolVar(&o.simulate, "sim", false,
+		"simulate processes, servers and faults, from -seed on; -for counts for all")
 	flags.StringVar(&o.only, "only", "",
 		"with -mutants: `part` of the names of the mutants to try")
 	if err := flags.Parse(args); err != nil {
@@ -101,6 +111,8 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 		err = errors.New("-scenario and -mutants do not go together: each mutant has its scenario")
 	case !o.mutants && o.only != "":
 		err = errors.New("-only is for -mutants: name scenarios with -scenario")
+	default:
+		err = o.checkSimulation()
 	}
 	return o, err
 }

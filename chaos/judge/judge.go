@@ -31,14 +31,17 @@ func (f *Findings) Add(key int, format string, args ...any) {
 
 // A Report says what the judges found in a history.
 type Report struct {
-	Grants     int
-	Kinds      map[string]int // grants by kind of lock; see Reading
-	Lost       int            // leases that were lost
-	Excused    int            // overlaps that the loss of a lease by servers excuses
-	Pairs      int            // pairs of ops whose order was judged
-	Crashes    []time.Duration
-	HandOffs   []time.Duration
-	Violations []Violation
+	Grants   int
+	Kinds    map[string]int // grants by kind of lock; see Reading
+	Lost     int            // leases that were lost
+	Excused  int            // overlaps that the loss of a lease by servers excuses
+	Pairs    int            // pairs of ops whose order was judged
+	Crashes  []time.Duration
+	HandOffs []time.Duration
+	// LongestIdle is the longest time for which no op held a lock although one
+	// waited, whatever the cause.
+	LongestIdle time.Duration
+	Violations  []Violation
 }
 
 // Reading follows a kind of lock in Report.Kinds where the grants are to
@@ -57,6 +60,11 @@ func Judge(h *History) *Report {
 	slow, handOffs := judgeHandOffs(h)
 	r.Excused, r.Pairs = excused, pairs+pairsOfTurns
 	r.Crashes, r.HandOffs = toGrant, handOffs
+	for key := range h.Keys {
+		for _, g := range h.gaps(key) {
+			r.LongestIdle = max(r.LongestIdle, g.length())
+		}
+	}
 	r.Violations = slices.Concat(judgeModel(h), overlaps, judgeBelief(h), judgeTokens(h),
 		judgeEarly(h), judgeRevived(h), judgeLost(h), order, turns, judgeIdle(h), crashes, slow,
 		judgeCalls(h))

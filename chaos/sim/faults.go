@@ -18,6 +18,9 @@ func (w *world) planFaults() {
 func (w *world) happens(f Fault) {
 	w.mu.Lock()
 	closing := w.closing
+	if !closing {
+		w.happened[f.Kind.String()]++
+	}
 	w.mu.Unlock()
 	if closing {
 		return

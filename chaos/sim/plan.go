@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/warlock-go/warlock/chaos/judge"
@@ -23,6 +24,18 @@ type Plan struct {
 	Replicas   bool          // each site has a replica
 	Lag        time.Duration // the longest lag of a replica
 	Faults     []Fault
+}
+
+func (p *Plan) String() string {
+	s := fmt.Sprintf("seed %d, %d processes of %d goroutines with %d ops each, holds up to %v, %.0f %% reads, %d sites",
+		p.Seed, p.Processes, p.Goroutines, p.Ops, p.Hold, 100*p.Reads, p.Sites)
+	if p.Replicas {
+		s += fmt.Sprintf(" with replicas that lag by up to %v", p.Lag)
+	}
+	for _, f := range p.Faults {
+		s += "; " + f.String()
+	}
+	return s
 }
 
 // A Fault is something that goes wrong.
@@ -144,7 +157,9 @@ func NewPlan(seed uint64) *Plan {
 func drawFaults(r *rand.Rand, p *Plan) (faults []Fault) {
 	var chosen []Kind
 	for range 1 + r.IntN(3) {
-		chosen = append(chosen, drawKind(r, p))
+		if k := drawKind(r, p); !slices.ContainsFunc(chosen, func(c Kind) bool { return excludes(c, k) }) {
+			chosen = append(chosen, k)
+		}
 	}
 	span := p.span()
 	for range 1 + r.IntN(5) {
@@ -163,6 +178,14 @@ func drawFaults(r *rand.Rand, p *Plan) (faults []Fault) {
 		faults = append(faults, f)
 	}
 	return faults
+}
+
+// excludes reports whether two kinds together are more than the library
+// promises to bear. If a clock is set back, and the last tokens are lost too, or
+// the clock is another server's, nothing is left that tokens could rise from.
+func excludes(a, b Kind) bool {
+	loses := func(k Kind) bool { return k == Forget || k == Promote || k == Move }
+	return a == Jump && loses(b) || b == Jump && loses(a)
 }
 
 // drawKind draws a kind by its weight.

@@ -21,7 +21,7 @@ type Outcome struct {
 	Plan    *Plan
 	Report  *judge.Report
 	Ops     int
-	Faults  int            // planned ones that happened
+	Faults  map[string]int // that happened, by kind
 	Mishaps map[string]int // frames, by their fate
 	Digest  uint64         // of all frames and when they arrived
 	Took    time.Duration  // of the bubble's time
@@ -58,7 +58,7 @@ func Run(plan *Plan, story bool) *Outcome {
 func newWorld(plan *Plan, story bool) *world {
 	w := &world{
 		plan: plan, began: time.Now(), scheduler: newScheduler(), digest: fnv.New64a(),
-		processes: make([]*process, plan.Processes),
+		processes: make([]*process, plan.Processes), happened: make(map[string]int),
 	}
 	if story {
 		w.story = new([]string)
@@ -151,6 +151,9 @@ func (w *world) leftInRedis() (left []string) {
 		if keys := s.redis.Mini.Keys(); len(keys) > 0 {
 			left = append(left, fmt.Sprintf("%s has the keys %q", s.name, keys))
 		}
+		if n := len(s.redis.Mini.PubSubChannels("")); n > 0 {
+			left = append(left, fmt.Sprintf("%s has %d subscriptions", s.name, n))
+		}
 	}
 	return left
 }
@@ -198,10 +201,12 @@ func (w *world) outcome(left []string) *Outcome {
 	}
 	o := &Outcome{
 		Plan: w.plan, Report: judge.Judge(h), Ops: len(h.Ops), Mishaps: make(map[string]int),
-		Digest: w.digest.Sum64(), Took: time.Since(w.began), Faults: len(w.faults),
+		Digest: w.digest.Sum64(), Took: time.Since(w.began), Faults: w.happened,
 	}
 	for f, n := range w.mishaps {
-		o.Mishaps[fate(f).String()] += n
+		if n > 0 {
+			o.Mishaps[fate(f).String()] = n
+		}
 	}
 	f := &judge.Findings{Judge: "left behind"}
 	for _, what := range left {

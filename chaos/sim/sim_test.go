@@ -2,63 +2,58 @@ package sim
 
 import (
 	"flag"
-	"fmt"
-	"runtime"
+	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
-
-	"github.com/redis/go-redis/v9/logging"
-	"golang.org/x/sys/unix"
+	"time"
 )
 
-var (
-	seedFlag = flag.Uint64("seed", 0, "the seed of the only run; 0: many runs")
-	from     = flag.Uint64("from", 1, "the first seed")
-	verbose  = flag.Bool("digests", false, "")
-	runs     = flag.Int("runs", 100, "how many runs")
-)
+// seed, given to go test behind -args or after the package, tells the story of
+// one seed.
+var seed = flag.Uint64("seed", 0, "the seed of the only run of TestSim; 0: as many as go in 10 s")
 
-func TestSim(t *testing.T) {
-	logging.Disable()
-	synctest.Test(t, func(t *testing.T) {
-		runtime.GOMAXPROCS(1)
-		if *seedFlag != 0 {
-			o := Run(NewPlan(*seedFlag), true)
-			for _, line := range o.Story {
-				fmt.Println(line)
-			}
-			for _, v := range o.Report.Violations {
-				t.Errorf("%s, key %d: %s", v.Judge, v.Key, v.What)
-			}
-			return
-		}
-		ops, grants, differ := 0, 0, 0
-		for seed := *from - 1; seed < *from-1+uint64(*runs); seed++ {
-			begin := real()
-			o := Run(NewPlan(seed+1), false)
-			if *verbose {
-				fmt.Printf("seed %d %x\n", seed+1, o.Digest)
-			}
-			if d := real() - begin; d > 0.3 {
-				fmt.Printf("seed %d took %.2f s, %d ops, %v %v\n", seed+1, d, o.Ops, o.Took, o.Plan.Faults)
-			}
-			ops += o.Ops
-			grants += o.Report.Grants
-			for _, v := range o.Report.Violations {
-				t.Errorf("seed %d: %s, key %d: %.300s", seed+1, v.Judge, v.Key, v.What)
-			}
-			if seed%5 == 0 {
-				if o2 := Run(NewPlan(seed+1), false); o2.Digest != o.Digest {
-					differ++
-				}
-			}
-		}
-		fmt.Println(ops, "ops", grants, "grants", differ, "differ of", *runs/10)
-	})
+func TestMain(m *testing.M) {
+	IfWorker()
+	flag.Parse()
+	os.Exit(m.Run())
 }
 
-func real() float64 {
-	var ts unix.Timespec
-	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	return float64(ts.Nano()) / 1e9
+// The library keeps its promises in some seconds' worth of seeds, and a seed is
+// the same run each time. With -seed it is one run, which -v tells.
+func TestSim(t *testing.T) {
+	if *seed != 0 {
+		tell(t, NewPlan(*seed))
+		return
+	}
+	const few = 10 * time.Second
+	search := &Search{Program: os.Args[0], From: 1, For: few, Again: 20, Failures: 1}
+	total, err := search.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	total.Print(&text)
+	t.Log("\n" + text.String())
+	if len(total.Failed) > 0 {
+		t.Error("a promise was broken")
+	}
+	if total.Runs < 10 || total.Again == 0 {
+		t.Errorf("%d runs in %v, %d of them twice", total.Runs, few, total.Again)
+	}
+	if total.Differ*100 > max(total.Again, 100) { // one run, or 1 %
+		t.Errorf("%d of %d seeds were another run the second time", total.Differ, total.Again)
+	}
+}
+
+// tell runs a plan, and tells its story.
+func tell(t *testing.T, p *Plan) {
+	prepare()
+	synctest.Test(t, func(t *testing.T) {
+		o := Run(p, true)
+		t.Log("\n" + strings.Join(o.Story, "\n"))
+		for _, v := range o.Report.Violations {
+			t.Errorf("%s, key %d: %s", v.Judge, v.Key, v.What)
+		}
+	})
 }

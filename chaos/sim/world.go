@@ -27,16 +27,17 @@ type world struct {
 	servers   []*server
 	processes []*process // by slot; the one that lives
 
-	mu      sync.Mutex // guards the following
-	all     []*process
-	masters []*server // by site
-	weather []*weather
-	story   *[]string // nil: none is told
-	digest  hash.Hash64
-	mishaps [fates]int
-	holders []string // by key: the ID under which it was last granted
-	faults  []*judge.Fault
-	closing bool
+	mu       sync.Mutex // guards the following
+	all      []*process
+	masters  []*server // by site
+	weather  []*weather
+	story    *[]string // nil: none is told
+	digest   hash.Hash64
+	mishaps  [fates]int
+	holders  []string // by key: the ID under which it was last granted
+	faults   []*judge.Fault
+	happened map[string]int // by kind
+	closing  bool
 }
 
 // chance returns a source of chance that depends on the seed and on parts.

@@ -207,17 +207,32 @@ func TestSilentConnection(t *testing.T) {
 	})
 }
 
-// A subscription is acknowledged, or has been silent for a while, while nobody
-// waits. The mailbox gives it up, and has another for the next waiter.
+// A subscription is acknowledged when nobody waits any more. The mailbox closes
+// at once, and opens for the next waiter.
 func TestNobodyWaitsWhenAProbeIsDue(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		b := newMailbox(s.Client())
-		w := b.Join("waiter", nil) // it has no lock by which a probe could be sent
-		redistest.Eventually(t, func() bool { n, _ := b.Subscription(); return n > 1 }, "the mailbox subscribes again")
-		if err := b.TakeTrouble(); err != nil {
-			t.Errorf("the trouble is %v", err)
+		dial := make(chan struct{})
+		b := newMailbox(s.Client(func(o *redis.Options) {
+			o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				<-dial
+				return new(net.Dialer).DialContext(ctx, network, addr)
+			}
+		}))
+		b.times.linger = time.Hour
+		id, _ := b.NewID()
+		lock := prober(t, b)
+		w := b.Join(id, lock)
+		w.Suspend()
+		close(dial)
+		redistest.Eventually(t, func() bool {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.session == nil
+		}, "the mailbox closes")
+		if n, _ := b.Subscription(); n != 1 {
+			t.Errorf("the mailbox subscribed %d times, want once", n)
 		}
-		w.Resume(prober(t, b))
+		w.Resume(lock)
 		redistest.Eventually(t, b.Open, "the mailbox opens")
 		w.Leave()
 	})

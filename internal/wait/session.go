@@ -30,10 +30,7 @@ type session struct {
 	acceptMisplaced bool
 }
 
-var (
-	errMisplaced   = errors.New("the subscription is not with the server that the locks are on")
-	errNobodyWaits = errors.New("nobody waits for a lock by which a probe could be sent")
-)
+var errMisplaced = errors.New("the subscription is not with the server that the locks are on")
 
 // The pauses between two subscriptions double from firstRetry to lastRetry.
 const (
@@ -71,8 +68,7 @@ func (b *Mailbox) unsubscribed(s *session, err error, pauses *Backoff) bool {
 	s.sub = nil
 	b.direct.Store(false)
 	switch {
-	case b.open.Swap(false) || errors.Is(err, errMisplaced) || errors.Is(err, errNobodyWaits):
-		// The next may be good.
+	case b.open.Swap(false) || errors.Is(err, errMisplaced): // the next may be good
 		*pauses = between(firstRetry, lastRetry)
 	default:
 		b.trouble = err
@@ -133,28 +129,33 @@ func (b *Mailbox) subscribed(s *session, sub *redis.PubSub) {
 
 // probe sends a probe by the server of one waiter's lock. If that fails, it
 // tries the locks of other waiters, since the failure may concern one lock
-// alone. If all fail, or nobody waits, it closes sub. It ends soon after ctx, by
-// the client's time-outs.
+// alone. If all fail, it closes sub. If nobody waits any more, it ends the session.
+// It ends soon after ctx, by the client's time-outs.
 func (b *Mailbox) probe(ctx context.Context, s *session, sub *redis.PubSub) {
 	const tries = 3
-	err := errNobodyWaits
-	for _, prober := range b.probers(tries) {
+	var err error
+	for _, prober := range b.probers(s, tries) {
 		if err = prober.Probe(ctx, b.name); err == nil || ctx.Err() != nil {
 			return
 		}
 	}
 	b.mu.Lock()
 	if b.session == s && s.sub == sub {
-		s.failure = err // not that sub is closed
+		s.failure = err // and not that sub is closed
 	}
 	b.mu.Unlock()
 	_ = sub.Close()
 }
 
-// probers returns the probers of at most limit waiters, chosen at random.
-func (b *Mailbox) probers(limit int) (probers []Prober) {
+// probers returns the probers of at most limit waiters, chosen at random. If
+// nobody waits, it ends the session: whether the subscription works cannot be
+// found out. The next waiter begins another session.
+func (b *Mailbox) probers(s *session, limit int) (probers []Prober) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.session == s && b.waiting == 0 {
+		b.closeLocked()
+	}
 	for _, w := range b.inOrderLocked() {
 		if w.waits && w.prober != nil {
 			probers = append(probers, w.prober)

@@ -1,0 +1,96 @@
+package sim
+
+import (
+	"slices"
+
+	"github.com/warlock-go/warlock/chaos/judge"
+)
+
+// mostTries is how many smaller plans Shrink tries at most.
+const mostTries = 200
+
+// Shrink looks for a smaller plan than that of o in which one of the same judges
+// finds something: with fewer faults, processes, goroutines and ops. It returns
+// the smallest that it finds, and its story.
+func Shrink(o *Outcome) (*Plan, []string) {
+	s := &shrinker{judges: judgesOf(o), best: o.Plan}
+	for s.shrinkOnce() {
+	}
+	again := Run(s.best, true)
+	return s.best, again.Story
+}
+
+type shrinker struct {
+	judges []string
+	best   *Plan
+	tried  int
+}
+
+// shrinkOnce makes the best plan smaller, and reports whether it could.
+func (s *shrinker) shrinkOnce() bool {
+	p := s.best
+	for i := range p.Faults {
+		q := *p
+		q.Faults = slices.Delete(slices.Clone(p.Faults), i, i+1)
+		if s.fails(&q) {
+			return true
+		}
+	}
+	for _, change := range []func(*Plan){
+		func(q *Plan) { q.Processes-- },
+		func(q *Plan) { q.Goroutines-- },
+		func(q *Plan) { q.Ops /= 2 },
+		func(q *Plan) { q.Ops-- },
+		func(q *Plan) { q.Replicas = false },
+		func(q *Plan) { q.Reads = 0 },
+	} {
+		q := *p
+		change(&q)
+		if q.valid() && !q.same(p) && s.fails(&q) {
+			return true
+		}
+	}
+	return false
+}
+
+// fails reports whether q fails as the first plan did. It then is the best.
+func (s *shrinker) fails(q *Plan) bool {
+	if s.tried++; s.tried > mostTries {
+		return false
+	}
+	for _, j := range judgesOf(Run(q, false)) {
+		if slices.Contains(s.judges, j) {
+			s.best = q
+			return true
+		}
+	}
+	return false
+}
+
+// judgesOf returns the judges that found something.
+func judgesOf(o *Outcome) (judges []string) {
+	for _, v := range o.Report.Violations {
+		if v.Judge != judge.Undecided {
+			judges = append(judges, v.Judge)
+		}
+	}
+	return judges
+}
+
+// valid reports whether a plan can be run.
+func (p *Plan) valid() bool {
+	for _, f := range p.Faults {
+		hitsProcess := kinds[f.Kind].hits == oneProcess
+		needsReplica := f.Kind == Promote || f.Kind == Move
+		if hitsProcess && f.Slot >= p.Processes || needsReplica && !p.Replicas {
+			return false
+		}
+	}
+	return p.Processes > 0 && p.Goroutines > 0 && p.Ops > 0
+}
+
+// same reports whether a change of p made no other plan.
+func (p *Plan) same(q *Plan) bool {
+	return p.Processes == q.Processes && p.Goroutines == q.Goroutines && p.Ops == q.Ops &&
+		p.Replicas == q.Replicas && p.Reads == q.Reads
+}

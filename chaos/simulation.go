@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/warlock-go/warlock/chaos/sim"
+)
+
+// runSimulation searches seeds of the simulation for violations.
+func runSimulation(ctx context.Context, o options, self string, stdout, stderr io.Writer) error {
+	fmt.Fprintf(stdout, "simulation from seed %d, %v\n", o.seed, o.duration)
+	bar := newBar("simulation", o.duration, stderr)
+	search := &sim.Search{
+		Program: self, From: o.seed, For: o.duration, Again: 50, Failures: 5,
+		Progress: func(t *sim.Totals) {
+			bar.show(fmt.Sprintf("%d runs, %d ops, %d failed", t.Runs, t.Ops, len(t.Failed)), t.Grants)
+		},
+	}
+	total, err := search.Run(ctx)
+	bar.end()
+	if err != nil {
+		return err
+	}
+	total.Print(stdout)
+	if len(total.Failed) > 0 {
+		return fmt.Errorf("%d seeds show violations: go test ./sim -run Sim -seed %d -v tells one again",
+			len(total.Failed), total.Failed[0].Seed)
+	}
+	return nil
+}
+
+// mostSeeds is after how many seeds a mutant should have been caught.
+const mostSeeds = 2000
+
+// runSimulatedMutants runs mutants in the simulation, and prints how many seeds
+// it took to catch each.
+func runSimulatedMutants(ctx context.Context, o options, stdout, stderr io.Writer) error {
+	chosen, err := chooseMutants(o.only)
+	if err != nil {
+		return err
+	}
+	source, err := sourceOf(ctx, library)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "warlock-mutants-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "mutant\tcaught by\tafter seeds")
+	var uncaught []string
+	for i := range chosen {
+		m := &chosen[i]
+		own := filepath.Join(dir, fmt.Sprint(i))
+		if err := os.Mkdir(own, 0o777); err != nil {
+			return err
+		}
+		program, err := m.build(ctx, source, own)
+		if err != nil {
+			return err
+		}
+		judges, seeds, err := searchMutant(ctx, program, o.seed)
+		if err != nil {
+			return fmt.Errorf("mutant %q: %w", m.name, err)
+		}
+		if len(judges) == 0 {
+			uncaught = append(uncaught, m.name)
+			judges = []string{"NOBODY"}
+		}
+		fmt.Fprintf(stderr, "%-50s %s, after %d seeds\n", m.name, strings.Join(judges, ", "), seeds)
+		fmt.Fprintf(t, "%s\t%s\t%d\n", m.name, strings.Join(judges, ", "), seeds)
+	}
+	_ = t.Flush() // fails only if stdout does
+	if len(uncaught) > 0 {
+		return fmt.Errorf("not caught in %d seeds: %s", mostSeeds, strings.Join(uncaught, "; "))
+	}
+	return nil
+}
+
+// searchMutant searches seeds until a judge catches the mutant. It returns the
+// judges, and after how many seeds that was. A mutant whose processes end by a
+// panic, or hang, is caught too.
+func searchMutant(ctx context.Context, program string, from uint64) (judges []string, seeds int, err error) {
+	search := &sim.Search{Program: program, From: from, Most: mostSeeds, For: 10 * time.Minute, Failures: 1}
+	total, err := search.Run(ctx)
+	if err != nil && len(total.Failed) == 0 {
+		if ctx.Err() != nil {
+			return nil, 0, ctx.Err()
+		}
+		return []string{"the process fails"}, total.Runs + 1, nil
+	}
+	known := make(map[string]bool)
+	for _, r := range total.Failed {
+		for _, v := range r.Violations {
+			if !known[v.Judge] {
+				known[v.Judge] = true
+				judges = append(judges, v.Judge)
+			}
+		}
+	}
+	return judges, total.Runs, nil
+}
+
+// checkSimulation says how to correct the options of the simulation.
+func (o *options) checkSimulation() error {
+	if o.simulate && o.scenarios != "all" {
+		return errors.New("-scenario and -sim do not go together: a simulation has no scenarios")
+	}
+	return nil
+}
+
+// randomSeed returns a seed for a run whose user gives none.
+func randomSeed() uint64 { return rand.Uint64N(1 << 32) }
