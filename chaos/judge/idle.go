@@ -65,6 +65,7 @@ const crashSlack = 200 * time.Millisecond
 // asks again after a third of its ttl. If processes were stopped or killed, a
 // ttl and crashSlack may pass for the first of the waiters. By then the other
 // dead waiters are known to be dead. One more ttl may pass for a dead holder.
+// Processes that stop one after another may each cost a ttl.
 //
 // No release succeeds while servers refuse to write, so that time does not
 // count. All later time does.
@@ -80,6 +81,7 @@ func judgeIdle(h *History) []Violation {
 				if g.dead {
 					limit += h.TTL
 				}
+				limit = max(limit, time.Duration(h.stops(begin, end))*h.TTL+crashSlack)
 			}
 			excused := h.excusedAnywhere(DelaysMessages|MayLoseData, begin, end) ||
 				h.excused(g.op.Slot, StopsProcess, g.from, end)
@@ -89,6 +91,17 @@ func judgeIdle(h *History) []Violation {
 		}
 	}
 	return f.Violations
+}
+
+// stops returns how many times processes were stopped or killed between a and b.
+// Processes that a fault hits together count once.
+func (h *History) stops(a, b Instant) (n int) {
+	for _, f := range h.Faults {
+		if f.Effects&StopsProcess != 0 && f.overlaps(a, b) {
+			n++
+		}
+	}
+	return n
 }
 
 // writableFrom returns when servers last stopped refusing to write, between a

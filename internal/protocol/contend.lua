@@ -86,6 +86,8 @@ local function queue_up(now, holder, shared)
   local place, reachable, more = 0, true, false
   if ROUND ~= '0' then
     place, reachable = enqueue(now)
+  else
+    only_on_master()
   end
   if not holder or shared then
     -- The last holder may have ended without a hand-off. Or a writer died at

@@ -12,7 +12,8 @@
 --          2: renewed, the ID is a reader, and others wait
 --
 --  1. The script never creates the lock.
---  2. It never shortens a lease. So a request that arrives after a later one
+--  2. It says no only on a master.
+--  3. It never shortens a lease. So a request that arrives after a later one
 --     does no harm.
 
 local ID, TTL, FLOOR, TOKEN = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -23,6 +24,7 @@ if shared then
   local now = tonumber(now_us())
   drop_expired(now) -- a removal comes first, see there
   if not redis.call('ZSCORE', READERS, ID) then
+    only_on_master()
     return 0
   end
   local failed = give_share(ID, TTL, now)
@@ -32,6 +34,7 @@ if shared then
 elseif holder == ID then
   prolong(LOCK, TTL)
 else
+  only_on_master()
   return 0
 end
 

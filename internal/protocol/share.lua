@@ -32,6 +32,10 @@ local function lenient(...)
   return redis.call(...) -- raises the error
 end
 
+-- Raises an error on a replica, which refuses every write. A replica's data may
+-- be old: a script that writes nothing calls this before it says no.
+local function only_on_master() lenient('ZREM', QUEUE, '') end
+
 -- Reports whether readers hold the lock, given the lock's value.
 local function is_shared(value)
   return value == SHARED and redis.call('ZCARD', READERS) > 0
