@@ -130,7 +130,8 @@ func judgeCrashes(h *History) (found []Violation, took []time.Duration) {
 				continue
 			}
 			took = append(took, g.length())
-			limit := h.TTL + crashSlack
+			// An extended lease lives on for longer than a ttl.
+			limit := max(h.TTL, h.expiry(g.last).Since(g.from)) + crashSlack
 			if !h.PublishCounts { // the first of the dead waiters may have been granted the lock
 				limit += h.TTL
 			}

@@ -68,7 +68,6 @@ func (l *Lock) beginShare(ctx context.Context, a *ask, h *Hold) *Hold {
 	defer l.mu.Unlock()
 	now := l.Clock.Now()
 	if !confirmed || s != l.shares.newest() || !s.hold.lease.Join(now) {
-		l.coverLocked(ctx, h)
 		s = &share{hold: h}
 		l.shares = append(l.shares, s)
 		kept = true
@@ -86,17 +85,6 @@ func (l *Lock) beginShare(ctx context.Context, a *ask, h *Hold) *Hold {
 	return s.hold
 }
 
-// coverLocked frees the ID of the share that there is, if a lease without
-// renewal is to live no longer than h, which covers its readers from now on.
-func (l *Lock) coverLocked(ctx context.Context, h *Hold) {
-	s := l.shares.newest()
-	if s == nil || !l.NoRenewal || h.Deadline().Before(s.hold.Deadline()) { // it was extended
-		return
-	}
-	s.covered = true
-	go s.hold.abandon(ctx)
-}
-
 // readUnlock takes one reader out of a share, and frees the lock after the last.
 func (l *Lock) readUnlock(ctx context.Context) error {
 	s, last, frees := l.endRead()
@@ -106,13 +94,10 @@ func (l *Lock) readUnlock(ctx context.Context) error {
 	if frees {
 		defer l.leave()
 	}
-	if last && !s.covered {
+	if last {
 		return s.hold.end(ctx)
 	}
 	err := s.hold.lease.Err()
-	if last {
-		_ = s.hold.lease.Release() // err says whether it was lost
-	}
 	if errors.Is(err, lease.ErrLost) { // and not released since, by the last reader
 		return l.server.Explain("read-unlock", err)
 	}

@@ -46,7 +46,6 @@ type share struct {
 	quietAt   time.Time    // when Redis last said that nobody waits; zero: it did not
 	listening bool         // the mailbox was open before Redis was asked at quietAt
 	waiter    *wait.Waiter // hears of writers; nil: the share does not listen yet
-	covered   bool         // its ID was released, as a later share lives for longer
 }
 
 // shares are the shares of a lock, the oldest first. The last one lets others

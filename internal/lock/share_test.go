@@ -56,43 +56,6 @@ func TestWriterThatQueuesRightAfterTheGrantIsHeard(t *testing.T) {
 	})
 }
 
-// A reader without renewal unlocks. It has been taken out of the shares, and
-// has yet to release its ID, when the next reader of its process begins a share
-// that would cover it. The lease of the first was valid, so its unlock is no
-// error.
-func TestUnlockOfAReaderThatIsCoveredMeanwhile(t *testing.T) {
-	s := redistest.StartMini(t)
-	l := newLock(s.Client(), time.Minute, Options{NoRenewal: true})
-	l.Lock(Read)
-	first := l.Held(Read)
-	a := newAsk(l.site, Read) // of the next reader, which has the turn
-	l.mu.Lock()
-	l.queue.enter(Read, false)
-	l.mu.Unlock()
-	h, err := a.request(t.Context(), 0)
-	if h == nil {
-		t.Fatal("the next reader is refused:", err)
-	}
-
-	ended, last, _ := l.endRead() // readUnlock of the first, up to here
-	l.mu.Lock()
-	l.coverLocked(t.Context(), h) // and the rest of beginShare
-	l.shares = append(l.shares, &share{hold: h})
-	l.letInLocked(l.shares.newest())
-	l.mu.Unlock()
-	if ended.covered {
-		redistest.Eventually(t, func() bool { return l.server.Extend(t.Context(), first.id, time.Minute) != nil },
-			"the ID of the first is released")
-	}
-	if !last {
-		t.Fatal("the first was not the only reader")
-	}
-	if err := ended.hold.end(t.Context()); err != nil { // and the rest of readUnlock
-		t.Errorf("the unlock of a valid lease: %v", err)
-	}
-	l.Unlock(Read)
-}
-
 // A leap is a clock that goes on by step when it has been read once more.
 type leap struct {
 	*clockwork.FakeClock
