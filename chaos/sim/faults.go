@@ -112,7 +112,7 @@ func (w *world) happensToSite(f Fault) {
 	case OutOfRoom:
 		w.moody(s, outOfRoom, f.For)
 	case Jump:
-		s.jump(f.By)
+		s.setClock(f.By)
 	case Promote, Move:
 		w.promote(f, faults)
 	}

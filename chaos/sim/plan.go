@@ -45,7 +45,7 @@ type Fault struct {
 	For  time.Duration // how long it lasts
 	Slot int           // of the process that it hits; AllSlots: all
 	Site int           // of the server that it hits
-	By   time.Duration // by how much a clock jumps
+	By   time.Duration // how far a clock then is ahead of the right time, or behind it
 }
 
 // AllSlots stands for all processes.
@@ -58,7 +58,7 @@ func (f Fault) String() string {
 	}
 	switch {
 	case f.By != 0:
-		return s + fmt.Sprintf(", by %v, server of site %d", f.By, f.Site)
+		return s + fmt.Sprintf(", to %v off, server of site %d", f.By, f.Site)
 	case kinds[f.Kind].hits == oneProcess && f.Slot == AllSlots:
 		return s + ", all processes"
 	case kinds[f.Kind].hits == oneProcess:
@@ -173,7 +173,8 @@ func drawFaults(r *rand.Rand, p *Plan) (faults []Fault) {
 			f.Slot = AllSlots
 		}
 		if f.Kind == Jump {
-			f.By = time.Duration(r.Int64N(int64(4*time.Minute))) - 2*time.Minute
+			// So it is set back by 2 minutes at most, for which a fence outlives a lease.
+			f.By = time.Duration(r.Int64N(int64(2*time.Minute))) - time.Minute
 		}
 		faults = append(faults, f)
 	}

@@ -133,7 +133,7 @@ func (w *world) finish() {
 func (w *world) leftInRedis() (left []string) {
 	longest := 5*time.Minute + 10*w.plan.TTL
 	for _, f := range w.plan.Faults {
-		longest += max(f.By, -f.By) // a clock that is set back lets keys live longer
+		longest += 2 * max(f.By, -f.By) // a clock that is set back lets keys live longer
 	}
 	time.Sleep(longest)
 	for _, p := range w.all {

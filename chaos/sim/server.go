@@ -116,9 +116,13 @@ func (s *server) receive(l *link, p []byte) {
 	s.mu.Unlock()
 }
 
-// jump sets the clock forward, or back. Keys expire by it.
-func (s *server) jump(d time.Duration) {
+// setClock lets the clock be off by offset. Keys expire by it.
+func (s *server) setClock(offset time.Duration) {
 	s.setTime()
+	s.mu.Lock()
+	d := offset - s.offset
+	s.offset = offset
+	s.mu.Unlock()
 	m := s.redis.Mini
 	if d < 0 { // miniredis counts down what is left, and expiries are absolute
 		for _, key := range m.Keys() {
@@ -127,9 +131,6 @@ func (s *server) jump(d time.Duration) {
 			}
 		}
 	}
-	s.mu.Lock()
-	s.offset += d
-	s.mu.Unlock()
 	s.setTime()
 }
 
