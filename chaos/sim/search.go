@@ -73,7 +73,9 @@ func (s *Search) Run(ctx context.Context) (*Totals, error) {
 	for i := range workers {
 		j := job{From: s.From + i, Step: workers, Again: s.Again, Shrinks: 1}
 		if s.Most > 0 {
-			j.Most = (s.Most + int(workers-1-i)) / int(workers)
+			if j.Most = (s.Most + int(workers-1-i)) / int(workers); j.Most == 0 {
+				continue
+			}
 		}
 		group.Go(func() { errs[i] = s.runWorker(ctx, j, take) })
 	}

@@ -47,6 +47,22 @@ func TestSim(t *testing.T) {
 	}
 }
 
+// Seeds that once failed do not any more. The table of what chaos found says what
+// each of them showed.
+func TestSeedsThatFailed(t *testing.T) {
+	for _, seed := range []uint64{265, 3457, 3735, 3933, 5219} {
+		total, err := (&Search{Program: os.Args[0], From: seed, Most: 1}).Run(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if total.Runs != 1 || len(total.Failed) > 0 {
+			var text strings.Builder
+			total.Print(&text)
+			t.Errorf("seed %d:\n%s", seed, text.String())
+		}
+	}
+}
+
 // tell runs a plan, and tells its story.
 func tell(t *testing.T, p *Plan) {
 	prepare()
