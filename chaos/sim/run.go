@@ -196,9 +196,7 @@ func leftGoroutines(before int) []string {
 // outcome judges the run.
 func (w *world) outcome(left []string) *Outcome {
 	h := w.recorder.History()
-	for _, f := range w.faults {
-		h.Faults = append(h.Faults, f)
-	}
+	h.Faults = append(h.Faults, w.faults...)
 	o := &Outcome{
 		Plan: w.plan, Report: judge.Judge(h), Ops: len(h.Ops), Mishaps: make(map[string]int),
 		Digest: w.digest.Sum64(), Took: time.Since(w.began), Faults: w.happened,
