@@ -3,17 +3,16 @@ package warlock_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/bubble"
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
@@ -27,15 +26,12 @@ func TestBubblesInTurn(t *testing.T) {
 	t.Parallel() // it mostly waits
 	for range 2 {
 		synctest.Test(t, func(t *testing.T) {
-			mini := miniredis.NewMiniRedis()
-			defer mini.Close()
+			r := bubble.Start()
+			defer r.Close()
 			inside := 0 // guarded by the id "shared"
 			var group sync.WaitGroup
 			for range 2 {
-				client := redis.NewClient(&redis.Options{
-					Addr:   "127.0.0.1:6379", // go-redis would look up the name of any other host, outside the bubble
-					Dialer: func(context.Context, string, string) (net.Conn, error) { return mini.Dial() },
-				})
+				client := r.Client()
 				defer client.Close()
 				var batches atomic.Int64
 				client.AddHook(redistest.Hook{Pipeline: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {

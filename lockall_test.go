@@ -424,6 +424,9 @@ func TestPromiseLockAllEndsWithItsContext(t *testing.T) {
 				for _, id := range ids {
 					redistest.Eventually(t, func() bool { return k.Lease(id) == nil }, "%s is let go", id)
 				}
+				if took := ended(); took > time.Second {
+					t.Errorf("it let all go %v after the end of its context", took)
+				}
 				s.Resume()
 				holder.Unlock("150")
 				unlock, err := holder.LockAll(within(t), ids...)

@@ -20,7 +20,7 @@ func runSimulation(ctx context.Context, o options, self string, stdout, stderr i
 	fmt.Fprintf(stdout, "simulation from seed %d, %v\n", o.seed, o.duration)
 	bar := newBar("simulation", o.duration, stderr)
 	search := &sim.Search{
-		Program: self, From: o.seed, For: o.duration, Again: 50, Failures: 5,
+		Program: self, From: o.seed, For: o.duration, Again: 50, Failures: 5, Shrinks: 1,
 		Progress: func(t *sim.Totals) {
 			bar.show(fmt.Sprintf("%d runs, %d ops, %d failed", t.Runs, t.Ops, len(t.Failed)), t.Grants)
 		},

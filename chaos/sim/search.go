@@ -28,6 +28,7 @@ type Search struct {
 	Most     int           // how many seeds; 0: no limit
 	Again    uint64        // each seed that this divides is run twice; 0: none is
 	Failures int           // it ends after so many seeds that fail; 0: no limit
+	Shrinks  int           // how many seeds that fail each worker makes smaller
 	Progress func(*Totals) // is called after each seed; nil: nothing is
 }
 
@@ -54,7 +55,7 @@ func (s *Search) Run(ctx context.Context) (*Totals, error) {
 	}
 	t := &Totals{Faults: make(map[string]int), Mishaps: make(map[string]int)}
 	var mu sync.Mutex // guards t
-	take := func(r *Result) bool {
+	take := func(r *Result) {
 		mu.Lock()
 		defer mu.Unlock()
 		t.add(r)
@@ -65,13 +66,12 @@ func (s *Search) Run(ctx context.Context) (*Totals, error) {
 		if s.Failures > 0 && len(t.Failed) >= s.Failures || s.Most > 0 && t.Runs >= s.Most {
 			stop()
 		}
-		return true
 	}
 	workers := uint64(runtime.NumCPU())
 	errs := make([]error, workers)
 	var group sync.WaitGroup
 	for i := range workers {
-		j := job{From: s.From + i, Step: workers, Again: s.Again, Shrinks: 1}
+		j := job{From: s.From + i, Step: workers, Again: s.Again, Shrinks: s.Shrinks}
 		if s.Most > 0 {
 			if j.Most = (s.Most + int(workers-1-i)) / int(workers); j.Most == 0 {
 				continue
@@ -85,7 +85,7 @@ func (s *Search) Run(ctx context.Context) (*Totals, error) {
 }
 
 // runWorker runs a worker until its job or ctx ends.
-func (s *Search) runWorker(ctx context.Context, j job, take func(*Result) bool) error {
+func (s *Search) runWorker(ctx context.Context, j job, take func(*Result)) error {
 	text, err := json.Marshal(j)
 	if err != nil {
 		return err
@@ -108,15 +108,19 @@ func (s *Search) runWorker(ctx context.Context, j job, take func(*Result) bool) 
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	// It ends after the seed that it is at. That takes a second; a worker that
-	// takes longer hangs.
+	// It ends after the seed that it is at. A worker that takes longer than
+	// patience for a seed hangs.
 	defer context.AfterFunc(ctx, func() { _ = in.Close() })()
-	const patience = 30 * time.Second
-	last := newAlarm(patience, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
-	defer last.stop()
-	readResults(out, func(r *Result) bool { last.reset(); return take(r) })
+	const patience = 3 * longestShrink
+	hangs := time.AfterFunc(patience, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
+	defer hangs.Stop()
+	readResults(out, func(r *Result) {
+		hangs.Reset(patience)
+		take(r)
+	})
 	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("a worker from seed %d in steps of %d: %w\n%s", j.From, j.Step, err, head(stderr.Bytes()))
+		return fmt.Errorf("a worker from seed %d in steps of %d: %w\n%s",
+			j.From, j.Step, err, head(stderr.Bytes()))
 	}
 	return nil
 }
@@ -126,16 +130,6 @@ func head(text []byte) []byte {
 	const most = 1 << 16
 	return text[:min(len(text), most)]
 }
-
-// An alarm calls a function if it is not reset for a while.
-type alarm struct {
-	timer *time.Timer
-	d     time.Duration
-}
-
-func newAlarm(d time.Duration, f func()) *alarm { return &alarm{time.AfterFunc(d, f), d} }
-func (a *alarm) reset()                         { a.timer.Reset(a.d) }
-func (a *alarm) stop()                          { a.timer.Stop() }
 
 // add adds a result.
 func (t *Totals) add(r *Result) {

@@ -2,18 +2,20 @@ package sim
 
 import (
 	"slices"
+	"time"
 
 	"github.com/warlock-go/warlock/chaos/judge"
 )
 
-// mostTries is how many smaller plans Shrink tries at most.
-const mostTries = 200
+// longestShrink is for how long, in real time, Shrink tries smaller plans. A
+// parent process waits for longer than that for a worker.
+const longestShrink = 20 * time.Second
 
 // Shrink looks for a smaller plan than that of o in which one of the same judges
 // finds something: with fewer faults, processes, goroutines and ops. It returns
 // the smallest that it finds, and its story.
 func Shrink(o *Outcome) (*Plan, []string) {
-	s := &shrinker{judges: judgesOf(o), best: o.Plan}
+	s := &shrinker{judges: judgesOf(o), best: o.Plan, end: realTime() + longestShrink}
 	for s.shrinkOnce() {
 	}
 	again := Run(s.best, true)
@@ -23,7 +25,7 @@ func Shrink(o *Outcome) (*Plan, []string) {
 type shrinker struct {
 	judges []string
 	best   *Plan
-	tried  int
+	end    time.Duration // by realTime
 }
 
 // shrinkOnce makes the best plan smaller, and reports whether it could.
@@ -55,7 +57,7 @@ func (s *shrinker) shrinkOnce() bool {
 
 // fails reports whether q fails as the first plan did. It then is the best.
 func (s *shrinker) fails(q *Plan) bool {
-	if s.tried++; s.tried > mostTries {
+	if realTime() > s.end {
 		return false
 	}
 	for _, j := range judgesOf(Run(q, false)) {

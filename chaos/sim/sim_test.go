@@ -27,7 +27,7 @@ func TestSim(t *testing.T) {
 		return
 	}
 	const few = 10 * time.Second
-	search := &Search{Program: os.Args[0], From: 1, For: few, Again: 20, Failures: 1}
+	search := &Search{Program: os.Args[0], From: 1, For: few, Again: 20, Failures: 1, Shrinks: 1}
 	total, err := search.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"testing"
@@ -62,6 +63,7 @@ func IfWorker() {
 		os.Exit(2)
 	}
 	prepare()
+	signal.Ignore(os.Interrupt) // a terminal interrupts the parent too, which ends this process
 	// Only a test can have a bubble.
 	os.Args = os.Args[:1]
 	all := func(_, _ string) (bool, error) { return true, nil }
@@ -123,11 +125,10 @@ func (j *job) runSeed(seed uint64) *Result {
 
 // result returns what a parent process needs of an outcome.
 func (o *Outcome) result() *Result {
-	r := &Result{
+	return &Result{
 		Seed: o.Plan.Seed, Ops: o.Ops, Grants: o.Report.Grants, Faults: o.Faults, Mishaps: o.Mishaps,
 		Idle: o.Report.LongestIdle, Violations: o.Report.Violations,
 	}
-	return r
 }
 
 // realTime returns the time of a clock that is not the bubble's.
@@ -140,14 +141,14 @@ func realTime() time.Duration {
 }
 
 // readResults calls take with each result that a worker writes, until its output
-// ends or take returns false.
-func readResults(out io.Reader, take func(*Result) bool) {
+// ends.
+func readResults(out io.Reader, take func(*Result)) {
 	lines := bufio.NewReader(out)
 	for {
 		line, err := lines.ReadBytes('\n')
 		r := new(Result)
-		if json.Unmarshal(line, r) == nil && !take(r) { // the others are of package testing
-			return
+		if json.Unmarshal(line, r) == nil { // the others are of package testing
+			take(r)
 		}
 		if err != nil {
 			return

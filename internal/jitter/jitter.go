@@ -6,28 +6,35 @@ package jitter
 import (
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-var source struct {
-	sync.Mutex
-	seeded *rand.Rand // nil: chance is the runtime's
+// current is the source of chance; nil: the runtime's.
+var current atomic.Pointer[source]
+
+type source struct {
+	mu   sync.Mutex // guards rand
+	rand *rand.Rand
 }
 
 // Of returns a random time from 0 up to d, without d itself. d must be above 0.
 func Of(d time.Duration) time.Duration {
-	source.Lock()
-	defer source.Unlock()
-	if source.seeded == nil {
+	s := current.Load()
+	if s == nil {
 		return rand.N(d)
 	}
-	return time.Duration(source.seeded.Int64N(int64(d)))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Duration(s.rand.Int64N(int64(d)))
 }
 
 // Seed makes all later times depend on r alone, and on the order of the calls.
 // It is for a simulation. nil ends that.
 func Seed(r *rand.Rand) {
-	source.Lock()
-	defer source.Unlock()
-	source.seeded = r
+	if r == nil {
+		current.Store(nil)
+		return
+	}
+	current.Store(&source{rand: r})
 }

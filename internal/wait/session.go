@@ -134,7 +134,7 @@ func (b *Mailbox) subscribed(s *session, sub *redis.PubSub) {
 func (b *Mailbox) probe(ctx context.Context, s *session, sub *redis.PubSub) {
 	const tries = 3
 	var err error
-	for _, prober := range b.probers(s, tries) {
+	for _, prober := range b.probersOrClose(s, tries) {
 		if err = prober.Probe(ctx, b.name); err == nil || ctx.Err() != nil {
 			return
 		}
@@ -147,10 +147,10 @@ func (b *Mailbox) probe(ctx context.Context, s *session, sub *redis.PubSub) {
 	_ = sub.Close()
 }
 
-// probers returns the probers of at most limit waiters, chosen at random. If
-// nobody waits, it ends the session: whether the subscription works cannot be
-// found out. The next waiter begins another session.
-func (b *Mailbox) probers(s *session, limit int) (probers []Prober) {
+// probersOrClose returns the probers of at most limit waiters, chosen at random.
+// If nobody waits, it closes the mailbox instead: whether the subscription works
+// cannot be found out. The next waiter opens the mailbox again.
+func (b *Mailbox) probersOrClose(s *session, limit int) (probers []Prober) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.session == s && b.waiting == 0 {
