@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"strings"
@@ -89,7 +90,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 		"`names` of scenarios, separated by semicolons; or all")
 	flags.DurationVar(&o.duration, "for", 20*time.Second,
 		"how long each scenario has load and faults")
-	flags.Uint64Var(&o.seed, "seed", randomSeed(),
+	flags.Uint64Var(&o.seed, "seed", rand.Uint64N(1<<32),
 		"of the random numbers, which choose the faults and their times")
 	flags.StringVar(&o.keep, "keep", "violations",
 		"`folder` for the histories that show violations")
@@ -111,8 +112,8 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 		err = errors.New("-scenario and -mutants do not go together: each mutant has its scenario")
 	case !o.mutants && o.only != "":
 		err = errors.New("-only is for -mutants: name scenarios with -scenario")
-	default:
-		err = o.checkSimulation()
+	case o.simulate && o.scenarios != "all":
+		err = errors.New("-scenario and -sim do not go together: a simulation has no scenarios")
 	}
 	return o, err
 }

@@ -116,25 +116,35 @@ const library = "github.com/warlock-go/warlock"
 // runMutants runs the mutants whose names contain only, each in its scenario.
 // It fails if no judge catches a mutant.
 func runMutants(ctx context.Context, only string, p *plan, stdout, stderr io.Writer) error {
-	chosen, err := chooseMutants(only)
+	chosen, err := prepareMutants(ctx, only)
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "warlock-mutants-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	source, err := sourceOf(ctx, library)
-	if err != nil {
-		return err
-	}
+	defer os.RemoveAll(chosen.dir)
 	fmt.Fprintf(stdout, seedLine, p.seed, p.duration)
-	uncaught, err := huntAll(ctx, chosen, source, dir, p, stdout, stderr)
+	uncaught, err := huntAll(ctx, chosen.chosen, chosen.source, chosen.dir, p, stdout, stderr)
 	if err == nil && len(uncaught) > 0 {
 		err = fmt.Errorf("not caught with seed %d: %s", p.seed, strings.Join(uncaught, "; "))
 	}
 	return err
+}
+
+// mutantsToBuild are mutants, and what it takes to build them.
+type mutantsToBuild struct {
+	chosen      []mutant
+	source, dir string // the library's source, and a folder that the caller removes
+}
+
+// prepareMutants returns the mutants whose names contain only.
+func prepareMutants(ctx context.Context, only string) (m mutantsToBuild, err error) {
+	if m.chosen, err = chooseMutants(only); err != nil {
+		return m, err
+	}
+	if m.source, err = sourceOf(ctx, library); err != nil {
+		return m, err
+	}
+	m.dir, err = os.MkdirTemp("", "warlock-mutants-")
+	return m, err
 }
 
 // huntAll builds each mutant in dir and hunts it. It writes a table of them, and

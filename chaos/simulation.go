@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -44,29 +41,16 @@ const mostSeeds = 2000
 // runSimulatedMutants runs mutants in the simulation, and prints how many seeds
 // it took to catch each.
 func runSimulatedMutants(ctx context.Context, o options, stdout, stderr io.Writer) error {
-	chosen, err := chooseMutants(o.only)
+	mutants, err := prepareMutants(ctx, o.only)
 	if err != nil {
 		return err
 	}
-	source, err := sourceOf(ctx, library)
-	if err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp("", "warlock-mutants-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(mutants.dir)
 	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "mutant\tcaught by\tafter seeds")
 	var uncaught []string
-	for i := range chosen {
-		m := &chosen[i]
-		own := filepath.Join(dir, fmt.Sprint(i))
-		if err := os.Mkdir(own, 0o777); err != nil {
-			return err
-		}
-		program, err := m.build(ctx, source, own)
+	for _, m := range mutants.chosen {
+		program, err := m.build(ctx, mutants.source, mutants.dir)
 		if err != nil {
 			return err
 		}
@@ -78,8 +62,9 @@ func runSimulatedMutants(ctx context.Context, o options, stdout, stderr io.Write
 			uncaught = append(uncaught, m.name)
 			judges = []string{"NOBODY"}
 		}
-		fmt.Fprintf(stderr, "%-50s %s, after %d seeds\n", m.name, strings.Join(judges, ", "), seeds)
-		fmt.Fprintf(t, "%s\t%s\t%d\n", m.name, strings.Join(judges, ", "), seeds)
+		by := strings.Join(judges, ", ")
+		fmt.Fprintf(stderr, "%-50s %s, after %d seeds\n", m.name, by, seeds)
+		fmt.Fprintf(t, "%s\t%s\t%d\n", m.name, by, seeds)
 	}
 	_ = t.Flush() // fails only if stdout does
 	if len(uncaught) > 0 {
@@ -91,8 +76,12 @@ func runSimulatedMutants(ctx context.Context, o options, stdout, stderr io.Write
 // searchMutant searches seeds until a judge catches the mutant. It returns the
 // judges, and after how many seeds that was. A mutant whose processes end by a
 // panic, or hang, is caught too.
-func searchMutant(ctx context.Context, program string, from uint64) (judges []string, seeds int, err error) {
-	search := &sim.Search{Program: program, From: from, Most: mostSeeds, For: 10 * time.Minute, Failures: 1}
+func searchMutant(
+	ctx context.Context, program string, from uint64,
+) (judges []string, seeds int, err error) {
+	search := &sim.Search{
+		Program: program, From: from, Most: mostSeeds, For: 10 * time.Minute, Failures: 1,
+	}
 	total, err := search.Run(ctx)
 	if err != nil && len(total.Failed) == 0 {
 		if ctx.Err() != nil {
@@ -111,14 +100,3 @@ func searchMutant(ctx context.Context, program string, from uint64) (judges []st
 	}
 	return judges, total.Runs, nil
 }
-
-// checkSimulation says how to correct the options of the simulation.
-func (o *options) checkSimulation() error {
-	if o.simulate && o.scenarios != "all" {
-		return errors.New("-scenario and -sim do not go together: a simulation has no scenarios")
-	}
-	return nil
-}
-
-// randomSeed returns a seed for a run whose user gives none.
-func randomSeed() uint64 { return rand.Uint64N(1 << 32) }

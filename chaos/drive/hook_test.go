@@ -3,6 +3,7 @@ package drive
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -19,7 +20,7 @@ func TestHookKnowsTheOp(t *testing.T) {
 		reported = append(reported, q)
 	})
 	words := []any{
-		"evalsha", "hash", scriptKeys, lockKeys[0], "", "", "", "", "", "id", 1000, 1000, 1,
+		"evalsha", "hash", scriptKeys, lockKeys[0], "", "", "", "", "", "id", int64(1000), 1000, 1,
 	}
 	ctx := context.WithValue(t.Context(), OpNumber{}, 7)
 
@@ -32,7 +33,7 @@ func TestHookKnowsTheOp(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(reported) != 2 || reported[0].Script != judge.Renew ||
-		reported[0].Op != 7 || reported[1].Op != 0 {
+		reported[0].Op != 7 || reported[0].TTL != time.Second || reported[1].Op != 0 {
 		t.Errorf("reported %+v, want a renewal by op 7 and a request of an unknown op", reported)
 	}
 }

@@ -10,8 +10,10 @@ import (
 type gap struct {
 	op   *Op // was granted the lock at the end of the gap
 	from Instant
-	last *Op  // held before the gap; nil: none did
-	dead bool // an earlier holder was dead or stopped, and its lease lasts into the gap
+	last *Op // held before the gap; nil: none did
+	// leased is how long into the gap the lease of a holder lasts that was dead or
+	// stopped.
+	leased time.Duration
 }
 
 func (g gap) length() time.Duration { return g.op.Granted.Since(g.from) }
@@ -40,7 +42,7 @@ func (h *History) gaps(key int) (gaps []gap) {
 		})
 		from := max(o.Called, last.end)
 		if len(holding) == 0 && !o.Try && !o.Many && !h.heldInPart(key, from, o.Granted) {
-			gaps = append(gaps, gap{op: o, from: from, last: last.op, dead: deadUntil > from})
+			gaps = append(gaps, gap{op: o, from: from, last: last.op, leased: max(0, deadUntil.Since(from))})
 		}
 		holding = append(holding, hold{o, h.holdEndOrStop(o)})
 	}
@@ -78,10 +80,13 @@ func judgeIdle(h *History) []Violation {
 			limit := h.TTL / 2
 			if h.excusedAnywhere(StopsProcess, begin, end) {
 				limit = h.TTL + crashSlack
-				if g.dead {
+				if g.leased > 0 {
 					limit += h.TTL
 				}
 				limit = max(limit, time.Duration(h.stops(begin, end))*h.TTL+crashSlack)
+			}
+			if g.leased > 0 { // an extended lease lasts for more than a ttl
+				limit = max(limit, g.leased+crashSlack)
 			}
 			excused := h.excusedAnywhere(DelaysMessages|MayLoseData, begin, end) ||
 				h.excused(g.op.Slot, StopsProcess, g.from, end)

@@ -363,6 +363,77 @@ var histories = map[string]struct {
 			h.holds(1+i, 100*i, 200+200*i, 300+200*i, int64(2+i))
 		}
 	}, []string{"hand-off"}},
+	"waiters that are not told, as messages are lost": {func(h *builder) {
+		h.holds(0, 0, 1, 100, 1)
+		for i := range 4 {
+			h.holds(1+i, 100*i, 200+200*i, 300+200*i, int64(2+i))
+		}
+		h.suffers(LosesMessages, everywhere, AllKeys, 0, 1000)
+	}, nil},
+	"an idle lock, as messages are lost": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 5, 600, 610, 20)
+		h.suffers(LosesMessages, everywhere, AllKeys, 0, 1000)
+	}, []string{"idle"}},
+	"a lock that a call that locks several may have held meanwhile": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 5, 600, 610, 20)
+		o := h.holds(2, 40, 0, 0, 0)
+		o.Granted, o.Refused, o.Many = 0, at(590), true
+	}, nil},
+	"an idle lock, long after a call that locks several": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.asks(h.holds(1, 1605, 2600, 2610, 20), Acquire, 2000, No)
+		o := h.holds(2, 40, 0, 0, 0)
+		o.Granted, o.Refused, o.Many = 0, at(590), true
+	}, []string{"idle"}},
+	"a call that locks several, which others pass": {func(h *builder) {
+		h.holds(0, 0, 1, 150, 10)
+		h.holds(0, 5, 170, 180, 20).Many = true
+		h.holds(0, 100, 151, 160, 15)
+	}, nil},
+	"a lease that ran out, as it is not renewed": {func(h *builder) {
+		o := h.holds(0, 0, 1, 0, 10)
+		h.believes(o, 1, 900)
+		o.Lost, o.Limited = at(980), true
+		h.asks(h.holds(1, 5, 1001, 1010, 20), Acquire, 700, No)
+	}, nil},
+	"a deadline that an extension moved": {func(h *builder) {
+		o := h.holds(0, 0, 1, 50, 10)
+		h.asks(o, Renew, 20, Yes).TTL = 3 * time.Second
+		o.Checks[1].Deadline = at(3020)
+	}, nil},
+	"a deadline beyond that of an extension": {func(h *builder) {
+		o := h.holds(0, 0, 1, 50, 10)
+		h.asks(o, Renew, 20, Yes).TTL = 3 * time.Second
+		o.Checks[1].Deadline = at(3021)
+	}, []string{"belief"}},
+	"a lock granted to another before an extended lease can have run out": {func(h *builder) {
+		o := h.holds(0, 0, 1, 0, 10)
+		h.believes(o, 1)
+		h.asks(o, Renew, 20, Yes).TTL = 3 * time.Second
+		h.suffers(StopsProcess, 0, AllKeys, 21, 4000)
+		h.asks(h.holds(1, 1500, 2000, 2010, 20), Acquire, 1900, No)
+	}, []string{"model"}},
+	"a crash of a holder that had extended its lease": {func(h *builder) {
+		o := h.holds(0, 0, 1, 0, 10)
+		h.asks(o, Renew, 20, Yes).TTL = 3 * time.Second
+		h.Processes[0].Ended = at(30)
+		h.suffers(StopsProcess|KillsProcess, 0, AllKeys, 30, 40)
+		h.asks(h.holds(1, 2005, 3019, 3030, 20), Acquire, 2900, No)
+	}, nil},
+	"a lease that ended in the last millisecond, as servers count": {func(h *builder) {
+		h.believes(h.holds(0, 10, 11, 0, 10), 11)
+		h.suffers(StopsProcess, 0, AllKeys, 12, 3000)
+		h.asks(h.holds(1, 15, 1009, 1020, 20), Acquire, 700, No)
+	}, nil},
+	"a lock idle while processes were stopped one after another": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		for i := range 3 {
+			h.suffers(StopsProcess, 2+i, AllKeys, 40+1000*i, 1000+1000*i)
+		}
+		h.asks(h.holds(1, 5, 3200, 3210, 20), Acquire, 2900, No)
+	}, nil},
 	"a call that went wrong": {func(h *builder) {
 		h.holds(0, 0, 1, 50, 10).Problem = "it holds no lease"
 	}, []string{"calls"}},

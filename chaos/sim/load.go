@@ -342,7 +342,7 @@ func (a *attempt) unlocked(err error) {
 	a.note()
 }
 
-// releaseByID releases the last holder of a key by its ID, whoever it is.
+// releaseByID releases the last holder of a key by its ID, whether or not it still holds.
 func (p *process) releaseByID(key int) {
 	p.world.mu.Lock()
 	id := p.holders[key]
@@ -366,11 +366,9 @@ func (p *process) releaseByID(key int) {
 	p.tell(p, p.keys[key], "releases %s: %v", id, err)
 }
 
-// lockAll locks several ids of a Keyed at once. Each is an op.
-func (p *process) lockAll(c choices, r *rand.Rand, g int) {
+// newAttempts returns the attempts of some ids of a Keyed, and the ids.
+func (p *process) newAttempts(c choices, r *rand.Rand, g int) (attempts []*attempt, ids []string) {
 	c.read = false
-	var attempts []*attempt
-	var ids []string
 	for key := range p.keys {
 		id, ok := p.locks[key].(string)
 		if ok && p.siteOf(key) == p.siteOf(c.key) && r.IntN(3) > 0 {
@@ -380,6 +378,12 @@ func (p *process) lockAll(c choices, r *rand.Rand, g int) {
 			attempts, ids = append(attempts, a), append(ids, id)
 		}
 	}
+	return attempts, ids
+}
+
+// lockAll locks several ids of a Keyed at once. Each is an op.
+func (p *process) lockAll(c choices, r *rand.Rand, g int) {
+	attempts, ids := p.newAttempts(c, r, g)
 	if len(ids) == 0 {
 		return
 	}
@@ -391,8 +395,7 @@ func (p *process) lockAll(c choices, r *rand.Rand, g int) {
 		a.note()
 	}
 	unlock, err := p.keyed[p.siteOf(c.key)].LockAll(ctx, ids...)
-	end := ended()
-	attempts[0].noteEnd(end)
+	attempts[0].noteEnd(ended())
 	for _, a := range attempts {
 		if err != nil {
 			a.refused(err, c)

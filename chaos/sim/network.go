@@ -116,7 +116,6 @@ func (e end) Carry(p []byte) {
 	if e.direction == up && e.process.hold(func() { e.Carry(p) }) {
 		return // a goroutine that a timer of the client woke in a pause
 	}
-	now := time.Now()
 	w := e.weatherAt(e.process.slot)
 	f := e.fateLocked(w, p)
 	if f != fine {
@@ -126,23 +125,22 @@ func (e end) Carry(p []byte) {
 	switch f {
 	case lost: // and so is what follows, until the link breaks
 		e.swallowed = true
-		return
 	case dropped:
-		return
 	case cutBefore:
 		e.cutLocked()
-		return
-	case replyLost:
-		e.noReply = true
 	case stray:
-		at := now.Add(time.Duration(e.chance.Int64N(int64(longestStray))))
-		w.lastsUntil(at)
-		e.scheduler.at(at, func() { e.arrive(e.direction, p) })
+		e.sendLocked(w, time.Now().Add(time.Duration(e.chance.Int64N(int64(longestStray)))), p)
 		e.breakClientLocked()
-		return
+	default:
+		e.noReply = e.noReply || f == replyLost
+		at := later(e.last[e.direction], time.Now().Add(latency(e.chance, w)))
+		e.last[e.direction] = at
+		e.sendLocked(w, at, p)
 	}
-	at := later(e.last[e.direction], now.Add(latency(e.chance, w)))
-	e.last[e.direction] = at
+}
+
+// sendLocked lets a frame arrive at a time.
+func (e end) sendLocked(w *weather, at time.Time, p []byte) {
 	if w != nil {
 		w.lastsUntil(at)
 	}

@@ -37,7 +37,7 @@ func TestScheduler(t *testing.T) {
 }
 
 // A clock that is stopped shows the time of its stop. Its timers fire when it
-// goes on. One that was stopped does not fire at all.
+// goes on. A timer that was stopped does not fire at all.
 func TestClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &clock{start: time.Now(), offset: time.Hour, rate: 0.5}

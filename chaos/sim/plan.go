@@ -27,7 +27,8 @@ type Plan struct {
 }
 
 func (p *Plan) String() string {
-	s := fmt.Sprintf("seed %d, %d processes of %d goroutines with %d ops each, holds up to %v, %.0f %% reads, %d sites",
+	s := fmt.Sprintf("seed %d, %d processes of %d goroutines with %d ops each, "+
+		"holds up to %v, %.0f %% reads, %d sites",
 		p.Seed, p.Processes, p.Goroutines, p.Ops, p.Hold, 100*p.Reads, p.Sites)
 	if p.Replicas {
 		s += fmt.Sprintf(" with replicas that lag by up to %v", p.Lag)
@@ -157,7 +158,8 @@ func NewPlan(seed uint64) *Plan {
 func drawFaults(r *rand.Rand, p *Plan) (faults []Fault) {
 	var chosen []Kind
 	for range 1 + r.IntN(3) {
-		if k := drawKind(r, p); !slices.ContainsFunc(chosen, func(c Kind) bool { return excludes(c, k) }) {
+		k := drawKind(r, p)
+		if !slices.ContainsFunc(chosen, func(c Kind) bool { return excludes(c, k) }) {
 			chosen = append(chosen, k)
 		}
 	}

@@ -58,7 +58,8 @@ const (
 
 // options returns the options of the habit.
 func (p *process) options() []warlock.Option {
-	o := []warlock.Option{warlock.WithClock(p.clock), warlock.WithLogger(slog.New(slog.DiscardHandler))}
+	silent := slog.New(slog.DiscardHandler)
+	o := []warlock.Option{warlock.WithClock(p.clock), warlock.WithLogger(silent)}
 	switch p.habit {
 	case retries:
 		o = append(o, warlock.WithRetry(3, p.plan.TTL/20))

@@ -109,8 +109,8 @@ func (w *world) finishOrKill() (stuck []string) {
 	return []string{"the load does not end"}
 }
 
-// finish waits for the end of the load of all processes, of those that start
-// meanwhile too.
+// finish waits for the end of the load of all processes, also of processes that
+// start meanwhile.
 func (w *world) finish() {
 	for i := 0; ; i++ {
 		w.mu.Lock()
@@ -172,8 +172,8 @@ func (w *world) close() {
 	}
 }
 
-// leftGoroutines waits until as many goroutines run as did before, and returns
-// those that are left.
+// leftGoroutines waits until as many goroutines run as did before. It returns
+// the goroutines of the library that are left.
 func leftGoroutines(before int) []string {
 	for range 20 {
 		time.Sleep(time.Second)

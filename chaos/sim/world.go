@@ -93,7 +93,8 @@ func (w *world) tell(p *process, key, format string, args ...any) {
 	if key != "" {
 		who += " " + key
 	}
-	line := fmt.Sprintf("%12.6f  %-20s %s", time.Since(w.began).Seconds(), who, fmt.Sprintf(format, args...))
+	line := fmt.Sprintf("%12.6f  %-20s ", time.Since(w.began).Seconds(), who) +
+		fmt.Sprintf(format, args...)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	*w.story = append(*w.story, line)

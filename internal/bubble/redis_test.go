@@ -68,7 +68,8 @@ func TestConn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		way := new(carrier)
 		conn := bubble.NewConn(way)
-		if _, err := io.WriteString(conn, "to the other end"); err != nil || string(way.written) != "to the other end" {
+		const text = "to the other end"
+		if _, err := io.WriteString(conn, text); err != nil || string(way.written) != text {
 			t.Errorf("carried %q, %v", way.written, err)
 		}
 		read := func() string {

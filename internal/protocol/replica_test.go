@@ -20,7 +20,9 @@ func TestReplicaDoesNotSayNo(t *testing.T) {
 		waiter = "5f0c5b6e-8c3c-4f3e-9d6b-0d9d0e6f3b1a:2"
 	)
 	const another = "5f0c5b6e-8c3c-4f3e-9d6b-0d9d0e6f3b1a:9"
-	for name, mode := range map[string]protocol.Mode{"held by a writer": protocol.Write, "held by a reader": protocol.Read} {
+	for name, mode := range map[string]protocol.Mode{
+		"held by a writer": protocol.Write, "held by a reader": protocol.Read,
+	} {
 		t.Run(name, func(t *testing.T) {
 			master, replica := redistest.Start(t), redistest.Start(t)
 			l := newLock(t, replica.Client(func(o *redis.Options) { o.MaxRetries = -1 }))
