@@ -2,9 +2,12 @@ package sim
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/warlock-go/warlock/chaos/judge"
 )
 
 // Events happen in the order of their times, those of one time in the order in
@@ -70,4 +73,50 @@ func TestClock(t *testing.T) {
 		}
 		<-reset.Chan()
 	})
+}
+
+// Shrink takes out of a plan all that its failure does not need.
+func TestShrink(t *testing.T) {
+	p := NewPlan(1)
+	p.Processes, p.Goroutines, p.Ops, p.Replicas, p.Reads = 7, 3, 13, true, 0.5
+	p.Faults = []Fault{{Kind: Cut}, {Kind: Pause, Slot: 3}, {Kind: Flush}, {Kind: Pause, Slot: 1}}
+	smallest := shrink(p, func(q *Plan) bool {
+		return q.Ops >= 5 && slices.ContainsFunc(q.Faults, func(f Fault) bool {
+			return f.Kind == Pause && f.Slot == 3
+		})
+	})
+	if smallest.Processes != 4 { // the fault needs the process in slot 3
+		t.Errorf("%d processes are left, want 4", smallest.Processes)
+	}
+	if smallest.Goroutines != 1 || smallest.Ops != 5 || smallest.Replicas || smallest.Reads != 0 {
+		t.Errorf("left is %v", smallest)
+	}
+	if len(smallest.Faults) != 1 || smallest.Faults[0].Slot != 3 {
+		t.Errorf("the faults %v are left, want one pause", smallest.Faults)
+	}
+	if p.Ops != 13 || len(p.Faults) != 4 {
+		t.Errorf("the first plan is now %v", p)
+	}
+}
+
+// Totals add up the results, and keep the seeds that failed.
+func TestTotals(t *testing.T) {
+	total := &Totals{Faults: make(map[string]int), Mishaps: make(map[string]int)}
+	total.add(&Result{Seed: 1, Ops: 10, Grants: 8, Faults: map[string]int{"crash": 2}, Idle: time.Second})
+	total.add(&Result{
+		Seed: 2, Ops: 5, Grants: 1, Faults: map[string]int{"crash": 1, "cut": 1}, Idle: 3 * time.Second,
+		Mishaps: map[string]int{"stray": 4}, Again: true, Differs: true,
+		Violations: []judge.Violation{{Judge: "overlap", Key: 3, What: "two hold"}},
+		Smallest:   NewPlan(2), Story: []string{"a line of the story"},
+	})
+	var text strings.Builder
+	total.Print(&text)
+	for _, want := range []string{
+		"2 in", "15, ", "grants                  9", "4: crash 3, cut 1", "4: stray 4", "3s, in seed 2",
+		"1, of which 1 differed", "seed 2: overlap, key 3: two hold", "a line of the story",
+	} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("the table does not have %q:\n%s", want, text.String())
+		}
+	}
 }

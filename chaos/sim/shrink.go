@@ -15,17 +15,26 @@ const longestShrink = 20 * time.Second
 // finds something: with fewer faults, processes, goroutines and ops. It returns
 // the smallest that it finds, and its story.
 func Shrink(o *Outcome) (*Plan, []string) {
-	s := &shrinker{judges: judgesOf(o), best: o.Plan, end: realTime() + longestShrink}
+	judges, end := judgesOf(o), realTime()+longestShrink
+	smallest := shrink(o.Plan, func(p *Plan) bool {
+		return realTime() < end && slices.ContainsFunc(judgesOf(Run(p, false)), func(j string) bool {
+			return slices.Contains(judges, j)
+		})
+	})
+	return smallest, Run(smallest, true).Story
+}
+
+// shrink makes p smaller for as long as fails holds of the result.
+func shrink(p *Plan, fails func(*Plan) bool) *Plan {
+	s := &shrinker{best: p, fails: fails}
 	for s.shrinkOnce() {
 	}
-	again := Run(s.best, true)
-	return s.best, again.Story
+	return s.best
 }
 
 type shrinker struct {
-	judges []string
-	best   *Plan
-	end    time.Duration // by realTime
+	best  *Plan
+	fails func(*Plan) bool
 }
 
 // shrinkOnce makes the best plan smaller, and reports whether it could.
@@ -34,7 +43,7 @@ func (s *shrinker) shrinkOnce() bool {
 	for i := range p.Faults {
 		q := *p
 		q.Faults = slices.Delete(slices.Clone(p.Faults), i, i+1)
-		if s.fails(&q) {
+		if s.takes(&q) {
 			return true
 		}
 	}
@@ -48,25 +57,20 @@ func (s *shrinker) shrinkOnce() bool {
 	} {
 		q := *p
 		change(&q)
-		if q.valid() && !q.same(p) && s.fails(&q) {
+		if q.valid() && !q.same(p) && s.takes(&q) {
 			return true
 		}
 	}
 	return false
 }
 
-// fails reports whether q fails as the first plan did. It then is the best.
-func (s *shrinker) fails(q *Plan) bool {
-	if realTime() > s.end {
+// takes takes q as the best plan if it fails, and reports whether it does.
+func (s *shrinker) takes(q *Plan) bool {
+	if !s.fails(q) {
 		return false
 	}
-	for _, j := range judgesOf(Run(q, false)) {
-		if slices.Contains(s.judges, j) {
-			s.best = q
-			return true
-		}
-	}
-	return false
+	s.best = q
+	return true
 }
 
 // judgesOf returns the judges that found something.
