@@ -370,6 +370,21 @@ var histories = map[string]struct {
 		}
 		h.suffers(LosesMessages, everywhere, AllKeys, 0, 1000)
 	}, nil},
+	"waiters that try, or lock several, and are not told": {func(h *builder) {
+		h.holds(0, 0, 1, 100, 1)
+		for i := range 4 {
+			o := h.holds(1+i, 100*i, 200+200*i, 300+200*i, int64(2+i))
+			o.Try, o.Many = i%2 == 0, i%2 == 1
+		}
+	}, nil},
+	"waiters behind a call that locks several": {func(h *builder) {
+		h.holds(0, 0, 1, 100, 1)
+		for i := range 4 {
+			h.holds(1+i, 100*i, 200+200*i, 300+200*i, int64(2+i))
+		}
+		o := h.holds(5, 40, 0, 0, 0)
+		o.Granted, o.Refused, o.Many = 0, at(1000), true
+	}, nil},
 	"an idle lock, as messages are lost": {func(h *builder) {
 		h.holds(0, 0, 1, 50, 10)
 		h.holds(1, 5, 600, 610, 20)
@@ -416,6 +431,13 @@ var histories = map[string]struct {
 		h.asks(h.holds(1, 1500, 2000, 2010, 20), Acquire, 1900, No)
 	}, []string{"model"}},
 	"a crash of a holder that had extended its lease": {func(h *builder) {
+		o := h.holds(0, 0, 1, 0, 10)
+		h.asks(o, Renew, 20, Yes).TTL = 3 * time.Second
+		h.Processes[0].Ended = at(30)
+		h.suffers(StopsProcess|KillsProcess, 0, AllKeys, 30, 40)
+		h.asks(h.holds(1, 5, 3019, 3030, 20), Acquire, 2900, No)
+	}, nil},
+	"a lock idle until an extended lease of a dead holder ends": {func(h *builder) {
 		o := h.holds(0, 0, 1, 0, 10)
 		h.asks(o, Renew, 20, Yes).TTL = 3 * time.Second
 		h.Processes[0].Ended = at(30)

@@ -51,15 +51,22 @@ func (w *world) addFault(x *judge.Fault) {
 
 func (w *world) happensToProcess(f Fault) {
 	var slots []int // nil: all
-	if f.Slot != AllSlots {
-		slots = []int{f.Slot}
+	for slot := range w.processes {
+		if f.Slot != AllSlots && (slot == f.Slot) != f.Others {
+			slots = append(slots, slot)
+		}
+	}
+	if f.Others && slots == nil { // there are no others
+		return
 	}
 	x := w.record(f, slots, judge.AllKeys, f.For)
 	switch f.Kind {
 	case Crash:
 		w.crash(f.Slot)
 	case Pause:
-		w.processes[f.Slot].pause(f.For)
+		for _, slot := range slots {
+			w.processes[slot].pause(f.For)
+		}
 	case Cut:
 		for slot, p := range w.processes {
 			if f.Slot == AllSlots || f.Slot == slot {

@@ -45,8 +45,10 @@ type Fault struct {
 	At   time.Duration // from the beginning
 	For  time.Duration // how long it lasts
 	Slot int           // of the process that it hits; AllSlots: all
-	Site int           // of the server that it hits
-	By   time.Duration // how far a clock then is ahead of the right time, or behind it
+	// Others says that the process in Slot is spared, and all others are hit.
+	Others bool
+	Site   int           // of the server that it hits
+	By     time.Duration // how far a clock then is ahead of the right time, or behind it
 }
 
 // AllSlots stands for all processes.
@@ -62,6 +64,8 @@ func (f Fault) String() string {
 		return s + fmt.Sprintf(", to %v off, server of site %d", f.By, f.Site)
 	case kinds[f.Kind].hits == oneProcess && f.Slot == AllSlots:
 		return s + ", all processes"
+	case f.Others:
+		return s + fmt.Sprintf(", all processes but that in slot %d", f.Slot)
 	case kinds[f.Kind].hits == oneProcess:
 		return s + fmt.Sprintf(", process in slot %d", f.Slot)
 	}
@@ -178,6 +182,7 @@ func drawFaults(r *rand.Rand, p *Plan) (faults []Fault) {
 			// So it is set back by 2 minutes at most, for which a fence outlives a lease.
 			f.By = time.Duration(r.Int64N(int64(2*time.Minute))) - time.Minute
 		}
+		f.Others = f.Kind == Pause && f.At%2 == 0 // half of them; drawn with the time
 		faults = append(faults, f)
 	}
 	return faults
