@@ -28,11 +28,14 @@ type History struct {
 	// PublishCounts says that the library learns from PUBLISH which waiters are
 	// dead. That is so without Sentinel and Cluster.
 	PublishCounts bool
-	Ops           []*Op
-	Requests      []*Request
-	Faults        []*Fault
-	Processes     []Process // by number
-	Began         Instant
+	// Punctual says that nothing takes time but messages, and that a message takes
+	// less than a millisecond unless something is wrong.
+	Punctual  bool
+	Ops       []*Op
+	Requests  []*Request
+	Faults    []*Fault
+	Processes []Process // by number
+	Began     Instant
 
 	// The following are set by prepare.
 	lastAlive   map[string]Instant // by ID: when the last request was sent that kept the lease alive

@@ -40,13 +40,24 @@ func (h *History) gaps(key int) (gaps []gap) {
 			}
 			return true
 		})
-		from := max(o.Called, last.end)
+		from := max(o.Called, last.end, h.freeInProcess(o))
 		if len(holding) == 0 && !o.Try && !o.Many && !h.heldInPart(key, from, o.Granted) {
 			gaps = append(gaps, gap{op: o, from: from, last: last.op, leased: max(0, deadUntil.Since(from))})
 		}
 		holding = append(holding, hold{o, h.holdEndOrStop(o)})
 	}
 	return gaps
+}
+
+// freeInProcess returns when the process of o could grant it the key: not
+// before its other ops had unlocked, also when their leases were lost before.
+func (h *History) freeInProcess(o *Op) (at Instant) {
+	for _, b := range h.Ops {
+		if b != o && b.Process == o.Process && b.Key == o.Key && b.Lost != 0 && b.UnlockCalled <= o.Granted {
+			at = max(at, b.UnlockCalled)
+		}
+	}
+	return at
 }
 
 // heldInPart reports whether a call that locks several may have held a key
@@ -78,6 +89,9 @@ func judgeIdle(h *History) []Violation {
 			begin, end := g.from-h.aftermath(), g.op.Granted
 			idle := end.Since(h.writableFrom(g.from, end))
 			limit := h.TTL / 2
+			if h.Punctual && !h.excusedAnywhere(anyTrouble|LosesMessages, begin, end) {
+				limit = punctualHandOff
+			}
 			if h.excusedAnywhere(StopsProcess, begin, end) {
 				limit = h.TTL + crashSlack
 				if g.leased > 0 {

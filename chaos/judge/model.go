@@ -75,33 +75,44 @@ func (s *state) step(c *call) (bool, any) {
 }
 
 func (s *state) lock(c *call) (bool, any) {
-	next := &state{now: max(s.now, c.called), token: max(s.token, c.Token), writer: s.writer}
-	for _, h := range s.holders {
-		if c.late || c.Read && h.op.Read {
-			next.holders = append(next.holders, h)
-			continue
-		}
-		next.now = max(next.now, h.ends)
-	}
-	next.holders = append(next.holders, holder{c.Op, c.ends})
-	rises := c.Token > s.token
+	now, rises := max(s.now, c.called), c.Token > s.token
 	if c.Read { // another reader's call with a higher token may not have returned yet
 		rises = c.Token > s.writer || c.joined
-	} else {
+	}
+	stays := func(h holder) bool { return c.late || c.Read && h.op.Read }
+	for _, h := range s.holders {
+		if !stays(h) {
+			now = max(now, h.ends)
+		}
+	}
+	if now > c.Granted || !rises {
+		return false, nil
+	}
+	next := &state{now: now, token: max(s.token, c.Token), writer: s.writer}
+	for _, h := range s.holders {
+		if stays(h) {
+			next.holders = append(next.holders, h)
+		}
+	}
+	next.holders = append(next.holders, holder{c.Op, c.ends})
+	if !c.Read {
 		next.writer = max(s.writer, c.Token)
 	}
-	return next.now <= c.Granted && rises, next
+	return true, next
 }
 
 func (s *state) unlock(c *call) (bool, any) {
 	next := &state{now: max(s.now, c.UnlockCalled), token: s.token, writer: s.writer}
+	if next.now > c.Unlocked {
+		return false, nil
+	}
 	for _, h := range s.holders {
 		if h.op != c.Op {
 			next.holders = append(next.holders, h)
 		}
 	}
 	found := len(next.holders) < len(s.holders)
-	return next.now <= c.Unlocked && (found || c.lossy), next
+	return found || c.lossy, next
 }
 
 func (s *state) equal(o *state) bool {
@@ -141,13 +152,14 @@ func (s *state) String() string {
 	return "held by [" + strings.Join(names, "; ") + "], last token " + strconv.FormatInt(s.token, 10)
 }
 
-// calls returns the calls of a key for porcupine.
-func (h *History) calls(key int) (calls []porcupine.Operation) {
+// calls returns the calls of a key for porcupine. Each takes effect within some
+// time: a locking call before its return, an unlocking call after its begin.
+func (h *History) calls(key int, within time.Duration) (calls []porcupine.Operation) {
 	for _, o := range h.grantsOf(key) {
 		client := o.Slot*h.Goroutines + o.Goroutine
 		forgotten := h.forgottenAt(o)
 		lock := &call{
-			Op: o, called: h.calledAt(o), joined: h.joined(o), ends: min(h.expiry(o), forgotten),
+			Op: o, called: max(h.calledAt(o), o.Granted.Add(-within)), joined: h.joined(o), ends: min(h.expiry(o), forgotten),
 		}
 		lock.late = lock.joined && forgotten <= o.Granted
 		if o.UnlockCalled != 0 && !o.Released { // Redis may have carried it out at any later time
@@ -160,18 +172,29 @@ func (h *History) calls(key int) (calls []porcupine.Operation) {
 			unlock := &call{Op: o, unlocks: true, lossy: forgotten != never}
 			calls = append(calls, porcupine.Operation{
 				ClientId: client, Input: unlock,
-				Call: int64(o.UnlockCalled), Return: int64(o.Unlocked),
+				Call: int64(o.UnlockCalled), Return: int64(min(o.Unlocked, o.UnlockCalled.Add(within))),
 			})
 		}
 	}
 	return calls
 }
 
-// patience is how long porcupine may look for an order of one key's calls.
-const patience = time.Minute
+// The time within which calls take effect, for one look for an order after
+// another. If there is an order in which they take effect soon, it is found in
+// far fewer steps. If there is none, calls may take effect at any time.
+var withins = []time.Duration{time.Millisecond, 30 * time.Millisecond, time.Second, anyTime}
 
-// Undecided is the judge of a key for which porcupine found no answer in a
-// minute.
+// anyTime is longer than a run.
+const anyTime = 1000 * time.Hour
+
+// fewSteps is for how many steps porcupine looks for an order of one key's calls
+// if they take effect soon, and manySteps if they do at any time. A million take
+// a second or two. A limit in seconds would not hold in a bubble, where no time
+// passes meanwhile.
+const fewSteps, manySteps = 100_000, 2_000_000
+
+// Undecided is the judge of a key for which porcupine found no answer in
+// manySteps.
 const Undecided = "undecided"
 
 // judgeModel finds keys whose calls have no possible order.
@@ -179,10 +202,10 @@ func judgeModel(h *History) []Violation {
 	f := &Findings{Judge: "model"}
 	undecided := &Findings{Judge: Undecided}
 	for key := range h.Keys {
-		switch porcupine.CheckOperationsTimeout(model, h.calls(key), patience) {
+		switch h.checkModel(key) {
 		case porcupine.Ok:
 		case porcupine.Unknown:
-			undecided.Add(key, "porcupine found no answer in %v", patience)
+			undecided.Add(key, "porcupine found no answer in %d steps", manySteps)
 		default:
 			f.Add(key, "no order of the calls is possible: see the page")
 		}
@@ -190,10 +213,42 @@ func judgeModel(h *History) []Violation {
 	return slices.Concat(f.Violations, undecided.Violations)
 }
 
+// checkModel looks for a possible order of a key's calls.
+func (h *History) checkModel(key int) porcupine.CheckResult {
+	for _, within := range withins {
+		steps := fewSteps
+		if within == anyTime {
+			steps = manySteps
+		}
+		switch {
+		case porcupine.CheckOperations(limited(&steps), h.calls(key, within)):
+			return porcupine.Ok
+		case within == anyTime && steps > 0:
+			return porcupine.Illegal
+		}
+	}
+	return porcupine.Unknown
+}
+
+// limited returns the model for so many steps. No call is possible after them.
+func limited(steps *int) porcupine.Model {
+	m := model
+	m.Step = func(s, in, out any) (bool, any) {
+		if *steps--; *steps < 0 {
+			return false, nil
+		}
+		return model.Step(s, in, out)
+	}
+	return m
+}
+
+// longestDrawing is for how long Draw looks for an order.
+const longestDrawing = time.Minute
+
 // Draw writes porcupine's page of a key to a file. It is for a history that
 // Judge has judged.
 func (h *History) Draw(key int, file string) error {
-	_, info := porcupine.CheckOperationsVerbose(model, h.calls(key), patience)
+	_, info := porcupine.CheckOperationsVerbose(model, h.calls(key, anyTime), longestDrawing)
 	info.AddAnnotations(h.annotations())
 	return porcupine.VisualizePath(model, info, file)
 }

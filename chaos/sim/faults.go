@@ -136,7 +136,11 @@ func (w *world) recordOfSite(f Fault) (faults []*judge.Fault) {
 	}
 	for key := range w.keys {
 		if w.siteOf(key) == f.Site {
-			faults = append(faults, w.record(f, nil, key, d))
+			x := w.record(f, nil, key, d)
+			if f.Kind == Promote || f.Kind == Move { // the new master has an older state
+				x.Start = x.Start.Add(-w.plan.Lag)
+			}
+			faults = append(faults, x)
 		}
 	}
 	return faults

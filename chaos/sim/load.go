@@ -74,7 +74,8 @@ type choices struct {
 }
 
 func (p *process) choose(r *rand.Rand) choices {
-	c := choices{key: r.IntN(len(p.keys)), read: r.Float64() < p.plan.Reads}
+	key := (p.plan.FirstKey + r.IntN(p.plan.Keys)) % len(p.keys)
+	c := choices{key: key, read: r.Float64() < p.plan.Reads}
 	switch x := r.Float64(); {
 	case x < 0.1:
 		c.way = tries
@@ -91,7 +92,7 @@ func (p *process) choose(r *rand.Rand) choices {
 		c.extend = p.plan.TTL + time.Duration(r.Int64N(int64(p.plan.TTL)))
 	}
 	c.cancelled = r.IntN(20) == 0
-	c.release = r.IntN(60) == 0
+	c.release = r.Float64() < p.plan.Releases
 	return c
 }
 

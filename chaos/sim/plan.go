@@ -14,11 +14,14 @@ import (
 type Plan struct {
 	Seed       uint64
 	TTL        time.Duration
+	Keys       int // that are used
+	FirstKey   int // of them
 	Processes  int
 	Goroutines int           // of each process
 	Ops        int           // of each goroutine
 	Hold       time.Duration // the longest hold
 	Reads      float64       // the share of holds that read
+	Releases   float64       // the share of ops before which the last holder is released by its ID
 	Pause      time.Duration // the longest time from an op to the next
 	Sites      int           // independent servers; keys are spread over them
 	Replicas   bool          // each site has a replica
@@ -27,9 +30,9 @@ type Plan struct {
 }
 
 func (p *Plan) String() string {
-	s := fmt.Sprintf("seed %d, %d processes of %d goroutines with %d ops each, "+
+	s := fmt.Sprintf("seed %d, %d processes of %d goroutines with %d ops each on %d keys, "+
 		"holds up to %v, %.0f %% reads, %d sites",
-		p.Seed, p.Processes, p.Goroutines, p.Ops, p.Hold, 100*p.Reads, p.Sites)
+		p.Seed, p.Processes, p.Goroutines, p.Ops, p.Keys, p.Hold, 100*p.Reads, p.Sites)
 	if p.Replicas {
 		s += fmt.Sprintf(" with replicas that lag by up to %v", p.Lag)
 	}
@@ -141,13 +144,16 @@ func NewPlan(seed uint64) *Plan {
 	p := &Plan{
 		Seed:       seed,
 		TTL:        time.Second,
+		Keys:       [...]int{1, 2, keysOfRun}[r.IntN(3)],
+		FirstKey:   r.IntN(keysOfRun),
 		Processes:  2 + r.IntN(7),
 		Goroutines: 1 + r.IntN(3),
 		Ops:        4 + r.IntN(12),
 		Reads:      [...]float64{0, 0.3, 0.6, 0.9}[r.IntN(4)],
-		Sites:      [...]int{1, 1, 1, 2}[r.IntN(4)],
+		Releases:   [...]float64{0.01, 0.01, 0.1}[r.IntN(3)],
+		Sites:      [...]int{1, 1, 1, 1, 2, 5}[r.IntN(6)],
 		Replicas:   r.IntN(3) == 0,
-		Lag:        time.Millisecond << r.IntN(9),
+		Lag:        time.Millisecond << r.IntN(11),
 	}
 	p.Hold = [...]time.Duration{p.TTL / 20, p.TTL / 5, p.TTL, 2 * p.TTL}[r.IntN(4)]
 	p.Pause = [...]time.Duration{p.TTL / 100, p.TTL / 20, p.TTL}[r.IntN(3)]

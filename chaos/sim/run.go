@@ -69,6 +69,7 @@ func newWorld(plan *Plan, story bool) *world {
 	w.holders = make([]string, len(w.keys))
 	w.recorder = judge.NewRecorder(&judge.History{
 		TTL: plan.TTL, Keys: w.keys, Goroutines: plan.Goroutines, Began: w.now(), PublishCounts: true,
+		Punctual: true,
 	})
 	for range plan.Sites {
 		master := w.newServer(len(w.servers))
