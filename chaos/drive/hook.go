@@ -4,6 +4,7 @@ package drive
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -130,6 +131,8 @@ func (h *Hook) end(q *judge.Request, cmd redis.Cmder, err error) {
 		return
 	}
 	q.Replied, q.Answer = h.now(), answerOf(cmd, err)
+	var answer redis.Error
+	q.Stray = err != nil && !errors.As(err, &answer)
 	h.report(q)
 }
 

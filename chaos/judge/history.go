@@ -41,6 +41,7 @@ type History struct {
 	lastAlive   map[string]Instant // by ID: when the last request was sent that kept the lease alive
 	aliveUntil  map[string]Instant // by ID: when the lease can expire at the earliest
 	firstCalled map[string]Instant // by ID: when the first op that held under it called
+	firstStray  map[string]Instant // by ID: when its first stray acquisition was sent
 	ownLease    map[*Op]Instant    // see findOwnLeases
 }
 
@@ -98,6 +99,7 @@ type Request struct {
 	TTL           time.Duration // that it asks for; 0: the history's
 	Sent, Replied Instant
 	Answer        Answer
+	Stray         bool // no answer came: it may be carried out at any later time
 	Queues        bool // an acquisition that queues if it is refused
 	Op            int  // number of the op that sent it; 0: unknown, or no op
 }
@@ -167,13 +169,16 @@ func (h *History) prepare() {
 	slices.SortStableFunc(h.Ops, func(a, b *Op) int { return cmp.Compare(a.Called, b.Called) })
 	slices.SortStableFunc(h.Requests, func(a, b *Request) int { return cmp.Compare(a.Sent, b.Sent) })
 	h.lastAlive, h.firstCalled = make(map[string]Instant), make(map[string]Instant)
-	h.aliveUntil = make(map[string]Instant)
+	h.aliveUntil, h.firstStray = make(map[string]Instant), make(map[string]Instant)
 	for _, o := range h.Ops {
 		if _, known := h.firstCalled[o.ID]; !known && o.granted() {
 			h.firstCalled[o.ID] = o.Called
 		}
 	}
 	for _, q := range h.Requests {
+		if _, known := h.firstStray[q.ID]; !known && q.Script == Acquire && q.Stray {
+			h.firstStray[q.ID] = q.Sent
+		}
 		alive := q.Script == Acquire && q.Answer != Unknown // a message may grant a refused one
 		alive = alive || q.Script == Renew && q.Answer == Yes
 		if alive {
@@ -255,13 +260,16 @@ func (h *History) joined(o *Op) bool {
 func (h *History) calledAt(o *Op) Instant { return max(o.Called, h.ownLease[o]) }
 
 // forgottenAt returns the earliest time at which servers may have lost the
-// lease of o, or never. Servers did not lose a lease that was renewed later. If
-// o held under another reader's lease instead of its own, its own lease counts.
+// lease of o, or never. Servers did not lose a lease that was renewed later,
+// unless a stray acquisition may have brought it back. If o held under another
+// reader's lease instead of its own, its own lease counts.
 func (h *History) forgottenAt(o *Op) Instant {
 	first := never
 	for _, f := range h.Faults {
 		loses := f.Effects&MayLoseData != 0 && f.losesKey(o.Key)
-		if loses && f.End >= max(h.lastAlive[o.ID], h.ownLease[o]) {
+		stray, strays := h.firstStray[o.ID]
+		returns := strays && stray <= f.End
+		if loses && (returns || f.End >= max(h.lastAlive[o.ID], h.ownLease[o])) {
 			first = min(first, max(f.Start, o.Called))
 		}
 	}

@@ -456,6 +456,51 @@ var histories = map[string]struct {
 		}
 		h.asks(h.holds(1, 5, 3200, 3210, 20), Acquire, 2900, No)
 	}, nil},
+	"two at once, as the server forgot a lease that is renewed later": {func(h *builder) {
+		o := h.holds(0, 0, 1, 90, 10)
+		h.asks(o, Renew, 70, Yes)
+		h.asks(h.holds(1, 5, 51, 60, 20), Acquire, 45, No)
+		h.suffers(MayLoseData, everywhere, 0, 40, 41)
+	}, []string{"model", "overlap"}},
+	"the same, and a stray acquisition may have brought the lease back": {func(h *builder) {
+		o := h.holds(0, 0, 1, 90, 10)
+		h.asks(o, Acquire, 0, Unknown).Stray = true
+		h.asks(o, Renew, 70, Yes)
+		h.asks(h.holds(1, 5, 51, 60, 20), Acquire, 45, No)
+		h.suffers(MayLoseData, everywhere, 0, 40, 41)
+	}, nil},
+	"a lock idle for 11 ms": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 5, 61, 70, 20)
+	}, nil},
+	"a lock idle for 11 ms where all is punctual": {func(h *builder) {
+		h.Punctual = true
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 5, 62, 70, 20) // the release was answered at 51
+	}, []string{"hand-off", "idle"}},
+	"a lock idle for 9 ms where all is punctual": {func(h *builder) {
+		h.Punctual = true
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 5, 59, 70, 20)
+	}, nil},
+	"a lock idle for 11 ms in a fault where all is punctual": {func(h *builder) {
+		h.Punctual = true
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 5, 62, 70, 20)
+		h.suffers(LosesMessages, 1, AllKeys, 45, 55)
+	}, nil},
+	"a lock idle while an op of the process has not unlocked a lost lease": {func(h *builder) {
+		h.Punctual = true
+		o := h.holds(0, 0, 1, 0, 10)
+		o.Lost, o.Limited, o.UnlockCalled, o.Unlocked = at(1000), true, at(1100), at(1101)
+		h.asks(h.holds(0, 20, 1102, 1110, 20), Acquire, 900, No)
+	}, nil},
+	"the same, and the op that waits is of another process": {func(h *builder) {
+		h.Punctual = true
+		o := h.holds(0, 0, 1, 0, 10)
+		o.Lost, o.Limited, o.UnlockCalled, o.Unlocked = at(1000), true, at(1100), at(1101)
+		h.asks(h.holds(1, 20, 1102, 1110, 20), Acquire, 900, No)
+	}, []string{"idle"}},
 	"a call that went wrong": {func(h *builder) {
 		h.holds(0, 0, 1, 50, 10).Problem = "it holds no lease"
 	}, []string{"calls"}},
