@@ -70,6 +70,8 @@ var mutants = []mutant{
 	{"dead waiters are never skipped", "stop", []edit{{luaQueue,
 		"if now >= asked and now - asked <= ttl * 1000 then", "if asked then"}, {luaQueue,
 		"if dead and #dead > 0 then", "if false then"}}},
+	{"dead waiters are never dropped", onlySimulated, []edit{{luaContend,
+		"  drop_dead(now, FEW)\n", ""}}},
 	{"a lease counts as held beyond its deadline", "stop", []edit{{leaseFile,
 		"if k.current.state != held || now.Before(k.deadline) {", "if now.Before(now.Add(1)) {"}}},
 	{"a reader that expires ends the others' shares", "readers", []edit{{luaShare,

@@ -11,6 +11,20 @@ const slowHandOff = 75 * time.Millisecond
 // while an op waits, if nothing is wrong and nothing takes time but messages.
 const punctualHandOff = 10 * time.Millisecond
 
+// silence is longer than it takes a process to find that its subscription has
+// fallen silent, and to subscribe again: it hears nothing for 10 s, waits 3 s
+// for a probe, and pauses for up to 4 s.
+const silence = 20 * time.Second
+
+// wellBetween reports whether nothing was wrong from a to b, and is not felt any
+// more. Where all is punctual, a subscription may feel a fault for long.
+func (h *History) wellBetween(a, b Instant) bool {
+	if h.Punctual && h.excusedAnywhere(delaysGrants|LosesMessages, a.Add(-silence), b) {
+		return false
+	}
+	return !h.excusedAnywhere(anyTrouble|LosesMessages, a-h.aftermath(), b)
+}
+
 // judgeHandOffs finds that too many waiters were not told of their grants. It
 // also returns how long each hand-off took.
 func judgeHandOffs(h *History) (found []Violation, took []time.Duration) {
@@ -52,7 +66,7 @@ func (h *History) handOffs(key int) (took []time.Duration) {
 		q := released[as[i-1].op.ID]
 		handedOff := q != nil && q.Sent >= b.refused && q.Replied <= b.op.Granted &&
 			!h.heldInPart(key, q.Sent, b.op.Granted)
-		if handedOff && !h.excusedAnywhere(anyTrouble|LosesMessages, q.Sent-h.aftermath(), b.op.Granted) {
+		if handedOff && h.wellBetween(q.Sent, b.op.Granted) {
 			took = append(took, b.op.Granted.Since(q.Replied))
 		}
 	}

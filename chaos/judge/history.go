@@ -38,11 +38,12 @@ type History struct {
 	Began     Instant
 
 	// The following are set by prepare.
-	lastAlive   map[string]Instant // by ID: when the last request was sent that kept the lease alive
-	aliveUntil  map[string]Instant // by ID: when the lease can expire at the earliest
-	firstCalled map[string]Instant // by ID: when the first op that held under it called
-	firstStray  map[string]Instant // by ID: when its first stray acquisition was sent
-	ownLease    map[*Op]Instant    // see findOwnLeases
+	lastAlive    map[string]Instant // by ID: when the last request was sent that kept the lease alive
+	aliveUntil   map[string]Instant // by ID: when the lease can expire at the earliest
+	firstCalled  map[string]Instant // by ID: when the first op that held under it called
+	firstGranted map[string]Instant // by ID: when the first op that held under it was granted it
+	firstStray   map[string]Instant // by ID: when its first stray acquisition was sent
+	ownLease     map[*Op]Instant    // see findOwnLeases
 }
 
 // An Op is one goroutine's use of a lock, from the call that locks to the
@@ -169,10 +170,17 @@ func (h *History) prepare() {
 	slices.SortStableFunc(h.Ops, func(a, b *Op) int { return cmp.Compare(a.Called, b.Called) })
 	slices.SortStableFunc(h.Requests, func(a, b *Request) int { return cmp.Compare(a.Sent, b.Sent) })
 	h.lastAlive, h.firstCalled = make(map[string]Instant), make(map[string]Instant)
+	h.firstGranted = make(map[string]Instant)
 	h.aliveUntil, h.firstStray = make(map[string]Instant), make(map[string]Instant)
 	for _, o := range h.Ops {
-		if _, known := h.firstCalled[o.ID]; !known && o.granted() {
+		if !o.granted() {
+			continue
+		}
+		if _, known := h.firstCalled[o.ID]; !known {
 			h.firstCalled[o.ID] = o.Called
+		}
+		if first, known := h.firstGranted[o.ID]; !known || o.Granted < first {
+			h.firstGranted[o.ID] = o.Granted
 		}
 	}
 	for _, q := range h.Requests {
@@ -253,6 +261,13 @@ func (h *History) ttlOf(q *Request) time.Duration { return cmp.Or(q.TTL, h.TTL) 
 // the other lease.
 func (h *History) joined(o *Op) bool {
 	return o.Read && h.firstCalled[o.ID] < o.Called && h.ownLease[o] == 0
+}
+
+// late reports whether o came to hold a lease of its process that servers may
+// have lost before: it joined the lease, or was handed it.
+func (h *History) late(o *Op) bool {
+	handed := !o.Read && h.firstGranted[o.ID] < o.Granted
+	return (handed || h.joined(o)) && h.forgottenAt(o) <= o.Granted
 }
 
 // calledAt returns when o called, or a later time by which its own lease had

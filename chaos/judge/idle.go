@@ -89,7 +89,7 @@ func judgeIdle(h *History) []Violation {
 			begin, end := g.from-h.aftermath(), g.op.Granted
 			idle := end.Since(h.writableFrom(g.from, end))
 			limit := h.TTL / 2
-			if h.Punctual && !h.excusedAnywhere(anyTrouble|LosesMessages, begin, end) {
+			if h.Punctual && h.wellBetween(g.from, end) {
 				limit = punctualHandOff
 			}
 			if h.excusedAnywhere(StopsProcess, begin, end) {

@@ -93,6 +93,15 @@ func (b *builder) joins(o, other *Op) {
 	o.ID = other.ID
 }
 
+// handsOn makes o hand its lease on to next, an op of the same process. Redis
+// learns nothing of that.
+func (b *builder) handsOn(o, next *Op) {
+	b.Requests = slices.DeleteFunc(b.Requests, func(q *Request) bool {
+		return q.ID == next.ID || q.ID == o.ID && q.Script == Release
+	})
+	next.ID = o.ID
+}
+
 // The slot of a fault that hits all processes.
 const everywhere = -1
 
@@ -467,6 +476,18 @@ var histories = map[string]struct {
 		h.asks(o, Acquire, 0, Unknown).Stray = true
 		h.asks(o, Renew, 70, Yes)
 		h.asks(h.holds(1, 5, 51, 60, 20), Acquire, 45, No)
+		h.suffers(MayLoseData, everywhere, 0, 40, 41)
+	}, nil},
+	"a lease that is handed on in its process": {func(h *builder) {
+		h.handsOn(h.holds(0, 0, 1, 50, 10), h.holds(0, 46, 51, 60, 11))
+	}, nil},
+	"a lease that is handed on while another process holds": {func(h *builder) {
+		h.handsOn(h.holds(0, 0, 1, 50, 10), h.holds(0, 46, 51, 60, 11))
+		h.holds(1, 5, 45, 46, 30)
+	}, []string{"model", "overlap", "tokens"}},
+	"the same, and the server had forgotten the lease": {func(h *builder) {
+		h.handsOn(h.holds(0, 0, 1, 50, 10), h.holds(0, 46, 51, 60, 11))
+		h.holds(1, 5, 45, 46, 30)
 		h.suffers(MayLoseData, everywhere, 0, 40, 41)
 	}, nil},
 	"a lock idle for 11 ms": {func(h *builder) {

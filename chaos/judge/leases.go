@@ -105,7 +105,7 @@ func judgeTokens(h *History) []Violation {
 			if b.Read {
 				below = topWriter
 			}
-			if below != nil && b.Token <= below.Token {
+			if below != nil && b.Token <= below.Token && !h.late(b) {
 				f.Add(key, "%s came after %s", b, below)
 			}
 		}

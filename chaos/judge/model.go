@@ -47,7 +47,7 @@ type call struct {
 	unlocks bool
 	called  Instant // of a locking call: see History.calledAt
 	joined  bool    // of a locking call: it acquires nothing, see judgeTokens
-	late    bool    // it joined a lease that servers had lost: others may hold
+	late    bool    // its lease was lost before, see History.late: others may hold
 	ends    Instant // of a locking call: its lease may end by itself from then on
 	lossy   bool    // of an unlocking call: servers may have lost the lease unnoticed
 }
@@ -85,7 +85,7 @@ func (s *state) lock(c *call) (bool, any) {
 			now = max(now, h.ends)
 		}
 	}
-	if now > c.Granted || !rises {
+	if now > c.Granted || !rises && !c.late {
 		return false, nil
 	}
 	next := &state{now: now, token: max(s.token, c.Token), writer: s.writer}
@@ -161,7 +161,7 @@ func (h *History) calls(key int, within time.Duration) (calls []porcupine.Operat
 		lock := &call{
 			Op: o, called: max(h.calledAt(o), o.Granted.Add(-within)), joined: h.joined(o), ends: min(h.expiry(o), forgotten),
 		}
-		lock.late = lock.joined && forgotten <= o.Granted
+		lock.late = h.late(o)
 		if o.UnlockCalled != 0 && !o.Released { // Redis may have carried it out at any later time
 			lock.ends = min(lock.ends, o.UnlockCalled)
 		}

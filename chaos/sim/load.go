@@ -266,7 +266,9 @@ func (w *world) setHolder(key int, id string) {
 	w.holders[key] = id
 }
 
-// checkLease reports whether the lease is held, and notes it.
+// checkLease reports whether the lease is held, and notes it. A process that is
+// paused notes nothing: its clock stands still, so it would count as a belief at
+// a later time.
 func (a *attempt) checkLease() bool {
 	if a.held == nil {
 		return false
@@ -275,7 +277,9 @@ func (a *attempt) checkLease() bool {
 	at, deadline := p.now(), p.instant(p.clock.bubbleTime(a.held.Deadline()))
 	ctx := a.held.Context()
 	if ctx.Err() == nil {
-		a.Checked = judge.LeaseCheck{At: at, Read: at, Deadline: deadline}
+		if !p.isPaused() {
+			a.Checked = judge.LeaseCheck{At: at, Read: at, Deadline: deadline}
+		}
 		return true
 	}
 	if a.Lost == 0 {

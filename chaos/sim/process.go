@@ -204,6 +204,12 @@ func (p *process) hold(f func()) bool {
 	return p.paused
 }
 
+func (p *process) isPaused() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.paused
+}
+
 // pausedBetween reports whether the process was paused at some time from a to b.
 func (p *process) pausedBetween(a, b time.Time) bool {
 	p.mu.Lock()

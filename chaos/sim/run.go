@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"testing/synctest"
 	"time"
@@ -212,13 +213,19 @@ func (w *world) outcome(left []string) *Outcome {
 			o.Mishaps[fate(f).String()] = n
 		}
 	}
-	f := &judge.Findings{Judge: "left behind"}
-	for _, what := range left {
-		f.Add(judge.AllKeys, "%s", what)
-	}
-	o.Report.Violations = append(o.Report.Violations, f.Violations...)
+	o.Report.Violations = slices.Concat(o.Report.Violations,
+		violations("left behind", left), violations("queue", w.problems))
 	if w.story != nil {
 		o.Story = *w.story
 	}
 	return o
+}
+
+// violations returns what the world itself found.
+func violations(name string, found []string) []judge.Violation {
+	f := &judge.Findings{Judge: name}
+	for _, what := range found {
+		f.Add(judge.AllKeys, "%s", what)
+	}
+	return f.Violations
 }

@@ -24,9 +24,10 @@ type server struct {
 	number int
 	name   string
 	redis  *bubble.Redis
-	down   atomic.Bool  // it takes no connections
-	mood   atomic.Value // of mood
-	wrote  atomic.Bool  // the script that is being executed has written
+	queues map[string]queueWatch // by lock; of the scheduler alone
+	down   atomic.Bool           // it takes no connections
+	mood   atomic.Value          // of mood
+	wrote  atomic.Bool           // the script that is being executed has written
 
 	mu       sync.Mutex // guards the following
 	offset   time.Duration
@@ -55,6 +56,7 @@ var (
 func (w *world) newServer(number int) *server {
 	s := &server{
 		world: w, number: number, name: "server " + strconv.Itoa(number), redis: bubble.Start(),
+		queues: make(map[string]queueWatch),
 	}
 	s.mood.Store(willing)
 	s.redis.Mini.Server().SetPreHook(s.hook)
@@ -83,13 +85,15 @@ func (s *server) hook(c *mini.Peer, cmd string, args ...string) bool {
 	return false
 }
 
-// setTime sets the server's clock.
-func (s *server) setTime() {
+// now returns what the server's clock shows.
+func (s *server) now() time.Time {
 	s.mu.Lock()
-	offset := s.offset
-	s.mu.Unlock()
-	s.redis.Mini.SetTime(serverEpoch.Add(time.Since(s.began) + offset))
+	defer s.mu.Unlock()
+	return serverEpoch.Add(time.Since(s.began) + s.offset)
 }
+
+// setTime sets the clock of the Redis.
+func (s *server) setTime() { s.redis.Mini.SetTime(s.now()) }
 
 // serverEpoch is what the clock of a server shows at the beginning of a run. All
 // runs of a seed have the same times.
@@ -103,13 +107,15 @@ func (s *server) receive(l *link, p []byte) {
 	s.hash(l.name, p)
 	s.tellFrame(l, up, p)
 	s.setTime()
+	scripts := scriptsOf(p)
+	s.watchQueues(scripts)
 	l.remote.Deliver(p)
 	s.mu.Lock()
 	replicated := len(s.replicas) > 0
 	s.mu.Unlock()
 	if replicated {
 		synctest.Wait()
-		s.replicate(keysOf(p))
+		s.replicate(keysOf(scripts))
 	}
 	s.mu.Lock()
 	s.messages = nil
@@ -290,23 +296,12 @@ func (k *keyState) apply(m *miniredis.Miniredis) {
 	}
 }
 
-// keysOf returns the keys that the scripts of a frame name.
-func keysOf(p []byte) (keys []string) {
-	words := strings.Split(string(p), "\r\n")
-	for i := 0; i+1 < len(words); i++ {
-		name := strings.ToLower(words[i])
-		if name != "evalsha" && name != "eval" {
-			continue
-		}
-		if i+4 >= len(words) {
-			return keys
-		}
-		// The name, $, the script, $, the number of keys, and then $ and a key each.
-		n, _ := strconv.Atoi(words[i+4])
-		for j := range n {
-			at := i + 6 + 2*j
-			if at < len(words) && !slices.Contains(keys, words[at]) {
-				keys = append(keys, words[at])
+// keysOf returns the keys of scripts.
+func keysOf(scripts []script) (keys []string) {
+	for _, s := range scripts {
+		for _, key := range s.keys {
+			if !slices.Contains(keys, key) {
+				keys = append(keys, key)
 			}
 		}
 	}

@@ -37,6 +37,7 @@ type world struct {
 	holders  []string // by key: the ID under which it was last granted
 	faults   []*judge.Fault
 	happened map[string]int // by kind
+	problems []string       // with the queues of servers
 	closing  bool
 }
 
@@ -78,6 +79,15 @@ func (w *world) countMishap(f fate) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.mishaps[f]++
+}
+
+// problem notes that something is wrong with a queue.
+func (w *world) problem(format string, args ...any) {
+	what := fmt.Sprintf(format, args...)
+	w.tell(nil, "", "%s", what)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.problems = append(w.problems, what)
 }
 
 // tell adds a line to the story: what happens to a process, or does a process,
