@@ -88,7 +88,7 @@ func (p *process) choose(r *rand.Rand) choices {
 	c.deadline = r.IntN(2) == 0
 	u := r.Float64()
 	c.hold = time.Duration(u * u * float64(p.plan.Hold))
-	if r.IntN(10) == 0 {
+	if r.Float64() < p.plan.Extends {
 		c.extend = p.plan.TTL + time.Duration(r.Int64N(int64(p.plan.TTL)))
 	}
 	c.cancelled = r.IntN(20) == 0

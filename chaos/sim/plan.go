@@ -23,6 +23,7 @@ type Plan struct {
 	Reads      float64       // the share of holds that read
 	Releases   float64       // the share of ops before which the last holder is released by its ID
 	Pause      time.Duration // the longest time from an op to the next
+	Extends    float64       // the share of holds whose lease is extended
 	Sites      int           // independent servers; keys are spread over them
 	Replicas   bool          // each site has a replica
 	Lag        time.Duration // the longest lag of a replica
@@ -151,6 +152,7 @@ func NewPlan(seed uint64) *Plan {
 		Ops:        4 + r.IntN(12),
 		Reads:      [...]float64{0, 0.3, 0.6, 0.9}[r.IntN(4)],
 		Releases:   [...]float64{0.01, 0.01, 0.1}[r.IntN(3)],
+		Extends:    [...]float64{0.05, 0.05, 0.3}[r.IntN(3)],
 		Sites:      [...]int{1, 1, 1, 1, 2, 5}[r.IntN(6)],
 		Replicas:   r.IntN(3) == 0,
 		Lag:        time.Millisecond << r.IntN(11),
