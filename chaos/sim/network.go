@@ -72,6 +72,9 @@ type end struct {
 // Closed breaks the link for the other end, when all that was written before
 // has arrived.
 func (e end) Closed() {
+	if e.direction == down {
+		e.server.record(linkEnded, e.name, nil)
+	}
 	e.mu.Lock()
 	at := later(e.last[e.direction], time.Now().Add(latency(e.chance, nil)))
 	e.last[e.direction] = at
@@ -102,6 +105,7 @@ func later(a, b time.Time) time.Time {
 func (e end) Carry(p []byte) {
 	if e.direction == down {
 		p = asRedis7(p)
+		e.server.record(answered, e.name, p)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -110,6 +114,9 @@ func (e end) Carry(p []byte) {
 	}
 	if !e.greeted[e.direction] {
 		e.greeted[e.direction] = true
+		if e.direction == up {
+			e.server.record(requested, e.name, p)
+		}
 		e.otherEnd().Deliver(p)
 		return
 	}

@@ -28,6 +28,8 @@ type server struct {
 	mood   atomic.Value // of mood
 	wrote  atomic.Bool  // the script that is being executed has written
 
+	recording *Recording // nil: none is made
+
 	mu       sync.Mutex // guards the following
 	offset   time.Duration
 	replicas []*server
@@ -62,8 +64,8 @@ func (w *world) newServer(number int) *server {
 	return s
 }
 
-// hook refuses commands as the server's mood is, and notes messages. A command
-// of a script passes it, too.
+// hook refuses commands as the server's mood is, tells the time, and notes
+// messages. A command of a script passes it, too.
 func (s *server) hook(c *mini.Peer, cmd string, args ...string) bool {
 	m := s.mood.Load().(mood)
 	script, write := strings.HasPrefix(cmd, "EVAL"), slices.Contains(writes, cmd)
@@ -75,6 +77,13 @@ func (s *server) hook(c *mini.Peer, cmd string, args ...string) bool {
 		return true
 	}
 	s.wrote.Store(write || s.wrote.Load() && !script)
+	if cmd == "TIME" {
+		now := s.now()
+		c.WriteStrings([]string{
+			strconv.FormatInt(now.Unix(), 10), strconv.Itoa(now.Nanosecond() / 1000),
+		})
+		return true
+	}
 	if cmd == "PUBLISH" && len(args) == 2 {
 		s.mu.Lock()
 		s.messages = append(s.messages, [2]string{args[0], args[1]})
@@ -83,13 +92,26 @@ func (s *server) hook(c *mini.Peer, cmd string, args ...string) bool {
 	return false
 }
 
-// setTime sets the server's clock.
-func (s *server) setTime() {
+// now returns what the server's clock shows.
+func (s *server) now() time.Time {
 	s.mu.Lock()
-	offset := s.offset
-	s.mu.Unlock()
-	s.redis.Mini.SetTime(serverEpoch.Add(time.Since(s.began) + offset))
+	defer s.mu.Unlock()
+	return serverEpoch.Add(time.Since(s.began) + s.offset)
 }
+
+// setTime sets the clock by which the server's keys expire. Redis counts whole
+// milliseconds of the wall clock, and a key lives until a later one than that of
+// its end. miniredis counts how long a key has been there, and a key is gone at
+// its end. So the clock here moves by the millisecond, by tick. Less than 10^6
+// ticks, and with them less than a millisecond, are lost in the life of a key.
+// PTTL rounds down to what Redis says.
+func (s *server) setTime() {
+	ticks := s.now().UnixMilli() - serverEpoch.UnixMilli()
+	s.redis.Mini.SetTime(serverEpoch.Add(time.Duration(ticks) * tick))
+}
+
+// tick is a millisecond of a clock by which keys expire.
+const tick = time.Millisecond - 1
 
 // serverEpoch is what the clock of a server shows at the beginning of a run. All
 // runs of a seed have the same times.
@@ -103,6 +125,7 @@ func (s *server) receive(l *link, p []byte) {
 	s.hash(l.name, p)
 	s.tellFrame(l, up, p)
 	s.setTime()
+	s.record(requested, l.name, p)
 	l.remote.Deliver(p)
 	s.mu.Lock()
 	replicated := len(s.replicas) > 0
@@ -119,15 +142,16 @@ func (s *server) receive(l *link, p []byte) {
 // setClock lets the clock be off by offset. Keys expire by it.
 func (s *server) setClock(offset time.Duration) {
 	s.setTime()
+	s.record(clockMoves, "", nil)
+	before := s.now().UnixMilli()
 	s.mu.Lock()
-	d := offset - s.offset
 	s.offset = offset
 	s.mu.Unlock()
-	m := s.redis.Mini
-	if d < 0 { // miniredis counts down what is left, and expiries are absolute
+	m, back := s.redis.Mini, before-s.now().UnixMilli()
+	if back > 0 { // miniredis counts down what is left, and expiries are absolute
 		for _, key := range m.Keys() {
 			if ttl := m.TTL(key); ttl > 0 {
-				m.SetTTL(key, ttl-d)
+				m.SetTTL(key, ttl+time.Duration(back)*time.Millisecond)
 			}
 		}
 	}
@@ -137,6 +161,7 @@ func (s *server) setClock(offset time.Duration) {
 // forget loses all data, and scripts.
 func (s *server) forget() {
 	s.redis.Mini.FlushAll()
+	s.record(emptied, "", nil)
 	s.flushScripts()
 }
 
@@ -154,6 +179,7 @@ func (s *server) emptyReplicas() {
 func (s *server) flushScripts() {
 	s.setTime()
 	s.apply("SCRIPT", "FLUSH")
+	s.record(flushed, "", nil)
 }
 
 // apply executes a command.
