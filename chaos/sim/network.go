@@ -155,13 +155,14 @@ func (e end) sendLocked(w *weather, at time.Time, p []byte) {
 }
 
 // asRedis7 returns an error that a script raised as Redis 7 tells it: with its
-// code in front. miniredis wraps the error.
+// code in front. miniredis wraps the error. It does not wrap an error that a
+// script returned.
 func asRedis7(p []byte) []byte {
 	if len(p) == 0 || p[0] != '-' {
 		return p
 	}
 	for _, m := range []mood{readOnly, outOfRoom} {
-		if bytes.Contains(p, []byte(m)) {
+		if bytes.Index(p, []byte(m)) > 1 {
 			return []byte("-" + string(m) + " script: 0123, on @user_script:1.\r\n")
 		}
 	}

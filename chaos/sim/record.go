@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -20,7 +21,7 @@ type Entry struct {
 	Kind EntryKind
 	At   time.Time // by the server's clock
 	Link string    // of requested, answered and linkEnded
-	Text []byte    // of requested and answered: what went over the link
+	Text []byte    // what went over the link; of moodSet: the mood
 }
 
 // An EntryKind is a kind of entry.
@@ -33,6 +34,7 @@ const (
 	flushed                     // it forgot its scripts
 	emptied                     // it forgot its data
 	clockMoves                  // its clock is about to jump
+	moodSet                     // it was told how to answer
 )
 
 // RunRecorded is Run, with a recording of each server. The run is the same.
@@ -47,16 +49,13 @@ func RunRecorded(plan *Plan) (*Outcome, []*Recording) {
 	return o, recordings
 }
 
-// replayable reports whether the servers of a run do nothing that a real server
-// could not repeat. A server does not replicate by itself, and its moods are not
-// Redis's.
+// replayable reports whether one real server can repeat what each server of a
+// run does. It cannot begin to load its data when told to. No recording has the
+// changes that a server got from its master.
 func (p *Plan) replayable() bool {
-	for _, f := range p.Faults {
-		if f.Kind == ReadOnly || f.Kind == Loading || f.Kind == OutOfRoom {
-			return false
-		}
-	}
-	return !p.Replicas
+	return !slices.ContainsFunc(p.Faults, func(f Fault) bool {
+		return f.Kind == Loading || f.Kind == Promote || f.Kind == Move
+	})
 }
 
 // record adds an entry to the recording of s, if there is one. What arrives on a

@@ -58,14 +58,19 @@ func (w *world) newServer(number int) *server {
 	s := &server{
 		world: w, number: number, name: "server " + strconv.Itoa(number), redis: bubble.Start(),
 	}
-	s.mood.Store(willing)
+	s.setMood(willing)
 	s.redis.Mini.Server().SetPreHook(s.hook)
 	s.setTime()
 	return s
 }
 
-// hook refuses commands as the server's mood is, tells the time, and notes
-// messages. A command of a script passes it, too.
+func (s *server) setMood(m mood) {
+	s.mood.Store(m)
+	s.record(moodSet, "", []byte(m))
+}
+
+// hook refuses commands as the server's mood is, tells the time, keeps scripts,
+// and notes messages. A command of a script passes it, too.
 func (s *server) hook(c *mini.Peer, cmd string, args ...string) bool {
 	m := s.mood.Load().(mood)
 	script, write := strings.HasPrefix(cmd, "EVAL"), slices.Contains(writes, cmd)
@@ -77,14 +82,16 @@ func (s *server) hook(c *mini.Peer, cmd string, args ...string) bool {
 		return true
 	}
 	s.wrote.Store(write || s.wrote.Load() && !script)
-	if cmd == "TIME" {
+	switch {
+	case cmd == "TIME":
 		now := s.now()
 		c.WriteStrings([]string{
 			strconv.FormatInt(now.Unix(), 10), strconv.Itoa(now.Nanosecond() / 1000),
 		})
 		return true
-	}
-	if cmd == "PUBLISH" && len(args) == 2 {
+	case cmd == "EVAL" && len(args) > 0: // miniredis would forget a script that fails
+		s.apply("SCRIPT", "LOAD", args[0])
+	case cmd == "PUBLISH" && len(args) == 2:
 		s.mu.Lock()
 		s.messages = append(s.messages, [2]string{args[0], args[1]})
 		s.mu.Unlock()
@@ -235,7 +242,7 @@ func (s *server) replicates(r *server) bool {
 
 // follow makes s a replica of master, with a copy of its data.
 func (s *server) follow(master *server) {
-	s.mood.Store(readOnly)
+	s.setMood(readOnly)
 	s.setTime()
 	master.setTime()
 	s.redis.Mini.FlushAll()
