@@ -1,7 +1,10 @@
 package sim
 
 import (
+	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -14,6 +17,7 @@ type Recording struct {
 	mu      sync.Mutex // guards the following
 	Entries []Entry
 	ended   map[string]bool // the links that have ended
+	frames  int             // that were executed
 }
 
 // An Entry is one thing that happened to a server.
@@ -21,7 +25,7 @@ type Entry struct {
 	Kind EntryKind
 	At   time.Time // by the server's clock
 	Link string    // of requested, answered and linkEnded
-	Text []byte    // what went over the link; of moodSet: the mood
+	Text []byte    // what went over the link; of moodSet: the mood; of observed: the data
 }
 
 // An EntryKind is a kind of entry.
@@ -35,6 +39,7 @@ const (
 	emptied                     // it forgot its data
 	clockMoves                  // its clock is about to jump
 	moodSet                     // it was told how to answer
+	observed                    // its data were looked at
 )
 
 // RunRecorded is Run, with a recording of each server. The run is the same.
@@ -70,8 +75,52 @@ func (s *server) record(kind EntryKind, link string, p []byte) {
 	if r.ended[link] {
 		return
 	}
-	if kind == linkEnded {
+	switch kind {
+	case linkEnded:
 		r.ended[link] = true
+	case requested:
+		r.frames++
 	}
 	r.Entries = append(r.Entries, Entry{Kind: kind, At: s.now(), Link: link, Text: p})
+}
+
+// recordState adds the data of s to its recording, before every tenth frame.
+func (s *server) recordState() {
+	if s.recording == nil {
+		return
+	}
+	s.recording.mu.Lock()
+	due := s.recording.frames%10 == 0
+	s.recording.mu.Unlock()
+	if !due {
+		return
+	}
+	m := s.redis.Mini
+	var lines []string
+	for _, key := range m.Keys() {
+		k := stateOf(m, key)
+		lines = append(lines, stateLine(key, k.ttl.Milliseconds(), k.parts()))
+	}
+	s.record(observed, "", []byte(strings.Join(lines, "\n")))
+}
+
+// stateLine returns what a key has as text. Parts are in any order. ttl is what
+// PTTL returns, or 0 for a key that never expires.
+func stateLine(key string, ttl int64, parts []string) string {
+	slices.Sort(parts)
+	return fmt.Sprintf("%s, for %d ms: %q", key, ttl, parts)
+}
+
+// parts returns the text, or the fields or members with their values or scores.
+func (k *keyState) parts() (parts []string) {
+	for f, v := range k.hash {
+		parts = append(parts, f+" = "+v)
+	}
+	for m, score := range k.sorted {
+		parts = append(parts, m+" = "+strconv.FormatFloat(score, 'f', -1, 64))
+	}
+	if k.hash == nil && k.sorted == nil {
+		parts = append(parts, k.text)
+	}
+	return parts
 }

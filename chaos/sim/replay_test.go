@@ -18,15 +18,18 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// replays, given like seed, is for a longer comparison than that of each test.
-var replays = flag.Int("replays", 20, "how many runs TestReplayOnRedis replays")
+// replays, given like seed, lets TestReplayOnRedis compare more runs, or fewer.
+var replays = flag.Int("replays", sample, "how many runs TestReplayOnRedis replays")
 
-// A real server answers what the servers of the simulation answered, given the
-// same commands at the same times.
+// The seeds from firstReplay on need but few runs, sample, to have all faults.
+const firstReplay, sample = 70, 25
+
+// A real server answers what the servers of the simulation answered, and has the
+// same data, given the same commands at the same times.
 func TestReplayOnRedis(t *testing.T) {
 	r, seeds := newReplay(t), *replays
 	replayed, faults := 0, make(map[string]int)
-	record(t, job{From: 1, Step: 1, Most: seeds}, func(result *Result) {
+	record(t, job{From: firstReplay, Step: 1, Most: seeds}, func(result *Result) {
 		for _, recording := range result.Recordings {
 			if err := r.play(recording); err != nil {
 				t.Errorf("seed %d, %s: %v", result.Seed, recording.Server, err)
@@ -41,10 +44,78 @@ func TestReplayOnRedis(t *testing.T) {
 	if replayed != seeds {
 		t.Errorf("%d runs were replayed, want %d", replayed, seeds)
 	}
+	if seeds < sample {
+		return
+	}
 	for _, k := range []Kind{Crash, Pause, Lossy, Slow, Deaf, Cut, Restart, Forget, Flush, Jump, ReadOnly, OutOfRoom} {
 		if faults[k.String()] == 0 {
 			t.Errorf("no run had the fault %v", k)
 		}
+	}
+}
+
+// A replay notices each reply and each message that differs, that is missing, or
+// that is too many, and data that differ.
+func TestReplayNotices(t *testing.T) {
+	r := newReplay(t)
+	r.patience = 200 * time.Millisecond // for a reply that does not come
+	var recording *Recording
+	record(t, job{From: 1, Step: 1, Most: 1}, func(result *Result) {
+		recording = result.Recordings[0]
+	})
+	if err := r.play(recording); err != nil {
+		t.Fatal(err)
+	}
+	isToken := func(e Entry) bool { return e.Kind == answered && bytes.HasPrefix(e.Text, []byte(":17")) }
+	isMessage := func(e Entry) bool { return e.Kind == answered && isPush(e.Text) }
+	hasData := func(e Entry) bool { return e.Kind == observed && len(e.Text) > 0 }
+	for _, test := range []struct {
+		name  string
+		finds func(Entry) bool // the entry that is altered
+		as    func(Entry) []Entry
+	}{
+		{"another token", isToken, otherDigit},
+		{"another message", isMessage, otherDigit},
+		{"no token", isToken, none},
+		{"no message", isMessage, none},
+		{"two tokens", isToken, twice},
+		{"two messages", isMessage, twice},
+		{"other data", hasData, otherDigit},
+	} {
+		all := recording.Entries
+		i := slices.IndexFunc(all, test.finds)
+		if i < 0 {
+			t.Fatalf("%s: the recording has no such entry", test.name)
+		}
+		err := r.play(&Recording{Entries: slices.Concat(all[:i], test.as(all[i]), all[i+1:])})
+		if err == nil {
+			t.Errorf("%s: the replay finds no difference", test.name)
+		}
+		t.Logf("%s: %v", test.name, err)
+	}
+}
+
+func none(Entry) []Entry { return nil }
+
+func twice(e Entry) []Entry { return []Entry{e, e} }
+
+// otherDigit changes the last digit that an entry tells.
+func otherDigit(e Entry) []Entry {
+	e.Text = slices.Clone(e.Text)
+	e.Text[bytes.LastIndexAny(e.Text, "0123456789")] ^= 1 // even and odd change places
+	return []Entry{e}
+}
+
+// A recording alters nothing: the same run without one has the same digest.
+func TestRecordingAltersNothing(t *testing.T) {
+	differ := 0
+	record(t, job{From: 1, Step: 1, Most: 5, Again: 1}, func(result *Result) {
+		if result.Differs {
+			differ++
+		}
+	})
+	if differ > 1 { // see TestSim
+		t.Errorf("%d runs of 5 were others when they were recorded", differ)
 	}
 }
 
@@ -67,11 +138,12 @@ type replay struct {
 }
 
 // compared counts what a replay has compared.
-type compared struct{ recordings, links, commands, messages int }
+type compared struct{ recordings, links, batches, replies, messages, states int }
 
 func (c compared) String() string {
-	return fmt.Sprintf("%d recordings with %d links; %d replies and %d messages compared",
-		c.recordings, c.links, c.commands, c.messages)
+	return fmt.Sprintf("%d recordings with %d links and %d batches; "+
+		"%d replies, %d messages and the data at %d times compared",
+		c.recordings, c.links, c.batches, c.replies, c.messages, c.states)
 }
 
 func newReplay(t *testing.T) *replay {
@@ -111,6 +183,8 @@ func (r *replay) step(e Entry) error {
 		return r.compare(e)
 	case linkEnded:
 		return r.end(e.Link)
+	case observed:
+		return r.observe(e)
 	case flushed:
 		r.server.Do("SCRIPT", "FLUSH")
 	case emptied:
@@ -153,6 +227,52 @@ func anys(words []string) (all []any) {
 	return all
 }
 
+// observe compares the data of the server.
+func (r *replay) observe(e Entry) error {
+	r.compared.states++
+	reply, ok := r.server.Do("EVAL", observation, 0).([]any)
+	if !ok {
+		return fmt.Errorf("the observation returns %v", reply)
+	}
+	var lines []string
+	for _, key := range reply {
+		fields := key.([]any)
+		values := fields[2].([]any)
+		var parts []string
+		for i := 0; i < len(values); i += 2 {
+			part := fmt.Sprint(values[i])
+			if i+1 < len(values) {
+				part += fmt.Sprint(" = ", values[i+1])
+			}
+			parts = append(parts, part)
+		}
+		lines = append(lines, stateLine(fields[0].(string), max(0, fields[1].(int64)), parts))
+	}
+	slices.Sort(lines)
+	want := strings.Split(string(e.Text), "\n")
+	slices.Sort(want)
+	if got := strings.Join(lines, "\n"); got != strings.Join(want, "\n") {
+		return fmt.Errorf("the data differ; of miniredis:\n%s\nof Redis:\n%s", e.Text, got)
+	}
+	return nil
+}
+
+// observation returns each key, with its PTTL and its value.
+const observation = `
+local all = {}
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  local kind, value = redis.call('TYPE', key).ok
+  if kind == 'hash' then
+    value = redis.call('HGETALL', key)
+  elseif kind == 'zset' then
+    value = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  else
+    value = {redis.call('GET', key)}
+  end
+  table.insert(all, {key, redis.call('PTTL', key), value})
+end
+return all`
+
 // A replayLink is the connection that stands for a link of a recording.
 type replayLink struct {
 	name     string
@@ -180,6 +300,9 @@ func (r *replay) request(e Entry) error {
 	}
 	var commands []string
 	commands, l.sent = values(append(l.sent, e.Text...))
+	if len(commands) > 1 {
+		r.compared.batches++
+	}
 	for _, c := range commands {
 		words, err := proto.ReadStrings(c)
 		if err != nil {
@@ -245,7 +368,7 @@ func (r *replay) compare(e Entry) error {
 		command := "a message"
 		if isPush([]byte(want)) {
 			r.compared.messages++
-		} else if r.compared.commands++; len(l.waiting) > 0 {
+		} else if r.compared.replies++; len(l.waiting) > 0 {
 			command, l.waiting = l.waiting[0], l.waiting[1:]
 		}
 		if !same(command, want, got) {

@@ -132,6 +132,7 @@ func (s *server) receive(l *link, p []byte) {
 	s.hash(l.name, p)
 	s.tellFrame(l, up, p)
 	s.setTime()
+	s.recordState()
 	s.record(requested, l.name, p)
 	l.remote.Deliver(p)
 	s.mu.Lock()
