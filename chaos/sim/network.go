@@ -113,11 +113,7 @@ func (e end) Carry(p []byte) {
 		return
 	}
 	if !e.greeted[e.direction] {
-		e.greeted[e.direction] = true
-		if e.direction == up {
-			e.server.record(requested, e.name, p)
-		}
-		e.otherEnd().Deliver(p)
+		e.greetLocked(p)
 		return
 	}
 	if e.direction == up && e.process.hold(func() { e.Carry(p) }) {
@@ -144,6 +140,15 @@ func (e end) Carry(p []byte) {
 		e.last[e.direction] = at
 		e.sendLocked(w, at, p)
 	}
+}
+
+// greetLocked lets the frame of a greeting arrive at once.
+func (e end) greetLocked(p []byte) {
+	e.greeted[e.direction] = true
+	if e.direction == up {
+		e.server.record(requested, e.name, p)
+	}
+	e.otherEnd().Deliver(p)
 }
 
 // sendLocked lets a frame arrive at a time.

@@ -64,6 +64,7 @@ func (w *world) newServer(number int) *server {
 	return s
 }
 
+// setMood lets the server answer as m says from now on.
 func (s *server) setMood(m mood) {
 	s.mood.Store(m)
 	s.record(moodSet, "", []byte(m))
@@ -106,18 +107,19 @@ func (s *server) now() time.Time {
 	return serverEpoch.Add(time.Since(s.began) + s.offset)
 }
 
-// setTime sets the clock by which the server's keys expire. Redis counts whole
-// milliseconds of the wall clock, and a key lives until a later one than that of
-// its end. miniredis counts how long a key has been there, and a key is gone at
-// its end. So the clock here moves by the millisecond, by tick. Less than 10^6
-// ticks, and with them less than a millisecond, are lost in the life of a key.
-// PTTL rounds down to what Redis says.
+// setTime sets the clock by which the server's keys expire.
+//
+// Redis counts whole milliseconds, and a key lives until the clock is past its
+// end. miniredis counts nanoseconds, and a key is gone at its end. So this clock
+// moves once a millisecond, by a tick. A key outlives its end by 1 ns for each
+// millisecond of its life. PTTL rounds down, and tells what Redis tells. No key
+// of a lock lives for 10^6 ms.
 func (s *server) setTime() {
 	ticks := s.now().UnixMilli() - serverEpoch.UnixMilli()
 	s.redis.Mini.SetTime(serverEpoch.Add(time.Duration(ticks) * tick))
 }
 
-// tick is a millisecond of a clock by which keys expire.
+// tick stands for a millisecond, see setTime.
 const tick = time.Millisecond - 1
 
 // serverEpoch is what the clock of a server shows at the beginning of a run. All
