@@ -148,10 +148,10 @@ func (w *world) recordOfSite(f Fault) (faults []*judge.Fault) {
 
 // moody lets a master be in a mood for a while.
 func (w *world) moody(s *server, m mood, d time.Duration) {
-	s.mood.Store(m)
+	s.setMood(m)
 	w.scheduler.after(d, func() {
 		if s.mood.Load() == m && w.isMaster(s) {
-			s.mood.Store(willing)
+			s.setMood(willing)
 		}
 	})
 }
@@ -178,7 +178,7 @@ func (w *world) promote(f Fault, faults []*judge.Fault) {
 	next := old.replicas[0]
 	old.mu.Unlock()
 	next.leave(old)
-	next.mood.Store(willing)
+	next.setMood(willing)
 	w.mu.Lock()
 	w.masters[f.Site] = next
 	w.mu.Unlock()

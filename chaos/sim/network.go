@@ -72,6 +72,9 @@ type end struct {
 // Closed breaks the link for the other end, when all that was written before
 // has arrived.
 func (e end) Closed() {
+	if e.direction == down {
+		e.server.record(linkEnded, e.name, nil)
+	}
 	e.mu.Lock()
 	at := later(e.last[e.direction], time.Now().Add(latency(e.chance, nil)))
 	e.last[e.direction] = at
@@ -102,6 +105,7 @@ func later(a, b time.Time) time.Time {
 func (e end) Carry(p []byte) {
 	if e.direction == down {
 		p = asRedis7(p)
+		e.server.record(answered, e.name, p)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -109,8 +113,7 @@ func (e end) Carry(p []byte) {
 		return
 	}
 	if !e.greeted[e.direction] {
-		e.greeted[e.direction] = true
-		e.otherEnd().Deliver(p)
+		e.greetLocked(p)
 		return
 	}
 	if e.direction == up && e.process.hold(func() { e.Carry(p) }) {
@@ -139,6 +142,15 @@ func (e end) Carry(p []byte) {
 	}
 }
 
+// greetLocked lets the frame of a greeting arrive at once.
+func (e end) greetLocked(p []byte) {
+	e.greeted[e.direction] = true
+	if e.direction == up {
+		e.server.record(requested, e.name, p)
+	}
+	e.otherEnd().Deliver(p)
+}
+
 // sendLocked lets a frame arrive at a time.
 func (e end) sendLocked(w *weather, at time.Time, p []byte) {
 	if w != nil {
@@ -148,13 +160,14 @@ func (e end) sendLocked(w *weather, at time.Time, p []byte) {
 }
 
 // asRedis7 returns an error that a script raised as Redis 7 tells it: with its
-// code in front. miniredis wraps the error.
+// code in front. miniredis wraps the error. It does not wrap an error that a
+// script returned.
 func asRedis7(p []byte) []byte {
 	if len(p) == 0 || p[0] != '-' {
 		return p
 	}
 	for _, m := range []mood{readOnly, outOfRoom} {
-		if bytes.Contains(p, []byte(m)) {
+		if bytes.Index(p, []byte(m)) > 1 {
 			return []byte("-" + string(m) + " script: 0123, on @user_script:1.\r\n")
 		}
 	}

@@ -36,12 +36,23 @@ type Outcome struct {
 // that made it, and its use in another bubble is a fatal error. So all runs of a
 // process are in one bubble, one after another.
 func Run(plan *Plan, story bool) *Outcome {
+	return run(plan, func(w *world) {
+		if story {
+			w.story = new([]string)
+		}
+	})
+}
+
+// run runs a plan in a world that is prepared by prepare before anything
+// happens.
+func run(plan *Plan, prepare func(*world)) *Outcome {
 	uuid.SetRand(&seeded{newWorldChance(plan)})
 	defer uuid.SetRand(nil)
 	jitter.Seed(rand.New(rand.NewPCG(plan.Seed, 2)))
 	defer jitter.Seed(nil)
 	before := runtime.NumGoroutine()
-	w := newWorld(plan, story)
+	w := newWorld(plan)
+	prepare(w)
 	stop := make(chan struct{})
 	go w.scheduler.run(stop)
 	for slot := range plan.Processes {
@@ -56,13 +67,10 @@ func Run(plan *Plan, story bool) *Outcome {
 	return w.outcome(left)
 }
 
-func newWorld(plan *Plan, story bool) *world {
+func newWorld(plan *Plan) *world {
 	w := &world{
 		plan: plan, began: time.Now(), scheduler: newScheduler(), digest: fnv.New64a(),
 		processes: make([]*process, plan.Processes), happened: make(map[string]int),
-	}
-	if story {
-		w.story = new([]string)
 	}
 	for i := range keysOfRun {
 		w.keys = append(w.keys, fmt.Sprint(prefix, string(rune('a'+i))))

@@ -29,6 +29,8 @@ type server struct {
 	mood   atomic.Value          // of mood
 	wrote  atomic.Bool           // the script that is being executed has written
 
+	recording *Recording // nil: none is made
+
 	mu       sync.Mutex // guards the following
 	offset   time.Duration
 	replicas []*server
@@ -58,14 +60,20 @@ func (w *world) newServer(number int) *server {
 		world: w, number: number, name: "server " + strconv.Itoa(number), redis: bubble.Start(),
 		queues: make(map[string]queueWatch),
 	}
-	s.mood.Store(willing)
+	s.setMood(willing)
 	s.redis.Mini.Server().SetPreHook(s.hook)
 	s.setTime()
 	return s
 }
 
-// hook refuses commands as the server's mood is, and notes messages. A command
-// of a script passes it, too.
+// setMood lets the server answer as m says from now on.
+func (s *server) setMood(m mood) {
+	s.mood.Store(m)
+	s.record(moodSet, "", []byte(m))
+}
+
+// hook refuses commands as the server's mood is, tells the time, keeps scripts,
+// and notes messages. A command of a script passes it, too.
 func (s *server) hook(c *mini.Peer, cmd string, args ...string) bool {
 	m := s.mood.Load().(mood)
 	script, write := strings.HasPrefix(cmd, "EVAL"), slices.Contains(writes, cmd)
@@ -77,7 +85,16 @@ func (s *server) hook(c *mini.Peer, cmd string, args ...string) bool {
 		return true
 	}
 	s.wrote.Store(write || s.wrote.Load() && !script)
-	if cmd == "PUBLISH" && len(args) == 2 {
+	switch {
+	case cmd == "TIME":
+		now := s.now()
+		c.WriteStrings([]string{
+			strconv.FormatInt(now.Unix(), 10), strconv.Itoa(now.Nanosecond() / 1000),
+		})
+		return true
+	case cmd == "EVAL" && len(args) > 0: // miniredis would forget a script that fails
+		s.apply("SCRIPT", "LOAD", args[0])
+	case cmd == "PUBLISH" && len(args) == 2:
 		s.mu.Lock()
 		s.messages = append(s.messages, [2]string{args[0], args[1]})
 		s.mu.Unlock()
@@ -92,8 +109,20 @@ func (s *server) now() time.Time {
 	return serverEpoch.Add(time.Since(s.began) + s.offset)
 }
 
-// setTime sets the clock of the Redis.
-func (s *server) setTime() { s.redis.Mini.SetTime(s.now()) }
+// setTime sets the clock by which the server's keys expire.
+//
+// Redis counts whole milliseconds, and a key lives until the clock is past its
+// end. miniredis counts nanoseconds, and a key is gone at its end. So this clock
+// moves once a millisecond, by a tick. A key outlives its end by 1 ns for each
+// millisecond of its life. PTTL rounds down, and tells what Redis tells. No key
+// of a lock lives for 10^6 ms.
+func (s *server) setTime() {
+	ticks := s.now().UnixMilli() - serverEpoch.UnixMilli()
+	s.redis.Mini.SetTime(serverEpoch.Add(time.Duration(ticks) * tick))
+}
+
+// tick stands for a millisecond, see setTime.
+const tick = time.Millisecond - 1
 
 // serverEpoch is what the clock of a server shows at the beginning of a run. All
 // runs of a seed have the same times.
@@ -109,6 +138,8 @@ func (s *server) receive(l *link, p []byte) {
 	s.setTime()
 	scripts := scriptsOf(p)
 	s.watchQueues(scripts)
+	s.recordState()
+	s.record(requested, l.name, p)
 	l.remote.Deliver(p)
 	s.mu.Lock()
 	replicated := len(s.replicas) > 0
@@ -125,15 +156,16 @@ func (s *server) receive(l *link, p []byte) {
 // setClock lets the clock be off by offset. Keys expire by it.
 func (s *server) setClock(offset time.Duration) {
 	s.setTime()
+	s.record(clockMoves, "", nil)
+	before := s.now().UnixMilli()
 	s.mu.Lock()
-	d := offset - s.offset
 	s.offset = offset
 	s.mu.Unlock()
-	m := s.redis.Mini
-	if d < 0 { // miniredis counts down what is left, and expiries are absolute
+	m, back := s.redis.Mini, before-s.now().UnixMilli()
+	if back > 0 { // miniredis counts down what is left, and expiries are absolute
 		for _, key := range m.Keys() {
 			if ttl := m.TTL(key); ttl > 0 {
-				m.SetTTL(key, ttl-d)
+				m.SetTTL(key, ttl+time.Duration(back)*time.Millisecond)
 			}
 		}
 	}
@@ -143,6 +175,7 @@ func (s *server) setClock(offset time.Duration) {
 // forget loses all data, and scripts.
 func (s *server) forget() {
 	s.redis.Mini.FlushAll()
+	s.record(emptied, "", nil)
 	s.flushScripts()
 }
 
@@ -160,6 +193,7 @@ func (s *server) emptyReplicas() {
 func (s *server) flushScripts() {
 	s.setTime()
 	s.apply("SCRIPT", "FLUSH")
+	s.record(flushed, "", nil)
 }
 
 // apply executes a command.
@@ -215,7 +249,7 @@ func (s *server) replicates(r *server) bool {
 
 // follow makes s a replica of master, with a copy of its data.
 func (s *server) follow(master *server) {
-	s.mood.Store(readOnly)
+	s.setMood(readOnly)
 	s.setTime()
 	master.setTime()
 	s.redis.Mini.FlushAll()

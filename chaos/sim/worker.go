@@ -32,6 +32,7 @@ type job struct {
 	Most       int    // it stops after so many seeds; 0: when its input ends
 	Again      uint64 // each seed that this divides is run twice; 0: none is
 	Shrinks    int    // how many plans that fail it makes smaller
+	Record     bool   // it records each run, and leaves out seeds that cannot be replayed
 }
 
 // A Result is what came of a seed.
@@ -48,6 +49,7 @@ type Result struct {
 	Smallest   *Plan    // that fails in the same way; nil: none was looked for
 	Story      []string // of Smallest
 	Took       time.Duration
+	Recordings []*Recording // by server; nil: none were asked for
 }
 
 // IfWorker does the job of a worker and ends the process, if the environment
@@ -88,7 +90,11 @@ func prepare() {
 
 // work runs the seeds, and writes their results.
 func (j *job) work(out *json.Encoder, stopped <-chan struct{}) {
-	for n, seed := 0, j.From; j.Most == 0 || n < j.Most; n, seed = n+1, seed+j.Step {
+	for n, seed := 0, j.From; j.Most == 0 || n < j.Most; seed += j.Step {
+		if j.Record && !NewPlan(seed).replayable() {
+			continue
+		}
+		n++
 		if err := out.Encode(j.runSeed(seed)); err != nil {
 			return // nobody reads
 		}
@@ -110,8 +116,9 @@ func isClosed(c <-chan struct{}) bool {
 
 func (j *job) runSeed(seed uint64) *Result {
 	began := realTime()
-	o := Run(NewPlan(seed), false)
+	o, recordings := j.run(NewPlan(seed))
 	r := o.result()
+	r.Recordings = recordings
 	if j.Again > 0 && seed%j.Again == 0 {
 		r.Again, r.Differs = true, Run(NewPlan(seed), false).Digest != o.Digest
 	}
@@ -121,6 +128,14 @@ func (j *job) runSeed(seed uint64) *Result {
 	}
 	r.Took = realTime() - began
 	return r
+}
+
+// run runs a plan as the job is to.
+func (j *job) run(plan *Plan) (*Outcome, []*Recording) {
+	if j.Record {
+		return RunRecorded(plan)
+	}
+	return Run(plan, false), nil
 }
 
 // result returns what a parent process needs of an outcome.

@@ -13,9 +13,9 @@ import (
 //go:embed testdata/clock.c
 var clockSource []byte
 
-// StartWithClock starts a real server whose wall clock SetClock sets. It needs
-// Linux and a C compiler, since the clock is put before the system's by the
-// dynamic linker.
+// StartWithClock starts a real server whose wall clock SetClock and StopClock
+// set. It needs Linux and a C compiler, since the clock is put before the
+// system's by the dynamic linker.
 func StartWithClock(tb TB, args ...string) *Server {
 	tb.Helper()
 	Require(tb, "gcc")
@@ -34,15 +34,25 @@ func StartWithClock(tb TB, args ...string) *Server {
 }
 
 // SetClock sets the server's clock off from the machine's by so many whole
-// seconds.
+// seconds. The clock goes on from there.
 func (s *Server) SetClock(offset time.Duration) {
 	binary.NativeEndian.PutUint64(s.clock, uint64(offset/time.Second))
+	binary.NativeEndian.PutUint64(s.clock[8:], 0)
 }
 
-// share makes a file of one integer and maps it.
+// StopClock lets the server's clock stand still at a time, which counts in whole
+// microseconds.
+func (s *Server) StopClock(at time.Time) {
+	binary.NativeEndian.PutUint64(s.clock[8:], uint64(at.UnixMicro()))
+}
+
+// settings is the size of what clock.c maps.
+const settings = 16
+
+// share makes a file of settings and maps it.
 func share(tb TB, name string) []byte {
 	tb.Helper()
-	if err := os.WriteFile(name, make([]byte, 8), 0o600); err != nil {
+	if err := os.WriteFile(name, make([]byte, settings), 0o600); err != nil {
 		tb.Fatal(err)
 	}
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
@@ -50,7 +60,7 @@ func share(tb TB, name string) []byte {
 		tb.Fatal(err)
 	}
 	defer f.Close()
-	memory, err := syscall.Mmap(int(f.Fd()), 0, 8, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
+	memory, err := syscall.Mmap(int(f.Fd()), 0, settings, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -13,3 +13,6 @@ func StartWithClock(tb TB, _ ...string) *Server {
 
 // SetClock is for servers that StartWithClock started, of which there are none.
 func (s *Server) SetClock(time.Duration) {}
+
+// StopClock is for servers that StartWithClock started, of which there are none.
+func (s *Server) StopClock(time.Time) {}

@@ -1,7 +1,9 @@
-// Preloaded into a redis-server, this sets its wall clock off from the
-// machine's by the seconds that the file named by REDISTEST_CLOCK holds as a
-// native 64-bit integer. The file is mapped, so a change counts at once. The
-// monotonic clock goes on as it is, as when an administrator sets the time.
+// Preloaded into a redis-server, this sets its wall clock. The file named by
+// REDISTEST_CLOCK holds two native 64-bit integers: by how many seconds the
+// clock is off from the machine's; and the time at which the clock stands
+// still, in microseconds since 1970, or 0 if it goes on. The file is mapped, so
+// a change counts at once. The monotonic clock goes on as it is, as when an
+// administrator sets the time.
 
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -13,31 +15,43 @@
 #include <time.h>
 #include <unistd.h>
 
-static volatile int64_t none, *offset = &none;
+struct setting {
+	int64_t offset, still;
+};
 
-__attribute__((constructor)) static void map_offset(void)
+static volatile struct setting none, *set = &none;
+
+__attribute__((constructor)) static void map_setting(void)
 {
 	const char *name = getenv("REDISTEST_CLOCK");
 	int fd = name ? open(name, O_RDONLY) : -1;
-	void *p = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *offset, PROT_READ, MAP_SHARED, fd, 0);
+	void *p = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *set, PROT_READ, MAP_SHARED, fd, 0);
 	if (p == MAP_FAILED)
 		abort();
-	offset = p;
+	set = p;
 }
 
 int clock_gettime(clockid_t id, struct timespec *ts)
 {
 	int rc = syscall(SYS_clock_gettime, id, ts);
-	if (rc == 0 && id == CLOCK_REALTIME)
-		ts->tv_sec += *offset;
+	int64_t still = set->still;
+	if (rc != 0 || id != CLOCK_REALTIME)
+		return rc;
+	ts->tv_sec += set->offset;
+	if (still != 0) {
+		ts->tv_sec = still / 1000000;
+		ts->tv_nsec = still % 1000000 * 1000;
+	}
 	return rc;
 }
 
 int gettimeofday(struct timeval *restrict tv, void *restrict tz)
 {
-	int rc = syscall(SYS_gettimeofday, tv, tz);
-	if (rc == 0)
-		tv->tv_sec += *offset;
+	struct timespec ts;
+	int rc = clock_gettime(CLOCK_REALTIME, &ts);
+	(void)tz; // obsolete
+	tv->tv_sec = ts.tv_sec;
+	tv->tv_usec = ts.tv_nsec / 1000;
 	return rc;
 }
 
