@@ -85,7 +85,8 @@ func (h *Hook) ProcessPipelineHook(
 
 // The words of a script's command: EVALSHA, the hash, the number of keys, the
 // keys, the arguments. The number of arguments tells the script. The argument
-// firstArg+4 of an acquisition says whether it queues.
+// firstArg+4 of an acquisition says whether it queues, and firstArg+6 whether
+// its mailbox is open.
 const (
 	scriptKeys = 6
 	firstKey   = 3
@@ -117,7 +118,8 @@ func (h *Hook) begin(cmd redis.Cmder) *judge.Request {
 	}
 	if script == judge.Acquire {
 		round, _ := words[firstArg+4].(int64)
-		q.Queues = round > 0
+		listens, _ := words[firstArg+6].(int)
+		q.Queues, q.Listens = round > 0, listens == 1
 		h.mu.Lock()
 		h.lastID[key] = id
 		h.mu.Unlock()

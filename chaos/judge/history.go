@@ -102,6 +102,7 @@ type Request struct {
 	Answer        Answer
 	Stray         bool // no answer came: it may be carried out at any later time
 	Queues        bool // an acquisition that queues if it is refused
+	Listens       bool // the mailbox of an acquisition that queues was open
 	Op            int  // number of the op that sent it; 0: unknown, or no op
 }
 

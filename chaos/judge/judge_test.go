@@ -93,6 +93,12 @@ func (b *builder) joins(o, other *Op) {
 	o.ID = other.ID
 }
 
+// dies kills the process of o.
+func (b *builder) dies(o *Op, when int) {
+	b.Processes[o.Process].Ended = at(when)
+	b.suffers(StopsProcess|KillsProcess, o.Slot, AllKeys, when, when+1)
+}
+
 // handsOn makes o hand its lease on to next, an op of the same process. Redis
 // learns nothing of that.
 func (b *builder) handsOn(o, next *Op) {
@@ -522,6 +528,21 @@ var histories = map[string]struct {
 		o.Lost, o.Limited, o.UnlockCalled, o.Unlocked = at(1000), true, at(1100), at(1101)
 		h.asks(h.holds(1, 20, 1102, 1110, 20), Acquire, 900, No)
 	}, []string{"idle"}},
+	"a lock granted to a dead waiter whose mailbox was not open yet": {func(h *builder) {
+		h.dies(h.holds(0, 0, 1, 0, 10), 30)
+		o := &Op{Process: 2, Slot: 2, ID: "of the dead waiter"}
+		h.asks(o, Acquire, 10, No).Queues = true
+		h.dies(o, 40)
+		h.asks(h.holds(1, 20, 2020, 2030, 20), Acquire, 1800, No)
+	}, nil},
+	"the same, and its mailbox was open": {func(h *builder) {
+		h.dies(h.holds(0, 0, 1, 0, 10), 30)
+		o := &Op{Process: 2, Slot: 2, ID: "of the dead waiter"}
+		q := h.asks(o, Acquire, 10, No)
+		q.Queues, q.Listens = true, true
+		h.dies(o, 40)
+		h.asks(h.holds(1, 20, 2020, 2030, 20), Acquire, 1800, No)
+	}, []string{"crash"}},
 	"a call that went wrong": {func(h *builder) {
 		h.holds(0, 0, 1, 50, 10).Problem = "it holds no lease"
 	}, []string{"calls"}},
