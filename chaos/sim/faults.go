@@ -137,7 +137,7 @@ func (w *world) recordOfSite(f Fault) (faults []*judge.Fault) {
 	for key := range w.keys {
 		if w.siteOf(key) == f.Site {
 			x := w.record(f, nil, key, d)
-			if f.Kind == Promote || f.Kind == Move { // the new master has an older state
+			if f.Kind == Promote { // the new master has an older state
 				x.Start = x.Start.Add(-w.plan.Lag)
 			}
 			faults = append(faults, x)
@@ -165,9 +165,10 @@ func (w *world) isMaster(s *server) bool {
 	return false
 }
 
-// promote makes the replica of a site its master. What it does not have yet is
-// lost. The old master becomes a replica: at once, or, if only the address
-// moves, later; until then old links lead to two masters.
+// promote makes the replica of a site its master. In a failover, what it does
+// not have yet is lost, and the old master becomes a replica later: until then
+// there are two masters. If the address moves, that is planned: the replica has
+// all data first, and the old master is a replica at once.
 func (w *world) promote(f Fault, faults []*judge.Fault) {
 	old := w.serverOf(f.Site)
 	old.mu.Lock()
@@ -178,6 +179,9 @@ func (w *world) promote(f Fault, faults []*judge.Fault) {
 	next := old.replicas[0]
 	old.mu.Unlock()
 	next.leave(old)
+	if f.Kind == Move {
+		next.copyData(old)
+	}
 	next.setMood(willing)
 	w.mu.Lock()
 	w.masters[f.Site] = next
@@ -192,8 +196,8 @@ func (w *world) promote(f Fault, faults []*judge.Fault) {
 		}
 	}
 	if f.Kind == Move {
-		// It is planned: the old master writes no more, and its links stay. So
-		// messages may reach a waiter by a replica from now on, late.
+		// The links to the old master stay. So messages may reach a waiter by a
+		// replica from now on, late.
 		f.For = 0
 		w.addFault(&judge.Fault{
 			Name: f.Kind.String(), Start: w.now(), End: w.now().Add(time.Hour), Key: judge.AllKeys,

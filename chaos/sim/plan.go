@@ -129,7 +129,7 @@ var kinds = [kindsOfFaults]struct {
 	OutOfRoom: {"OOM", oneSite, 2, time.Second, judge.RefusesWrites},
 	Jump:      {"clock jump", oneSite, 2, 0, mayLose},
 	Promote:   {"failover", oneSite, 3, time.Second, mayLose},
-	Move:      {"address moved", oneSite, 3, time.Second, mayLose},
+	Move:      {"address moved", oneSite, 6, time.Second, judge.DelaysMessages},
 }
 
 const (
@@ -155,7 +155,7 @@ func NewPlan(seed uint64) *Plan {
 		Extends:    [...]float64{0.05, 0.05, 0.3}[r.IntN(3)],
 		Sites:      [...]int{1, 1, 1, 1, 2, 5}[r.IntN(6)],
 		Replicas:   r.IntN(3) == 0,
-		Lag:        time.Millisecond << r.IntN(11),
+		Lag:        time.Millisecond << (2 * r.IntN(6)),
 	}
 	p.Hold = [...]time.Duration{p.TTL / 20, p.TTL / 5, p.TTL, 2 * p.TTL}[r.IntN(4)]
 	p.Pause = [...]time.Duration{p.TTL / 100, p.TTL / 20, p.TTL}[r.IntN(3)]

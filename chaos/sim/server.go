@@ -250,17 +250,22 @@ func (s *server) replicates(r *server) bool {
 // follow makes s a replica of master, with a copy of its data.
 func (s *server) follow(master *server) {
 	s.setMood(readOnly)
-	s.setTime()
-	master.setTime()
-	s.redis.Mini.FlushAll()
-	c := change{}
-	for _, key := range master.redis.Mini.Keys() {
-		c.keys = append(c.keys, stateOf(master.redis.Mini, key))
-	}
-	s.take(c)
+	s.copyData(master)
 	master.mu.Lock()
 	defer master.mu.Unlock()
 	master.replicas = append(master.replicas, s)
+}
+
+// copyData replaces the data of s by a copy of those of another server.
+func (s *server) copyData(from *server) {
+	s.setTime()
+	from.setTime()
+	s.redis.Mini.FlushAll()
+	c := change{}
+	for _, key := range from.redis.Mini.Keys() {
+		c.keys = append(c.keys, stateOf(from.redis.Mini, key))
+	}
+	s.take(c)
 }
 
 // leave ends the replication by s.
