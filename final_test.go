@@ -96,10 +96,10 @@ func TestStrangeAnswers(t *testing.T) {
 				m := warlock.NewMutex(s.Client(noRetries), key, long, warlock.WithLogger(log.Logger()))
 				lockOnce(t, m)
 				s.Mini.SetError(text)
-				time.AfterFunc(1, func() { contains(t, log.String(), text) })
+				time.AfterFunc(1, func() { contains(t, log.String(), text, "trying again") })
 				time.AfterFunc(lasts, func() { s.Mini.SetError("") })
 				start := time.Now()
-				err := m.LockContext(t.Context())
+				err := m.LockContext(within(t))
 				if after := time.Since(start); after < min(lasts, final) || after > final+pause {
 					t.Errorf("LockContext returned after %v", after)
 				}

@@ -259,7 +259,7 @@ func TestLateRequestOfAnEarlierTry(t *testing.T) {
 				}
 				goOn, late := holdUpFirst(client)
 				m := warlock.NewMutex(client, key, ttl, warlock.WithRetry(2, time.Millisecond))
-				switch err := m.LockContext(t.Context()); {
+				switch err := m.LockContext(within(t)); {
 				case free && err == nil:
 					unlock(t, m)
 				case free || !errors.Is(err, warlock.ErrNotAcquired):

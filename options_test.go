@@ -122,7 +122,7 @@ func TestLimitedTries(t *testing.T) {
 				var at []time.Duration // of each try
 				client.AddHook(redistest.Before(func(redis.Cmder) { at = append(at, time.Since(start)) }))
 				m := warlock.NewMutex(client, key, long, warlock.WithRetry(4, pause))
-				err := m.LockContext(t.Context())
+				err := m.LockContext(within(t))
 				if !errors.Is(err, c.want) || errors.Is(err, c.not) {
 					t.Errorf("LockContext: %v, want %v alone", err, c.want)
 				}
@@ -144,7 +144,7 @@ func TestLimitedTriesCountLocalRefusals(t *testing.T) {
 		m := newMutex(s, long, warlock.WithRetry(2, time.Second))
 		lock(t, m)
 		start := time.Now()
-		err := m.LockContext(t.Context())
+		err := m.LockContext(within(t))
 		if took := time.Since(start); !errors.Is(err, warlock.ErrNotAcquired) || took != time.Second {
 			t.Errorf("LockContext returned after %v: %v", took, err)
 		}
