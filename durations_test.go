@@ -130,27 +130,23 @@ func TestLongestPauseOfLimitedTries(t *testing.T) {
 
 // That is no limit.
 func TestLongestMaxHold(t *testing.T) {
-	s := redistest.StartMini(t)
-	tl := newTimeline(s)
-	const ttl = 9 * time.Second
-	m := newMutex(s, ttl, warlock.WithClock(tl), warlock.WithMaxHold(longest))
-	l := lock(t, m)
-	for range 10 {
-		waitForTimers(t, tl, 1)
-		tl.pass(ttl / 3)
-		redistest.Eventually(t, func() bool { return s.TTL(key) == ttl && tl.Until(l.Deadline()) > ttl*9/10 }, "the lease is renewed")
-	}
-	unlock(t, m)
+	redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
+		const ttl = 9 * time.Second
+		m := newMutex(s, ttl, warlock.WithMaxHold(longest))
+		renewals(t, s, lock(t, m), ttl, 10)
+		unlock(t, m)
 
-	rw := warlock.NewRWMutex(s.Client(), key, 100*time.Millisecond, warlock.WithMaxHold(longest)) // by the real clock
-	rw.RLock()
-	first := rw.RLease().Deadline()
-	redistest.Eventually(t, func() bool { return rw.RLease().Deadline().After(first) }, "the lease is renewed")
-	rlock(t, rw) // another reader may still join
-	rw.RUnlock()
-	if err := rw.RLease().Context().Err(); err != nil {
-		t.Errorf("the lease has ended: %v", err)
-	}
-	rw.RUnlock()
-	onlyFence(t, s)
+		rw := newRW(s, ttl, warlock.WithMaxHold(longest))
+		l := rlock(t, rw)
+		for range 2 {
+			renewals(t, s, l, ttl, 5)
+			rlock(t, rw) // another reader may still join
+			runlock(t, rw)
+		}
+		if err := l.Context().Err(); err != nil || rw.RLease() != l {
+			t.Errorf("the lease has ended: %v", err)
+		}
+		runlock(t, rw)
+		onlyFence(t, s)
+	})
 }

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jonboulle/clockwork"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock"
@@ -86,46 +85,33 @@ func TestFinalAnswers(t *testing.T) {
 	}
 }
 
-// An answer that nobody knows is waited out for some seconds, logged at once,
-// and final when it has been the only answer for that long.
+// An answer that nobody knows is waited out for 3 s, logged at once, and final
+// when it has been the only answer for that long.
 func TestStrangeAnswers(t *testing.T) {
-	const text = "ERR upstream failure"
-	start := func(t *testing.T) (*redistest.Server, *clockwork.FakeClock, *redistest.Log, <-chan error) {
-		s, clock, log := redistest.StartMini(t), clockwork.NewFakeClock(), new(redistest.Log)
-		client := s.Client(noRetries)
-		m := warlock.NewMutex(client, key, long, warlock.WithClock(clock), warlock.WithLogger(log.Logger()))
-		lockOnce(t, m)
-		s.Mini.SetError(text)
-		done := result(func() error {
-			err := m.LockContext(within(t))
-			if err == nil {
-				m.Unlock()
-			}
-			return err
+	const text, final, pause = "ERR upstream failure", 3 * time.Second, 128 * time.Millisecond
+	for name, lasts := range map[string]time.Duration{"passes": final - 1, "lasts": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
+				log := new(redistest.Log)
+				m := warlock.NewMutex(s.Client(noRetries), key, long, warlock.WithLogger(log.Logger()))
+				lockOnce(t, m)
+				s.Mini.SetError(text)
+				time.AfterFunc(1, func() { contains(t, log.String(), text, "trying again") })
+				time.AfterFunc(lasts, func() { s.Mini.SetError("") })
+				start := time.Now()
+				err := m.LockContext(within(t))
+				if after := time.Since(start); after < min(lasts, final) || after > final+pause {
+					t.Errorf("LockContext returned after %v", after)
+				}
+				switch {
+				case lasts < final && err == nil:
+					unlock(t, m)
+				case lasts < final || err == nil || !strings.Contains(err.Error(), text):
+					t.Errorf("LockContext: %v", err)
+				}
+			})
 		})
-		redistest.Eventually(t, func() bool { return strings.Contains(log.String(), text) }, "it is logged")
-		return s, clock, log, done
 	}
-	t.Run("passes", func(t *testing.T) {
-		s, clock, _, done := start(t)
-		clock.Advance(time.Second)
-		s.Mini.SetError("")
-		redistest.Eventually(t, func() bool { clock.Advance(100 * time.Millisecond); return len(done) > 0 }, "the wait is over")
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	t.Run("lasts", func(t *testing.T) {
-		_, clock, _, done := start(t)
-		began := clock.Now()
-		redistest.Eventually(t, func() bool { clock.Advance(100 * time.Millisecond); return len(done) > 0 }, "the wait is over")
-		if err := <-done; err == nil || !strings.Contains(err.Error(), text) {
-			t.Errorf("LockContext: %v", err)
-		}
-		if after := clock.Since(began); after < 2*time.Second {
-			t.Errorf("it was final after %v", after)
-		}
-	})
 }
 
 // A client is closed: nothing of the library is left soon after, whether

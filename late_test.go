@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jonboulle/clockwork"
@@ -247,42 +248,55 @@ func TestUnlockOnAClockThatStands(t *testing.T) {
 // The request of the first try is carried out when all is over. The lock must not
 // stay with an ID that nobody has.
 func TestLateRequestOfAnEarlierTry(t *testing.T) {
-	const ttl = 50 * time.Millisecond // in miniredis it does not go by
+	const ttl = time.Second
 	for name, free := range map[string]bool{"refused": false, "granted": true} {
 		t.Run(name, func(t *testing.T) {
-			s := redistest.StartMini(t)
-			holder, client := newMutex(s, long), s.Client()
-			lockOnce(t, holder) // the server knows the scripts
-			if !free {
-				lock(t, holder)
-			}
-			goOn, late := make(chan struct{}), make(chan error, 1)
-			var scripts atomic.Int64
-			client.AddHook(redistest.Hook{Process: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
-				if !redistest.IsScript(cmd) || redistest.IsProbe(cmd) || scripts.Add(1) > 1 {
-					return next(ctx, cmd)
+			redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
+				holder, client := newMutex(s, long), s.Client()
+				lockOnce(t, holder) // the server knows the scripts
+				if !free {
+					lock(t, holder)
 				}
-				<-goOn // as a proxy may hold it up
-				err := next(context.WithoutCancel(ctx), cmd)
-				late <- err
-				return err
-			}})
-			m := warlock.NewMutex(client, key, ttl, warlock.WithRetry(2, time.Millisecond))
-			switch err := m.LockContext(within(t)); {
-			case free && err == nil:
-				unlock(t, m)
-			case free || !errors.Is(err, warlock.ErrNotAcquired):
-				t.Fatalf("LockContext: %v", err)
-			default:
-				unlock(t, holder)
-			}
-			redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "the lock is free")
-			<-time.After(2 * ttl) // so that a release that does not wait for the request is over
-			close(goOn)
-			if err := wait(t, late, "the late request is answered"); err != nil {
-				t.Fatal(err)
-			}
-			redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "the lock is free again")
+				goOn, late := holdUpFirst(client)
+				m := warlock.NewMutex(client, key, ttl, warlock.WithRetry(2, time.Millisecond))
+				switch err := m.LockContext(within(t)); {
+				case free && err == nil:
+					unlock(t, m)
+				case free || !errors.Is(err, warlock.ErrNotAcquired):
+					t.Fatalf("LockContext: %v", err)
+				default:
+					unlock(t, holder)
+				}
+				time.Sleep(10 * ttl) // a release that does not wait for the request is over
+				close(goOn)
+				if err := wait(t, late, "the late request is answered"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(ttl / 2) // a lease of the request has as much left
+				synctest.Wait()
+				if id := s.Get(key); id != "" {
+					t.Errorf("the lock stays with %s", id)
+				}
+			})
 		})
 	}
+}
+
+// holdUpFirst holds up the first script of client until goOn is closed, as a
+// proxy may. late has its result.
+func holdUpFirst(client *redis.Client) (goOn chan<- struct{}, late <-chan error) {
+	first, answered := make(chan struct{}), make(chan error, 1)
+	var scripts atomic.Int64
+	client.AddHook(redistest.Hook{Process: func(
+		ctx context.Context, cmd redis.Cmder, next redis.ProcessHook,
+	) error {
+		if !redistest.IsScript(cmd) || redistest.IsProbe(cmd) || scripts.Add(1) > 1 {
+			return next(ctx, cmd)
+		}
+		<-first
+		err := next(context.WithoutCancel(ctx), cmd)
+		answered <- err
+		return err
+	}})
+	return first, answered
 }

@@ -6,49 +6,65 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jonboulle/clockwork"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/lease"
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-// Time is the tests' own here: a fake clock in the process, and miniredis moved
-// in step.
+// In a bubble a lease runs out, and is renewed, at an instant that the test
+// knows.
 
 func TestHeldAsLongAsItTakes(t *testing.T) {
-	s := redistest.StartMini(t)
-	tl := newTimeline(s)
-	const ttl = 9 * time.Second
-	m := newMutex(s, ttl, warlock.WithClock(tl))
-	l := lock(t, m)
-	for range 100 {
-		waitForTimers(t, tl, 1)
-		tl.pass(ttl / 3)
-		redistest.Eventually(t, func() bool { return s.TTL(key) == ttl && tl.Until(l.Deadline()) > ttl*9/10 },
-			"the lease is renewed; the key lives for %v", s.TTL(key))
-	}
-	if s.Get(key) != l.ID() || l.Context().Err() != nil {
-		t.Error("the lease was lost")
-	}
-	unlock(t, m)
-	onlyFence(t, s)
+	redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
+		const ttl = 9 * time.Second
+		m := newMutex(s, ttl)
+		l := lock(t, m)
+		renewals(t, s, l, ttl, 100)
+		if s.Get(key) != l.ID() || l.Context().Err() != nil {
+			t.Error("the lease was lost")
+		}
+		unlock(t, m)
+		onlyFence(t, s)
 
-	// What is free leaves nothing behind.
-	tl.pass(ttl + 2*time.Minute)
-	if keys := s.Keys(); len(keys) != 0 {
-		t.Errorf("keys are left for ever: %q", keys)
+		// What is free leaves nothing behind.
+		time.Sleep(ttl + 2*time.Minute)
+		if keys := s.Keys(); len(keys) != 0 {
+			t.Errorf("keys are left for ever: %q", keys)
+		}
+	})
+}
+
+// renewals lets the time of n renewals go by in a bubble. It fails the test
+// unless each of them comes at its time and renews l in full.
+func renewals(t *testing.T, s *redistest.Server, l *warlock.Lease, ttl time.Duration, n int) {
+	t.Helper()
+	for range n {
+		time.Sleep(ttl / 3)
+		synctest.Wait() // until the renewal is answered
+		deadline := time.Until(l.Deadline())
+		if left := s.TTL(key); left != ttl || deadline != ttl-lease.Margin(ttl) {
+			t.Fatalf("the key lives for %v, and the deadline is in %v", left, deadline)
+		}
 	}
 }
 
-func waitForTimers(t *testing.T, tl timeline, n int) {
+// endsInTime waits for the end of l in a bubble, which is at its deadline and no
+// later.
+func endsInTime(t *testing.T, l *warlock.Lease) {
 	t.Helper()
-	if err := tl.BlockUntilContext(within(t), n); err != nil {
-		t.Fatalf("no %d timers are armed: %v", n, err)
+	wait(t, l.Context().Done(), "the lease ends")
+	if late := time.Since(l.Deadline()); late != 0 {
+		t.Errorf("the lease ended %v after its deadline", late)
+	}
+	if cause := context.Cause(l.Context()); !errors.Is(cause, warlock.ErrLeaseLost) {
+		t.Errorf("the cause is %v", cause)
 	}
 }
 
@@ -59,118 +75,80 @@ func TestWithoutRenewal(t *testing.T) {
 		"after max hold":  {warlock.WithMaxHold(time.Hour), warlock.WithoutRenewal()},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := redistest.StartMini(t)
-			tl := newTimeline(s)
-			m := newMutex(s, 9*time.Second, append(opts, warlock.WithClock(tl))...)
-			l := lock(t, m)
-			waitForTimers(t, tl, 1)
-			tl.pass(8 * time.Second)
-			if l.Context().Err() != nil || s.TTL(key) != time.Second {
-				t.Errorf("after 8 s of 9 the context says %v, the key lives for %v", l.Context().Err(), s.TTL(key))
-			}
-			tl.pass(time.Second)
-			wait(t, l.Context().Done(), "the lease ends")
-			if err := m.UnlockContext(t.Context()); !errors.Is(err, warlock.ErrLeaseLost) {
-				t.Errorf("UnlockContext: %v", err)
-			}
-			onlyFence(t, s)
+			redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
+				m := newMutex(s, 9*time.Second, opts...)
+				l := lock(t, m)
+				time.Sleep(8 * time.Second)
+				if err := l.Context().Err(); err != nil || s.TTL(key) != time.Second {
+					t.Errorf("after 8 s of 9: %v; the key lives for %v", err, s.TTL(key))
+				}
+				endsInTime(t, l)
+				if err := m.UnlockContext(t.Context()); !errors.Is(err, warlock.ErrLeaseLost) {
+					t.Errorf("UnlockContext: %v", err)
+				}
+				onlyFence(t, s)
+			})
 		})
 	}
 }
 
 func TestWithMaxHold(t *testing.T) {
-	s := redistest.StartMini(t)
-	tl := newTimeline(s)
-	const ttl = 9 * time.Second
-	stuck := newMutex(s, ttl, warlock.WithClock(tl), warlock.WithMaxHold(10*time.Second))
-	l := lock(t, stuck)
-	for range 3 { // at 3, 6 and 9 s
-		waitForTimers(t, tl, 1)
-		tl.pass(ttl / 3)
-		redistest.Eventually(t, func() bool { return s.TTL(key) == ttl && tl.Until(l.Deadline()) > ttl*9/10 }, "the lease is renewed")
-	}
-	waitForTimers(t, tl, 1)
-	tl.pass(ttl)
-	wait(t, l.Context().Done(), "the stuck holder lets go")
-	if err := context.Cause(l.Context()); !errors.Is(err, warlock.ErrLeaseLost) {
-		t.Errorf("the cause is %v", err)
-	}
-	lock(t, newMutex(s, ttl))
-}
-
-// tries has the times at which a client runs scripts.
-type tries struct {
-	mu sync.Mutex
-	at []time.Duration // guarded by mu
-}
-
-// triesOf notes when client runs scripts from now on, by the clock of tl.
-func triesOf(client *redis.Client, tl timeline) *tries {
-	tried, start := new(tries), tl.Now()
-	client.AddHook(redistest.Before(func(redis.Cmder) {
-		tried.mu.Lock()
-		defer tried.mu.Unlock()
-		tried.at = append(tried.at, tl.Since(start))
-	}))
-	return tried
-}
-
-func (h *tries) times() []time.Duration {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.at
+	redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
+		const ttl = 9 * time.Second
+		l := lock(t, newMutex(s, ttl, warlock.WithMaxHold(10*time.Second)))
+		renewals(t, s, l, ttl, 3) // at 3, 6 and 9 s
+		endsInTime(t, l)
+		time.Sleep(lease.Margin(ttl))
+		if !newMutex(s, ttl).TryLock() {
+			t.Error("the lock is not free a ttl after the last renewal")
+		}
+	})
 }
 
 func TestLimitedTries(t *testing.T) {
 	const pause = 70 * time.Millisecond
-	for name, fault := range map[string]string{"taken": "", "loading": "LOADING Redis is loading the dataset in memory"} {
+	for name, c := range map[string]struct {
+		fault     string
+		want, not error
+	}{
+		"taken":   {"", warlock.ErrNotAcquired, warlock.ErrUnavailable},
+		"loading": {"LOADING Redis is loading", warlock.ErrUnavailable, warlock.ErrNotAcquired},
+	} {
 		t.Run(name, func(t *testing.T) {
-			want := map[string]error{"taken": warlock.ErrNotAcquired, "loading": warlock.ErrUnavailable}[name]
-			s := redistest.StartMini(t)
-			lock(t, newMutex(s, long))
-			s.Mini.SetError(fault)
-			defer s.Mini.SetError("")
-			tl := newTimeline(s)
-			client := s.Client(noRetries)
-			h := triesOf(client, tl)
-			m := warlock.NewMutex(client, key, long, warlock.WithClock(tl), warlock.WithRetry(4, pause))
-
-			done := result(func() error { return m.LockContext(within(t)) })
-			for range 3 {
-				waitForTimers(t, tl, 1)
-				tl.Advance(pause - 1)
-				waitForTimers(t, tl, 1) // not a nanosecond sooner
-				tl.Advance(1)
-			}
-			err := wait(t, done, "LockContext returns")
-			for _, condition := range []error{warlock.ErrNotAcquired, warlock.ErrUnavailable} {
-				if errors.Is(err, condition) != (condition == want) {
-					t.Errorf("LockContext: %v, want %v alone", err, want)
+			redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
+				lock(t, newMutex(s, long))
+				s.Mini.SetError(c.fault)
+				client, start := s.Client(noRetries), time.Now()
+				var at []time.Duration // of each try
+				client.AddHook(redistest.Before(func(redis.Cmder) { at = append(at, time.Since(start)) }))
+				m := warlock.NewMutex(client, key, long, warlock.WithRetry(4, pause))
+				err := m.LockContext(within(t))
+				if !errors.Is(err, c.want) || errors.Is(err, c.not) {
+					t.Errorf("LockContext: %v, want %v alone", err, c.want)
 				}
-			}
-			contains(t, err.Error(), `"invoice:42"`, "4 tries", fault)
-			times := []time.Duration{0, pause, 2 * pause, 3 * pause}
-			if got := h.times(); !slices.Equal(got, times) {
-				t.Errorf("tries at %v, want %v", got, times)
-			}
-			if m.Lease() != nil {
-				t.Error("there is a lease")
-			}
+				contains(t, err.Error(), `"invoice:42"`, "4 tries", c.fault)
+				synctest.Wait() // there is no other try
+				if want := []time.Duration{0, pause, 2 * pause, 3 * pause}; !slices.Equal(at, want) {
+					t.Errorf("tries at %v, want %v", at, want)
+				}
+				if m.Lease() != nil {
+					t.Error("there is a lease")
+				}
+			})
 		})
 	}
 }
 
 func TestLimitedTriesCountLocalRefusals(t *testing.T) {
-	s := redistest.StartMini(t)
-	tl := newTimeline(s)
-	m := newMutex(s, long, warlock.WithClock(tl), warlock.WithRetry(2, time.Second))
-	lock(t, m)
-	done := result(func() error { return m.LockContext(within(t)) })
-	waitForTimers(t, tl, 2) // the lease's and the pause
-	tl.Advance(time.Second)
-	if err := wait(t, done, "LockContext returns"); !errors.Is(err, warlock.ErrNotAcquired) {
-		t.Errorf("LockContext: %v", err)
-	}
+	redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
+		m := newMutex(s, long, warlock.WithRetry(2, time.Second))
+		lock(t, m)
+		start := time.Now()
+		err := m.LockContext(within(t))
+		if took := time.Since(start); !errors.Is(err, warlock.ErrNotAcquired) || took != time.Second {
+			t.Errorf("LockContext returned after %v: %v", took, err)
+		}
+	})
 }
 
 func TestLimitedTriesEndWithTheContext(t *testing.T) {

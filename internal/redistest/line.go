@@ -30,7 +30,20 @@ type Line struct {
 
 // Client returns a client of s that speaks over the line.
 func (l *Line) Client(s *Server, change ...func(*redis.Options)) *redis.Client {
-	return s.Client(append([]func(*redis.Options){func(o *redis.Options) { o.Dialer = l.dial }}, change...)...)
+	over := func(o *redis.Options) {
+		dial := new(net.Dialer).DialContext
+		if s.dial != nil {
+			dial = s.dial
+		}
+		o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &lineConn{Conn: conn, line: l}, nil
+		}
+	}
+	return s.Client(append([]func(*redis.Options){over}, change...)...)
 }
 
 // Break lets judge decide about each request that runs a script from now on,
@@ -50,14 +63,6 @@ func (l *Line) BreakFirst(n int, f Fault) {
 		}
 		return f
 	})
-}
-
-func (l *Line) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	return &lineConn{Conn: conn, line: l}, nil
 }
 
 // meets returns the fault that request meets, which is as it is sent:

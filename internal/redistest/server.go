@@ -54,6 +54,9 @@ type Server struct {
 	gone chan struct{} // closed when proc has ended
 
 	clock []byte // the shared memory of a server started by StartWithClock
+
+	// dial connects to a server in memory; nil: the server has a port.
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Each runs the same test over miniredis and over a real server, both at a
@@ -293,7 +296,7 @@ func (s *Server) Resume() {
 
 // Client returns a new client of the server, which is closed with the test.
 func (s *Server) Client(change ...func(*redis.Options)) *redis.Client {
-	opts := &redis.Options{Addr: s.Addr}
+	opts := &redis.Options{Addr: s.Addr, Dialer: s.dial}
 	for _, c := range change {
 		c(opts)
 	}
