@@ -47,10 +47,11 @@ func TestSim(t *testing.T) {
 	}
 }
 
-// Seeds that once failed do not any more. The table of what chaos found says what
-// each of them showed.
+// Seeds in which a defect of the library showed do not fail any more. With the
+// mutant "a replica says no", each of these does. If plans change, other seeds
+// show it: go run . -sim -mutants -only "a replica" finds one.
 func TestSeedsThatFailed(t *testing.T) {
-	for _, seed := range []uint64{265, 3457, 3735, 3933, 5219} {
+	for _, seed := range []uint64{661, 1698, 1734} {
 		total, err := (&Search{Program: os.Args[0], From: seed, Most: 1}).Run(t.Context())
 		if err != nil {
 			t.Fatal(err)
