@@ -92,8 +92,8 @@ func TestStrangeAnswers(t *testing.T) {
 	for name, lasts := range map[string]time.Duration{"passes": final - 1, "lasts": time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
-				log := new(redistest.Log)
-				m := warlock.NewMutex(s.Client(noRetries), key, long, warlock.WithLogger(log.Logger()))
+				client, log := s.Client(noRetries), new(redistest.Log)
+				m := warlock.NewMutex(client, key, long, warlock.WithLogger(log.Logger()))
 				lockOnce(t, m)
 				s.Mini.SetError(text)
 				time.AfterFunc(1, func() { contains(t, log.String(), text, "trying again") })

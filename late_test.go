@@ -252,12 +252,20 @@ func TestLateRequestOfAnEarlierTry(t *testing.T) {
 	for name, free := range map[string]bool{"refused": false, "granted": true} {
 		t.Run(name, func(t *testing.T) {
 			redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
-				holder, client := newMutex(s, long), s.Client()
-				lockOnce(t, holder) // the server knows the scripts
-				if !free {
+				holder, client, late := newMutex(s, long), s.Client(), make(chan error, 1)
+				if lockOnce(t, holder); !free { // the server knows the scripts
 					lock(t, holder)
 				}
-				goOn, late := holdUpFirst(client)
+				var scripts atomic.Int64
+				holdUp := func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+					if !redistest.IsScript(cmd) || scripts.Add(1) > 1 {
+						return next(ctx, cmd)
+					}
+					time.Sleep(10 * ttl) // as a proxy may hold it up; all else is over
+					late <- next(context.WithoutCancel(ctx), cmd)
+					return cmd.Err()
+				}
+				client.AddHook(redistest.Hook{Process: holdUp})
 				m := warlock.NewMutex(client, key, ttl, warlock.WithRetry(2, time.Millisecond))
 				switch err := m.LockContext(within(t)); {
 				case free && err == nil:
@@ -267,8 +275,6 @@ func TestLateRequestOfAnEarlierTry(t *testing.T) {
 				default:
 					unlock(t, holder)
 				}
-				time.Sleep(10 * ttl) // a release that does not wait for the request is over
-				close(goOn)
 				if err := wait(t, late, "the late request is answered"); err != nil {
 					t.Fatal(err)
 				}
@@ -280,23 +286,4 @@ func TestLateRequestOfAnEarlierTry(t *testing.T) {
 			})
 		})
 	}
-}
-
-// holdUpFirst holds up the first script of client until goOn is closed, as a
-// proxy may. late has its result.
-func holdUpFirst(client *redis.Client) (goOn chan<- struct{}, late <-chan error) {
-	first, answered := make(chan struct{}), make(chan error, 1)
-	var scripts atomic.Int64
-	client.AddHook(redistest.Hook{Process: func(
-		ctx context.Context, cmd redis.Cmder, next redis.ProcessHook,
-	) error {
-		if !redistest.IsScript(cmd) || redistest.IsProbe(cmd) || scripts.Add(1) > 1 {
-			return next(ctx, cmd)
-		}
-		<-first
-		err := next(context.WithoutCancel(ctx), cmd)
-		answered <- err
-		return err
-	}})
-	return first, answered
 }

@@ -120,7 +120,8 @@ func TestLimitedTries(t *testing.T) {
 				s.Mini.SetError(c.fault)
 				client, start := s.Client(noRetries), time.Now()
 				var at []time.Duration // of each try
-				client.AddHook(redistest.Before(func(redis.Cmder) { at = append(at, time.Since(start)) }))
+				note := func(redis.Cmder) { at = append(at, time.Since(start)) }
+				client.AddHook(redistest.Before(note))
 				m := warlock.NewMutex(client, key, long, warlock.WithRetry(4, pause))
 				err := m.LockContext(within(t))
 				if !errors.Is(err, c.want) || errors.Is(err, c.not) {
@@ -145,7 +146,8 @@ func TestLimitedTriesCountLocalRefusals(t *testing.T) {
 		lock(t, m)
 		start := time.Now()
 		err := m.LockContext(within(t))
-		if took := time.Since(start); !errors.Is(err, warlock.ErrNotAcquired) || took != time.Second {
+		took := time.Since(start)
+		if !errors.Is(err, warlock.ErrNotAcquired) || took != time.Second {
 			t.Errorf("LockContext returned after %v: %v", took, err)
 		}
 	})
