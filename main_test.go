@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -29,13 +31,24 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // clients are broken on purpose
-	_ = flag.Set("test.parallel", "40")            // those that run in parallel only wait; the command line may say otherwise
+	_ = flag.Set("test.parallel", parallel())
 	code := m.Run()
 	if left := goroutinesLeft(); code == 0 && left != "" {
 		fmt.Println("FAIL: the library left goroutines:\n" + left)
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// parallel returns how many tests run in parallel unless the command line says
+// otherwise. They mostly wait. With -race they also need much of two processors.
+func parallel() string {
+	info, _ := debug.ReadBuildInfo() // nil if the build has none
+	race := debug.BuildSetting{Key: "-race", Value: "true"}
+	if info != nil && slices.Contains(info.Settings, race) {
+		return "16"
+	}
+	return "40"
 }
 
 // goroutinesLeft returns the stack of a goroutine of the library, if there
