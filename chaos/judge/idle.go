@@ -42,7 +42,8 @@ func (h *History) gaps(key int) (gaps []gap) {
 		})
 		from := max(o.Called, last.end, h.freeInProcess(o))
 		if len(holding) == 0 && !o.Try && !o.Many && !h.heldInPart(key, from, o.Granted) {
-			gaps = append(gaps, gap{op: o, from: from, last: last.op, leased: max(0, deadUntil.Since(from))})
+			leased := max(0, deadUntil.Since(from))
+			gaps = append(gaps, gap{o, from, last.op, leased})
 		}
 		holding = append(holding, hold{o, h.holdEndOrStop(o)})
 	}
@@ -53,7 +54,8 @@ func (h *History) gaps(key int) (gaps []gap) {
 // before its other ops had unlocked, also when their leases were lost before.
 func (h *History) freeInProcess(o *Op) (at Instant) {
 	for _, b := range h.Ops {
-		if b != o && b.Process == o.Process && b.Key == o.Key && b.Lost != 0 && b.UnlockCalled <= o.Granted {
+		same := b != o && b.Process == o.Process && b.Key == o.Key
+		if same && b.Lost != 0 && b.UnlockCalled <= o.Granted {
 			at = max(at, b.UnlockCalled)
 		}
 	}

@@ -159,9 +159,9 @@ func (h *History) calls(key int, within time.Duration) (calls []porcupine.Operat
 		client := o.Slot*h.Goroutines + o.Goroutine
 		forgotten := h.forgottenAt(o)
 		lock := &call{
-			Op: o, called: max(h.calledAt(o), o.Granted.Add(-within)), joined: h.joined(o), ends: min(h.expiry(o), forgotten),
+			Op: o, called: max(h.calledAt(o), o.Granted.Add(-within)),
+			joined: h.joined(o), late: h.late(o), ends: min(h.expiry(o), forgotten),
 		}
-		lock.late = h.late(o)
 		if o.UnlockCalled != 0 && !o.Released { // Redis may have carried it out at any later time
 			lock.ends = min(lock.ends, o.UnlockCalled)
 		}

@@ -102,7 +102,9 @@ func TestShrink(t *testing.T) {
 // Totals add up the results, and keep the seeds that failed.
 func TestTotals(t *testing.T) {
 	total := &Totals{Faults: make(map[string]int), Mishaps: make(map[string]int)}
-	total.add(&Result{Seed: 1, Ops: 10, Grants: 8, Faults: map[string]int{"crash": 2}, Idle: time.Second})
+	total.add(&Result{
+		Seed: 1, Ops: 10, Grants: 8, Faults: map[string]int{"crash": 2}, Idle: time.Second,
+	})
 	total.add(&Result{
 		Seed: 2, Ops: 5, Grants: 1, Faults: map[string]int{"crash": 1, "cut": 1}, Idle: 3 * time.Second,
 		Mishaps: map[string]int{"stray": 4}, Again: true, Differs: true,

@@ -21,7 +21,7 @@ type Plan struct {
 	Ops        int           // of each goroutine
 	Hold       time.Duration // the longest hold
 	Reads      float64       // the share of holds that read
-	Releases   float64       // the share of ops before which the last holder is released by its ID
+	Releases   float64       // the share of ops that first release the last holder by its ID
 	Pause      time.Duration // the longest time from an op to the next
 	Extends    float64       // the share of holds whose lease is extended
 	Sites      int           // independent servers; keys are spread over them

@@ -85,7 +85,8 @@ func (w *world) start(slot int) *process {
 		offset: time.Duration(chance.Int64N(int64(2*time.Hour))) - time.Hour,
 		rate:   1 + (chance.Float64()-0.5)/125, // 0.4 % off at most
 	}
-	p.habit = [...]habit{plain, plain, plain, retries, withoutRenewal, withoutRenewal, maxHold}[chance.IntN(7)]
+	habits := [...]habit{plain, plain, plain, retries, withoutRenewal, withoutRenewal, maxHold}
+	p.habit = habits[chance.IntN(len(habits))]
 	for site := range w.plan.Sites {
 		hook := drive.NewHook(number, slot, w.keys, w.now, p.noteRequest)
 		client := redis.NewClient(p.clientOptions(site))
