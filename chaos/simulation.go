@@ -24,10 +24,10 @@ func runSimulation(ctx context.Context, o options, self string, stdout, stderr i
 	}
 	total, err := search.Run(ctx)
 	bar.end()
+	total.Print(stdout)
 	if err != nil {
 		return err
 	}
-	total.Print(stdout)
 	if len(total.Failed) > 0 {
 		return fmt.Errorf("%d seeds show violations: go test ./sim -run Sim -seed %d -v tells one again",
 			len(total.Failed), total.Failed[0].Seed)

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -108,14 +109,13 @@ func (s *Search) runWorker(ctx context.Context, j job, take func(*Result)) error
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	// It ends after the seed that it is at. A worker that takes longer than
-	// patience for a seed hangs.
+	// It ends after the seed that it is at.
 	defer context.AfterFunc(ctx, func() { _ = in.Close() })()
-	const patience = 3 * longestShrink
-	hangs := time.AfterFunc(patience, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
-	defer hangs.Stop()
+	var progress atomic.Int64
+	stopWatch := watch(&progress, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
+	defer stopWatch()
 	readResults(out, func(r *Result) {
-		hangs.Reset(patience)
+		progress.Add(1)
 		take(r)
 	})
 	if err := cmd.Wait(); err != nil {
@@ -123,6 +123,32 @@ func (s *Search) runWorker(ctx context.Context, j job, take func(*Result)) error
 			j.From, j.Step, err, head(stderr.Bytes()))
 	}
 	return nil
+}
+
+// watch calls hangs if progress has stood still for three times longestShrink.
+// It counts seconds in which this process runs: a machine that is suspended
+// lets nothing hang. It goes on until the caller calls stop.
+func watch(progress *atomic.Int64, hangs func()) (stop func()) {
+	ended := make(chan struct{})
+	go func() {
+		second := time.NewTicker(time.Second)
+		defer second.Stop()
+		for last, still := int64(0), 0; ; {
+			select {
+			case <-second.C:
+			case <-ended:
+				return
+			}
+			now := progress.Load()
+			if still++; now != last {
+				last, still = now, 0
+			}
+			if still == 3*int(longestShrink/time.Second) {
+				hangs()
+			}
+		}
+	}()
+	return func() { close(ended) }
 }
 
 // head returns the beginning of what a worker that failed wrote.
