@@ -105,7 +105,8 @@ var mutants = []mutant{
 		"		_, err := s.hold.confirm(ctx)\n		confirmed = err == nil\n", "		confirmed = true\n"}}},
 	{"a replica says no", onlySimulated, []edit{{luaShare,
 		"local function only_on_master() lenient('ZREM', QUEUE, '') end", "local function only_on_master() end"}}},
-	{"a reader's lease ends when a later reader is let in", onlySimulated, []edit{{"internal/lock/read.go",
+	{"a reader's lease ends when a later reader is let in", onlySimulated, []edit{{
+		"internal/lock/read.go",
 		"		l.shares = append(l.shares, s)\n		kept = true\n",
 		"		if old := l.shares.newest(); old != nil && l.NoRenewal {\n" +
 			"			go old.hold.abandon(ctx)\n		}\n" +

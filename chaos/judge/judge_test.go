@@ -516,6 +516,20 @@ var histories = map[string]struct {
 		h.holds(1, 5, 62, 70, 20)
 		h.suffers(LosesMessages, 1, AllKeys, 45, 55)
 	}, nil},
+	"a lock idle for 11 ms while a subscription may be silent": {func(h *builder) {
+		h.Punctual = true
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 19_990, 19_991, 20_000, 20)
+		h.holds(2, 19_995, 20_012, 20_020, 30)
+		h.suffers(LosesMessages, 1, AllKeys, 60, 70)
+	}, nil},
+	"a lock idle for 11 ms when no subscription can be silent any more": {func(h *builder) {
+		h.Punctual = true
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 20_190, 20_191, 20_200, 20)
+		h.holds(2, 20_195, 20_212, 20_220, 30)
+		h.suffers(LosesMessages, 1, AllKeys, 60, 70)
+	}, []string{"hand-off", "idle"}},
 	"a lock idle while an op of the process has not unlocked a lost lease": {func(h *builder) {
 		h.Punctual = true
 		o := h.holds(0, 0, 1, 0, 10)
@@ -634,5 +648,20 @@ func TestDraw(t *testing.T) {
 		if !strings.Contains(string(page), want) {
 			t.Errorf("the page does not have %q", want)
 		}
+	}
+}
+
+// A key for which there are too many orders to look at is undecided: readers in
+// any order, and then two writers at once.
+func TestUndecided(t *testing.T) {
+	h := newBuilder()
+	for i := range 40 {
+		h.holds(i%slots, 0, 100, 200, int64(10+i)).Read = true
+	}
+	h.holds(0, 0, 110, 190, 60)
+	h.holds(1, 0, 110, 190, 70)
+	h.prepare()
+	if found := judgeModel(h.History); len(found) != 1 || found[0].Judge != Undecided {
+		t.Errorf("found %v, want that it is undecided", found)
 	}
 }

@@ -188,9 +188,8 @@ var withins = []time.Duration{time.Millisecond, 30 * time.Millisecond, time.Seco
 const anyTime = 1000 * time.Hour
 
 // fewSteps is for how many steps porcupine looks for an order of one key's calls
-// if they take effect soon, and manySteps if they do at any time. A million take
-// a second or two. A limit in seconds would not hold in a bubble, where no time
-// passes meanwhile.
+// if they take effect soon, and manySteps if they do at any time. A limit in
+// seconds would not hold in a bubble, where no time passes meanwhile.
 const fewSteps, manySteps = 100_000, 2_000_000
 
 // Undecided is the judge of a key for which porcupine found no answer in

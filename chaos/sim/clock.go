@@ -17,6 +17,7 @@ type clock struct {
 	rate   float64 // of this clock to the bubble's
 
 	mu      sync.Mutex // guards the following
+	armed   int        // how many timers were armed so far
 	stopped time.Time  // zero: it runs
 	due     []func()   // of timers, in the order in which they were due
 }
@@ -73,9 +74,14 @@ func (c *clock) fire(f func()) {
 	}
 }
 
-// real returns how long d of this clock is in the bubble's time, rounded up.
+// real returns how long d of this clock is in the bubble's time, rounded up by
+// up to a microsecond. Timers that are armed together for the same time fire one
+// after another: of two timers of one instant, either may fire first.
 func (c *clock) real(d time.Duration) time.Duration {
-	return time.Duration(float64(d)/c.rate) + 1
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.armed++
+	return time.Duration(float64(d)/c.rate) + 1 + time.Duration(c.armed%1000)
 }
 
 func (c *clock) Since(t time.Time) time.Duration { return c.Now().Sub(t) }

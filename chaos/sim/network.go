@@ -60,8 +60,26 @@ func (p *process) dial(site int) (net.Conn, error) {
 	p.addLink(l)
 	s.redis.Serve(l.remote)
 	l.tell(p, "", "dials %s: link %s", s.name, l.name)
-	return l.client, nil
+	return &lateConn{l.client, time.Duration(p.number)*time.Microsecond + time.Duration(number)}, nil
 }
+
+// A lateConn is a connection whose deadlines are some nanoseconds late, each
+// connection's by others. Of two timers of one instant, either may fire first:
+// two requests that were sent together, or a request and its context, would time
+// out in any order.
+type lateConn struct {
+	*bubble.Conn
+	late time.Duration
+}
+
+func (c *lateConn) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() {
+		t = t.Add(c.late)
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+func (c *lateConn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
 
 // An end is the carrier of one end of a link.
 type end struct {

@@ -2,7 +2,9 @@ package sim
 
 import (
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,5 +122,59 @@ func TestTotals(t *testing.T) {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("the table does not have %q:\n%s", want, text.String())
 		}
+	}
+}
+
+// A worker hangs if it makes no progress for a minute.
+func TestWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var progress atomic.Int64
+		began, hung := time.Now(), []time.Duration(nil)
+		stop := watch(&progress, func() { hung = append(hung, time.Since(began)) })
+		time.Sleep(50*time.Second + time.Millisecond)
+		progress.Add(1)
+		time.Sleep(10 * time.Minute)
+		stop()
+		// Progress is noticed at the next second: at 51 s.
+		if want := []time.Duration{111 * time.Second}; !slices.Equal(hung, want) {
+			t.Errorf("it hung at %v, want %v", hung, want)
+		}
+	})
+}
+
+// A call that queues a waiter, and drops no dead one although there is one, is a
+// problem. A call that drops one is none, and nor is one that does not queue.
+func TestWatchQueues(t *testing.T) {
+	for name, c := range map[string]struct {
+		queues, drops bool
+		problems      int
+	}{
+		"queues":           {true, false, 1},
+		"queues and drops": {true, true, 0},
+		"does not queue":   {false, false, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &world{plan: NewPlan(1), began: time.Now()}
+				s := w.newServer(0)
+				defer s.redis.Close()
+				keys := []string{"lock", "fence", "queue", "waiters", "readers", "deadlines"}
+				call := []script{{keys, "of the waiter"}}
+				_, _ = s.redis.Mini.ZAdd("deadlines", float64(s.now().UnixMilli()-1), "of the dead")
+				s.watchQueues(call)
+				if c.queues {
+					record := strconv.FormatInt(s.now().UnixMicro(), 10) + " 1000 1 0 1 w"
+					s.redis.Mini.HSet("waiters", "of the waiter", record)
+				}
+				if c.drops {
+					_, _ = s.redis.Mini.ZRem("deadlines", "of the dead")
+				}
+				time.Sleep(time.Second)
+				s.watchQueues(call)
+				if len(w.problems) != c.problems {
+					t.Errorf("the problems are %q, want %d", w.problems, c.problems)
+				}
+			})
+		})
 	}
 }

@@ -41,7 +41,7 @@ func TestSim(t *testing.T) {
 	if total.Runs < 10 || total.Again == 0 {
 		t.Errorf("%d runs in %v, %d of them twice", total.Runs, few, total.Again)
 	}
-	// One in a hundred is another run. So few seeds show only much more.
+	// Less than one in a hundred is another run. So few seeds show only much more.
 	if total.Differ > 1+total.Again/10 {
 		t.Errorf("%d of %d seeds were another run the second time", total.Differ, total.Again)
 	}
@@ -51,7 +51,7 @@ func TestSim(t *testing.T) {
 // mutant "a replica says no", each of these does. If plans change, other seeds
 // show it: go run . -sim -mutants -only "a replica" finds one.
 func TestSeedsThatFailed(t *testing.T) {
-	for _, seed := range []uint64{661, 1698, 1734} {
+	for _, seed := range []uint64{1698, 1734} {
 		total, err := (&Search{Program: os.Args[0], From: seed, Most: 1}).Run(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -60,7 +60,8 @@ func share(tb TB, name string) []byte {
 		tb.Fatal(err)
 	}
 	defer f.Close()
-	memory, err := syscall.Mmap(int(f.Fd()), 0, settings, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
+	const readWrite = syscall.PROT_READ | syscall.PROT_WRITE
+	memory, err := syscall.Mmap(int(f.Fd()), 0, settings, readWrite, syscall.MAP_SHARED)
 	if err != nil {
 		tb.Fatal(err)
 	}
