@@ -28,11 +28,7 @@ func runSimulation(ctx context.Context, o options, self string, stdout, stderr i
 	if err != nil {
 		return err
 	}
-	if len(total.Failed) > 0 {
-		return fmt.Errorf("%d seeds show violations: go test ./sim -run Sim -seed %d -v tells one again",
-			len(total.Failed), total.Failed[0].Seed)
-	}
-	return nil
+	return total.Err()
 }
 
 // mostSeeds is after how many seeds a mutant should have been caught.

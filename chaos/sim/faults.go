@@ -119,9 +119,20 @@ func (w *world) happensToSite(f Fault) {
 	case OutOfRoom:
 		w.moody(s, outOfRoom, f.For)
 	case Jump:
-		s.setClock(f.By)
+		w.jumped(f, s.setClock(f.By))
 	case Promote, Move:
 		w.promote(f, faults)
+	}
+}
+
+// jumped notes that a clock was set back: the leases of the dead last longer by
+// as much.
+func (w *world) jumped(f Fault, back time.Duration) {
+	if back > 0 {
+		w.addFault(&judge.Fault{
+			Name: f.Kind.String(), Start: w.now(), End: w.now().Add(back), Key: judge.AllKeys,
+			Effects: judge.DelaysMessages,
+		})
 	}
 }
 

@@ -69,6 +69,7 @@ type choices struct {
 	deadline  bool          // the context has a deadline, and does not only end
 	hold      time.Duration
 	extend    time.Duration // by how much the lease is extended; 0: it is not
+	extendAt  time.Duration // when: so long before the end of the hold
 	cancelled bool          // the context of the unlock has ended
 	release   bool          // the last holder of the key is released by its ID
 }
@@ -88,13 +89,21 @@ func (p *process) choose(r *rand.Rand) choices {
 	c.deadline = r.IntN(2) == 0
 	u := r.Float64()
 	c.hold = time.Duration(u * u * float64(p.plan.Hold))
-	if r.Float64() < p.plan.Extends {
+	extends := p.plan.Extends
+	if p.habit == withoutRenewal { // the only way to hold for longer
+		extends = max(extends, oftenExtends)
+	}
+	if r.Float64() < extends {
 		c.extend = p.plan.TTL + time.Duration(r.Int64N(int64(p.plan.TTL)))
+		c.extendAt = time.Duration(r.Float64() * float64(c.hold))
 	}
 	c.cancelled = r.IntN(20) == 0
 	c.release = r.Float64() < p.plan.Releases
 	return c
 }
+
+// oftenExtends is the share of holds that a process without renewal extends.
+const oftenExtends = 0.5
 
 // runOp carries out an op.
 func (p *process) runOp(r *rand.Rand, g int) {
@@ -294,7 +303,7 @@ func (a *attempt) hold(c choices) {
 	p := a.process
 	every := max(p.plan.TTL/50, c.hold/20)
 	for left := c.hold; left > 0 && a.checkLease(); left -= every {
-		if c.extend > 0 && left <= c.hold/2 {
+		if c.extend > 0 && left <= c.extendAt {
 			a.extend(c.extend)
 			c.extend = 0
 		}

@@ -157,6 +157,9 @@ func NewPlan(seed uint64) *Plan {
 		Replicas:   r.IntN(3) == 0,
 		Lag:        time.Millisecond << (2 * r.IntN(6)),
 	}
+	if r.IntN(8) == 0 { // a crowd, whose requests go in batches
+		p.Keys, p.Processes, p.Goroutines = crowdKeys, 2+r.IntN(2), 8
+	}
 	p.Hold = [...]time.Duration{p.TTL / 20, p.TTL / 5, p.TTL, 2 * p.TTL}[r.IntN(4)]
 	p.Pause = [...]time.Duration{p.TTL / 100, p.TTL / 20, p.TTL}[r.IntN(3)]
 	if r.IntN(8) > 0 { // the others run without faults
@@ -164,6 +167,13 @@ func NewPlan(seed uint64) *Plan {
 	}
 	return p
 }
+
+// keysOfRun is the number of keys of a run, and crowdKeys that of a crowd: more
+// than the requests after which a Keyed sends its requests together.
+const (
+	keysOfRun = 5
+	crowdKeys = 16
+)
 
 // drawFaults draws some faults. Those of a run are of a few kinds, so that each
 // kind also meets the protocol undisturbed by others.

@@ -19,14 +19,15 @@ import (
 
 // An Outcome is what came of a run.
 type Outcome struct {
-	Plan    *Plan
-	Report  *judge.Report
-	Ops     int
-	Faults  map[string]int // that happened, by kind
-	Mishaps map[string]int // frames, by their fate
-	Digest  uint64         // of all frames and when they arrived
-	Took    time.Duration  // of the bubble's time
-	Story   []string       // nil: none was asked for
+	Plan     *Plan
+	Report   *judge.Report
+	Ops      int
+	Faults   map[string]int // that happened, by kind
+	Mishaps  map[string]int // frames, by their fate
+	Together int            // requests that were sent with others
+	Digest   uint64         // of all frames and when they arrived
+	Took     time.Duration  // of the bubble's time
+	Story    []string       // nil: none was asked for
 }
 
 // Run runs a plan. It must be called in a bubble. Other runs in the bubble must
@@ -72,7 +73,7 @@ func newWorld(plan *Plan) *world {
 		plan: plan, began: time.Now(), scheduler: newScheduler(), digest: fnv.New64a(),
 		processes: make([]*process, plan.Processes), happened: make(map[string]int),
 	}
-	for i := range keysOfRun {
+	for i := range max(keysOfRun, plan.Keys) {
 		w.keys = append(w.keys, fmt.Sprint(prefix, string(rune('a'+i))))
 	}
 	w.holders = make([]string, len(w.keys))
@@ -92,9 +93,6 @@ func newWorld(plan *Plan) *world {
 	}
 	return w
 }
-
-// keysOfRun is the number of keys.
-const keysOfRun = 5
 
 // finishOrKill waits for the end of the load. If the load does not end, it kills
 // the processes, and says so.
@@ -214,7 +212,7 @@ func (w *world) outcome(left []string) *Outcome {
 	h.Faults = append(h.Faults, w.faults...)
 	o := &Outcome{
 		Plan: w.plan, Report: judge.Judge(h), Ops: len(h.Ops), Mishaps: make(map[string]int),
-		Digest: w.digest.Sum64(), Took: time.Since(w.began), Faults: w.happened,
+		Together: w.together, Digest: w.digest.Sum64(), Took: time.Since(w.began), Faults: w.happened,
 	}
 	for f, n := range w.mishaps {
 		if n > 0 {

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"github.com/warlock-go/warlock/chaos/judge"
 )
 
 // A Search runs seeds in worker processes, as many at a time as there are
@@ -36,11 +38,13 @@ type Search struct {
 // Totals are what came of a search.
 type Totals struct {
 	Runs, Ops, Grants int
+	Together          int // requests that were sent with others
 	Again, Differ     int // how many seeds were run twice, and how many differed
 	Faults, Mishaps   map[string]int
 	Idle              time.Duration
 	IdleSeed          uint64
-	Failed            []*Result
+	Failed            []*Result // seeds with violations
+	Undecided         []uint64  // seeds of whose calls no judge knows an order
 	Took              time.Duration
 }
 
@@ -162,6 +166,7 @@ func (t *Totals) add(r *Result) {
 	t.Runs++
 	t.Ops += r.Ops
 	t.Grants += r.Grants
+	t.Together += r.Together
 	for k, n := range r.Faults {
 		t.Faults[k] += n
 	}
@@ -177,9 +182,28 @@ func (t *Totals) add(r *Result) {
 	if r.Idle > t.Idle {
 		t.Idle, t.IdleSeed = r.Idle, r.Seed
 	}
-	if len(r.Violations) > 0 {
+	switch {
+	case len(r.Violations) == 0:
+	case slices.ContainsFunc(r.Violations, decided):
 		t.Failed = append(t.Failed, r)
+	default:
+		t.Undecided = append(t.Undecided, r.Seed)
 	}
+}
+
+func decided(v judge.Violation) bool { return v.Judge != judge.Undecided }
+
+// Err returns why the search has failed, or nil: seeds show violations, or more
+// than 1 + 1 % of the seeds are undecided.
+func (t *Totals) Err() error {
+	switch n := len(t.Undecided); {
+	case len(t.Failed) > 0:
+		return fmt.Errorf("%d seeds show violations: go test ./sim -run Sim -seed %d -v tells one again",
+			len(t.Failed), t.Failed[0].Seed)
+	case n > 1+t.Runs/100:
+		return fmt.Errorf("%d of %d seeds are undecided: %v", n, t.Runs, t.Undecided)
+	}
+	return nil
 }
 
 // FaultCount returns how many faults there were, and how many frames met a
@@ -204,11 +228,13 @@ func (t *Totals) Print(w io.Writer) {
 	row("runs", "%d in %.1f s", t.Runs, t.Took.Seconds())
 	row("operations", "%d, %.0f a second", t.Ops, float64(t.Ops)/max(t.Took.Seconds(), 1e-9))
 	row("grants", "%d", t.Grants)
+	row("requests sent together", "%d", t.Together)
 	row("faults", "%d: %s", faults, counts(t.Faults))
 	row("frames lost or strayed", "%d: %s", mishaps, counts(t.Mishaps))
 	row("longest idle", "%v, in seed %d", t.Idle, t.IdleSeed)
 	row("run twice", "%d, of which %d differed", t.Again, t.Differ)
 	row("seeds with violations", "%d", len(t.Failed))
+	row("seeds that are undecided", "%d %v", len(t.Undecided), t.Undecided)
 	_ = table.Flush() // fails only if w does
 	for _, r := range t.Failed {
 		r.print(w)

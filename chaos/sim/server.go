@@ -137,6 +137,7 @@ func (s *server) receive(l *link, p []byte) {
 	s.tellFrame(l, up, p)
 	s.setTime()
 	scripts := scriptsOf(p)
+	s.countTogether(scripts)
 	s.watchQueues(scripts)
 	s.recordState()
 	s.record(requested, l.name, p)
@@ -153,23 +154,26 @@ func (s *server) receive(l *link, p []byte) {
 	s.mu.Unlock()
 }
 
-// setClock lets the clock be off by offset. Keys expire by it.
-func (s *server) setClock(offset time.Duration) {
+// setClock lets the clock be off by offset, and returns how far it was set back.
+// Keys expire by it.
+func (s *server) setClock(offset time.Duration) (back time.Duration) {
 	s.setTime()
 	s.record(clockMoves, "", nil)
 	before := s.now().UnixMilli()
 	s.mu.Lock()
 	s.offset = offset
 	s.mu.Unlock()
-	m, back := s.redis.Mini, before-s.now().UnixMilli()
+	m := s.redis.Mini
+	back = time.Duration(before-s.now().UnixMilli()) * time.Millisecond
 	if back > 0 { // miniredis counts down what is left, and expiries are absolute
 		for _, key := range m.Keys() {
 			if ttl := m.TTL(key); ttl > 0 {
-				m.SetTTL(key, ttl+time.Duration(back)*time.Millisecond)
+				m.SetTTL(key, ttl+back)
 			}
 		}
 	}
 	s.setTime()
+	return max(0, back)
 }
 
 // forget loses all data, and scripts.

@@ -3,8 +3,6 @@ package sim
 import (
 	"slices"
 	"time"
-
-	"github.com/warlock-go/warlock/chaos/judge"
 )
 
 // longestShrink is for how long, in real time, Shrink tries smaller plans. A
@@ -76,7 +74,7 @@ func (s *shrinker) takes(q *Plan) bool {
 // judgesOf returns the judges that found something.
 func judgesOf(o *Outcome) (judges []string) {
 	for _, v := range o.Report.Violations {
-		if v.Judge != judge.Undecided {
+		if decided(v) {
 			judges = append(judges, v.Judge)
 		}
 	}

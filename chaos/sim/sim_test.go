@@ -35,8 +35,8 @@ func TestSim(t *testing.T) {
 	var text strings.Builder
 	total.Print(&text)
 	t.Log("\n" + text.String())
-	if len(total.Failed) > 0 {
-		t.Error("a promise was broken")
+	if err := total.Err(); err != nil {
+		t.Error(err)
 	}
 	if total.Runs < 10 || total.Again == 0 {
 		t.Errorf("%d runs in %v, %d of them twice", total.Runs, few, total.Again)

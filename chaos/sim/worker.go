@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,6 +43,7 @@ type Result struct {
 	Grants     int
 	Faults     map[string]int
 	Mishaps    map[string]int
+	Together   int
 	Idle       time.Duration // the longest time that a lock was idle while an op waited
 	Again      bool          // it was run twice
 	Differs    bool          // the second run was another
@@ -122,7 +124,7 @@ func (j *job) runSeed(seed uint64) *Result {
 	if j.Again > 0 && seed%j.Again == 0 {
 		r.Again, r.Differs = true, Run(NewPlan(seed), false).Digest != o.Digest
 	}
-	if len(r.Violations) > 0 && j.Shrinks > 0 {
+	if slices.ContainsFunc(r.Violations, decided) && j.Shrinks > 0 {
 		j.Shrinks--
 		r.Smallest, r.Story = Shrink(o)
 	}
@@ -142,7 +144,7 @@ func (j *job) run(plan *Plan) (*Outcome, []*Recording) {
 func (o *Outcome) result() *Result {
 	return &Result{
 		Seed: o.Plan.Seed, Ops: o.Ops, Grants: o.Report.Grants, Faults: o.Faults, Mishaps: o.Mishaps,
-		Idle: o.Report.LongestIdle, Violations: o.Report.Violations,
+		Together: o.Together, Idle: o.Report.LongestIdle, Violations: o.Report.Violations,
 	}
 }
 

@@ -34,6 +34,7 @@ type world struct {
 	story    *[]string // nil: none is told
 	digest   hash.Hash64
 	mishaps  [fates]int
+	together int      // requests that were sent with others
 	holders  []string // by key: the ID under which it was last granted
 	faults   []*judge.Fault
 	happened map[string]int // by kind
@@ -79,6 +80,15 @@ func (w *world) countMishap(f fate) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.mishaps[f]++
+}
+
+// countTogether counts the scripts of a frame that has several.
+func (w *world) countTogether(scripts []script) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(scripts) > 1 {
+		w.together += len(scripts)
+	}
 }
 
 // problem notes that something is wrong with a queue.
