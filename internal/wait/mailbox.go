@@ -98,38 +98,59 @@ const (
 	other               // not known
 )
 
-// mailboxes has the mailbox of each client, for as long as it is in use.
+// mailboxes has the mailbox of each client, for as long as it is in use. It
+// keeps no client that has an address alive: hooks of the client may lead to the
+// mailbox, and then neither would ever be collected.
 var mailboxes struct {
 	sync.Mutex
-	of map[redis.UniversalClient]weak.Pointer[Mailbox]
+	of map[any]weak.Pointer[Mailbox] // by an address, or by the client itself
+}
+
+// An address names a client for as long as its mailbox exists, which keeps the
+// client. A client and a field of it may have one address, but not one type.
+type address struct {
+	kind    reflect.Type
+	pointer uintptr
+}
+
+// nameOf returns the key of client in mailboxes, or nil if there is none.
+func nameOf(client redis.UniversalClient) any {
+	switch v := reflect.ValueOf(client); {
+	case v.Kind() == reflect.Pointer:
+		return address{v.Type(), v.Pointer()}
+	case v.Comparable():
+		return client
+	}
+	return nil
 }
 
 // Of returns the mailbox of client.
 func Of(client redis.UniversalClient) *Mailbox {
-	if !reflect.ValueOf(client).Comparable() {
+	name := nameOf(client)
+	if name == nil {
 		return newMailbox(client)
 	}
 	mailboxes.Lock()
 	defer mailboxes.Unlock()
-	if b := mailboxes.of[client].Value(); b != nil {
+	if b := mailboxes.of[name].Value(); b != nil {
 		return b
 	}
 	if mailboxes.of == nil {
-		mailboxes.of = make(map[redis.UniversalClient]weak.Pointer[Mailbox])
+		mailboxes.of = make(map[any]weak.Pointer[Mailbox])
 	}
 	b := newMailbox(client)
-	mailboxes.of[client] = weak.Make(b)
-	runtime.AddCleanup(b, forget, client)
+	mailboxes.of[name] = weak.Make(b)
+	runtime.AddCleanup(b, forget, name)
 	return b
 }
 
 // forget removes the entry of a mailbox that was collected. It keeps the entry
-// if client has a new mailbox.
-func forget(client redis.UniversalClient) {
+// if a client of that name has a new mailbox.
+func forget(name any) {
 	mailboxes.Lock()
 	defer mailboxes.Unlock()
-	if mailboxes.of[client].Value() == nil {
-		delete(mailboxes.of, client)
+	if mailboxes.of[name].Value() == nil {
+		delete(mailboxes.of, name)
 	}
 }
 

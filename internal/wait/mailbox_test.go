@@ -448,6 +448,55 @@ func TestMailboxesOfClients(t *testing.T) {
 	Of(client)
 }
 
+// A leads is a hook of a client that leads to its mailbox.
+type leads struct {
+	redis.Hook
+	to *Mailbox
+}
+
+func (l leads) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (l leads) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (l leads) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// A client is collected although one of its hooks leads to its mailbox.
+func TestClientWhoseHookLeadsToItsMailboxIsCollected(t *testing.T) {
+	var collected atomic.Bool
+	func() {
+		client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+		defer client.Close()
+		b := Of(client)
+		client.AddHook(&leads{to: b})
+		runtime.AddCleanup(b, func(c *atomic.Bool) { c.Store(true) }, &collected)
+	}()
+	redistest.Eventually(t, func() bool {
+		runtime.GC()
+		return collected.Load()
+	}, "the mailbox is collected")
+}
+
+// Clients of one address have mailboxes of their own, if they differ in type.
+func TestClientsOfOneAddress(t *testing.T) {
+	type wrapper struct{ redis.Client }
+	w := &wrapper{*redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})}
+	defer w.Close()
+	inner, outer := Of(&w.Client), Of(w)
+	if inner == outer || Of(w) != outer || Of(&w.Client) != inner {
+		t.Error("two clients share a mailbox, or one client has two")
+	}
+}
+
+// A client that is no pointer has one mailbox.
+func TestClientByValue(t *testing.T) {
+	s := redistest.StartMini(t)
+	type value struct{ redis.UniversalClient }
+	client := value{s.Client()}
+	if b := Of(client); Of(client) != b || Of(value{s.Client()}) == b {
+		t.Error("two clients share a mailbox, or one client has two")
+	}
+}
+
 func TestIDs(t *testing.T) {
 	b := newMailbox(nil)
 	seen := make(map[string]bool)
