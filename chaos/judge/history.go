@@ -147,6 +147,7 @@ const (
 	MayLoseData                        // servers may lose acknowledged writes, or leases early
 	LosesData                          // servers surely lose them; set together with MayLoseData
 	LosesMessages                      // messages to waiters are lost: they must ask
+	SplitsServers                      // two servers may grant one lock; set together with MayLoseData
 
 	delaysGrants = DelaysMessages | RefusesWrites
 	anyTrouble   = StopsProcess | delaysGrants | MayLoseData
@@ -269,6 +270,14 @@ func (h *History) joined(o *Op) bool {
 func (h *History) late(o *Op) bool {
 	handed := !o.Read && h.firstGranted[o.ID] < o.Granted
 	return (handed || h.joined(o)) && h.forgottenAt(o) <= o.Granted
+}
+
+// splitOff reports whether a server may have granted o the lock while another
+// server did so too, and then lost the grant.
+func (h *History) splitOff(o *Op) bool {
+	return h.forgottenAt(o) <= o.Granted && slices.ContainsFunc(h.Faults, func(f *Fault) bool {
+		return f.Effects&SplitsServers != 0 && f.losesKey(o.Key) && f.overlaps(o.Granted, o.Granted)
+	})
 }
 
 // calledAt returns when o called, or a later time by which its own lease had

@@ -67,7 +67,7 @@ func (h *History) freeInProcess(o *Op) (at Instant) {
 func (h *History) heldInPart(key int, a, b Instant) bool {
 	return slices.ContainsFunc(h.Ops, func(o *Op) bool {
 		end := cmp.Or(o.Granted, o.Refused, never)
-		return o.Many && o.Key == key && o.Called < b && end.Add(h.TTL) > a
+		return o.Many && o.Key == key && o.Called < b && end > a.Add(-h.TTL)
 	})
 }
 

@@ -139,6 +139,24 @@ var histories = map[string]struct {
 		h.holds(1, 5, 51, 70, 20)
 		h.suffers(MayLoseData, everywhere, 0, 40, 41)
 	}, nil},
+	"two at once, of two masters": {func(h *builder) {
+		h.holds(0, 0, 1, 500, 10)
+		h.asks(h.Ops[0], Renew, 400, Yes) // it is not the lease that was lost
+		h.holds(1, 5, 51, 70, 20).Released = false
+		h.suffers(MayLoseData|SplitsServers, everywhere, 0, 40, 300)
+	}, nil},
+	"two at once, of one master, which may have lost leases": {func(h *builder) {
+		h.holds(0, 0, 1, 500, 10)
+		h.asks(h.Ops[0], Renew, 400, Yes)
+		h.holds(1, 5, 51, 70, 20).Released = false
+		h.suffers(MayLoseData, everywhere, 0, 40, 300)
+	}, []string{"model"}},
+	"two at once, after there were two masters": {func(h *builder) {
+		h.holds(0, 0, 1, 500, 10)
+		h.asks(h.Ops[0], Renew, 400, Yes)
+		h.holds(1, 5, 351, 370, 20).Released = false
+		h.suffers(MayLoseData|SplitsServers, everywhere, 0, 40, 300)
+	}, []string{"model"}},
 	"two at once, as messages were late": {func(h *builder) {
 		h.holds(0, 0, 1, 60, 10)
 		h.holds(1, 5, 51, 70, 20)
@@ -410,6 +428,12 @@ var histories = map[string]struct {
 		h.holds(1, 5, 600, 610, 20)
 		o := h.holds(2, 40, 0, 0, 0)
 		o.Granted, o.Refused, o.Many = 0, at(590), true
+	}, nil},
+	"a lock that a call that locks several may have held, which never returned": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.holds(1, 5, 600, 610, 20)
+		o := h.holds(2, 40, 0, 0, 0)
+		o.Granted, o.Many = 0, true
 	}, nil},
 	"an idle lock, long after a call that locks several": {func(h *builder) {
 		h.holds(0, 0, 1, 50, 10)

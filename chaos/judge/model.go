@@ -47,7 +47,7 @@ type call struct {
 	unlocks bool
 	called  Instant // of a locking call: see History.calledAt
 	joined  bool    // of a locking call: it acquires nothing, see judgeTokens
-	late    bool    // its lease was lost before, see History.late: others may hold
+	late    bool    // others may hold: see History.late and History.splitOff
 	ends    Instant // of a locking call: its lease may end by itself from then on
 	lossy   bool    // of an unlocking call: servers may have lost the lease unnoticed
 }
@@ -160,7 +160,7 @@ func (h *History) calls(key int, within time.Duration) (calls []porcupine.Operat
 		forgotten := h.forgottenAt(o)
 		lock := &call{
 			Op: o, called: max(h.calledAt(o), o.Granted.Add(-within)),
-			joined: h.joined(o), late: h.late(o), ends: min(h.expiry(o), forgotten),
+			joined: h.joined(o), late: h.late(o) || h.splitOff(o), ends: min(h.expiry(o), forgotten),
 		}
 		if o.UnlockCalled != 0 && !o.Released { // Redis may have carried it out at any later time
 			lock.ends = min(lock.ends, o.UnlockCalled)

@@ -128,7 +128,7 @@ var kinds = [kindsOfFaults]struct {
 	Loading:   {"LOADING", oneSite, 2, time.Second, judge.RefusesWrites},
 	OutOfRoom: {"OOM", oneSite, 2, time.Second, judge.RefusesWrites},
 	Jump:      {"clock jump", oneSite, 2, 0, mayLose},
-	Promote:   {"failover", oneSite, 3, time.Second, mayLose},
+	Promote:   {"failover", oneSite, 3, time.Second, mayLose | judge.SplitsServers},
 	Move:      {"address moved", oneSite, 6, time.Second, judge.DelaysMessages},
 }
 

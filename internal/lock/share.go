@@ -34,10 +34,12 @@ import (
 //   - If Redis confirms the old share, the reader goes on under that.
 //   - If not, the reader keeps the new lease, and later readers share that.
 //
-// RUnlock does not say which reader unlocks. It counts for the oldest share. So
-// while some goroutines read under an old share and others under a new one, the
-// new share ends last. Without renewal it counts for the share whose lease ends
-// first: a lease that was extended outlives later ones.
+// RUnlock does not say which reader unlocks. While goroutines read under several
+// shares, it counts for a share whose lease is lost, if there is one. So no
+// unlock ends a lease while another reader may read under it. Otherwise RUnlock
+// counts for the oldest share, and the newest ends last. Without renewal it
+// counts for the share whose lease ends first: a lease that was extended
+// outlives later ones.
 
 // A share is a hold under which goroutines read. The mu of turns guards it.
 type share struct {
@@ -63,15 +65,21 @@ func (s shares) newest() *share {
 // first returns the index of the share for which an unlock counts. There must be
 // one.
 func (s shares) first() (first int) {
-	if len(s) == 1 || !s[0].hold.site.NoRenewal {
-		return 0
-	}
-	for i := range s {
-		if s[i].hold.Deadline().Before(s[first].hold.Deadline()) {
+	for i := 1; i < len(s); i++ {
+		if s[i].endsBefore(s[first]) {
 			first = i
 		}
 	}
 	return first
+}
+
+// endsBefore reports whether an unlock counts for s rather than for an older
+// share.
+func (s *share) endsBefore(older *share) bool {
+	if lost := s.hold.lease.Err() != nil; lost != (older.hold.lease.Err() != nil) {
+		return lost
+	}
+	return s.hold.site.NoRenewal && s.hold.Deadline().Before(older.hold.Deadline())
 }
 
 // open reports whether one more reader may join s at now without asking Redis.

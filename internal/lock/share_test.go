@@ -1,10 +1,13 @@
 package lock
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/jonboulle/clockwork"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock/internal/protocol"
 	"github.com/warlock-go/warlock/internal/redistest"
@@ -83,4 +86,58 @@ func TestReaderThatJoinsAtTheLastInstant(t *testing.T) {
 	}
 	l.Unlock(Read)
 	l.Unlock(Read)
+}
+
+// Two goroutines read under two leases, one of which is lost. An unlock counts
+// for the lost lease, whichever that is: the other one may have its reader.
+func TestUnlockCountsForALostShare(t *testing.T) {
+	for name, o := range map[string]Options{"renewed": {}, "not renewed": {NoRenewal: true}} {
+		for lost := range 2 {
+			t.Run(fmt.Sprintf("%s, lease %d is lost", name, lost), func(t *testing.T) {
+				s := redistest.StartMini(t)
+				o.Clock = clockwork.NewFakeClock()
+				client := s.Client()
+				l := newLock(client, time.Minute, o)
+				holds := twoShares(t, l, client)
+				gone, kept := holds[lost], holds[1-lost]
+				extend(t, gone) // so it would end last
+				if err := l.server.NewRelease(gone.id, 0).Run(t.Context(), func(error) {}); err != nil {
+					t.Fatal(err)
+				}
+				if err := gone.Extend(t.Context(), time.Minute); !errors.Is(err, ErrLeaseLost) {
+					t.Fatalf("the extension of a lost lease: %v", err)
+				}
+				if err := l.UnlockContext(t.Context(), Read); !errors.Is(err, ErrLeaseLost) {
+					t.Errorf("the first unlock: %v, want ErrLeaseLost", err)
+				}
+				extend(t, kept) // it is in Redis
+				if err := l.UnlockContext(t.Context(), Read); err != nil {
+					t.Errorf("the second unlock: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// twoShares lets two goroutines read through l under two leases, the older first.
+func twoShares(t *testing.T, l *Lock, client *redis.Client) (holds [2]*Hold) {
+	t.Helper()
+	l.Lock(Read)
+	holds[0] = l.Held(Read)
+	a, h := askedBesideShare(t, l)
+	if !l.NoRenewal {
+		failing(client) // Redis does not confirm the first
+	}
+	holds[1] = l.beginShare(t.Context(), a, h)
+	if holds[1] != h {
+		t.Fatal("the second reader has no lease of its own")
+	}
+	return holds
+}
+
+func extend(t *testing.T, h *Hold) {
+	t.Helper()
+	if err := h.Extend(t.Context(), 2*time.Minute); err != nil {
+		t.Fatal(err)
+	}
 }
