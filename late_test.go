@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -286,4 +287,54 @@ func TestLateRequestOfAnEarlierTry(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A limit that the docs name: a request to lock that was lost is carried out when
+// the lock was granted, and released by its ID, and another has had it since. The
+// lock is the first ID's again, and its holder learns of nothing. Its token is
+// lower than the other's.
+func TestALostRequestBringsALeaseBack(t *testing.T) {
+	redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
+		other := newMutex(s, long)
+		lockOnce(t, other) // the server knows the scripts
+		client, carryOut, late := s.Client(), make(chan struct{}), make(chan error, 1)
+		var scripts atomic.Int64
+		client.AddHook(redistest.Hook{
+			Process: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+				if !redistest.IsScript(cmd) || scripts.Add(1) > 1 {
+					return next(ctx, cmd)
+				}
+				lost := cmd.Clone()
+				go func() {
+					<-carryOut
+					late <- next(context.WithoutCancel(ctx), lost)
+				}()
+				return io.ErrUnexpectedEOF
+			},
+		})
+		m := warlock.NewMutex(client, key, long)
+		lock(t, m)
+		id, token := m.Lease().ID(), m.Lease().Fence()
+		if err := warlock.Release(t.Context(), s.Client(), key, id); err != nil {
+			t.Fatal(err)
+		}
+		lock(t, other)
+		if got := other.Lease().Fence(); got <= token {
+			t.Errorf("the token %d of the later holder is not above %d", got, token)
+		}
+		unlock(t, other)
+
+		close(carryOut)
+		if err := wait(t, late, "the lost request is answered"); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Get(key); got != id {
+			t.Fatalf("%q holds the lock, want %q: then the docs need not name this limit", got, id)
+		}
+		if err := m.Lease().Context().Err(); err != nil || m.Lease().Fence() != token {
+			t.Errorf("the holder has learned of it: %v, token %d", err, m.Lease().Fence())
+		}
+		unlock(t, m)
+		onlyFence(t, s)
+	})
 }

@@ -178,3 +178,106 @@ func TestWatchQueues(t *testing.T) {
 		})
 	}
 }
+
+// A process notes that it holds a lease, but not while it is paused: its clock
+// stands still, and it does not look at its lease.
+func TestPausedProcessNotesNoLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(&Plan{TTL: time.Second, Keys: 1, Processes: 1, Goroutines: 1, Sites: 1})
+		stop := make(chan struct{})
+		go w.scheduler.run(stop)
+		defer close(stop)
+		defer w.close()
+		p := w.start(0)
+		a := p.newAttempt(choices{}, 0)
+		if ok, err := a.lock(p.ctx, choices{}); !ok {
+			t.Fatal(err)
+		}
+		a.granted()
+		looked := a.Checked
+		if looked.At != p.now() {
+			t.Fatalf("the last look was at %v, want now, %v", looked.At, p.now())
+		}
+		p.pause(time.Minute)
+		time.Sleep(time.Second)
+		if !a.checkLease() || a.Checked != looked {
+			t.Errorf("a look of a paused process is noted: %v", a.Checked)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if a.checkLease() {
+			t.Error("the lease is held an hour later")
+		}
+	})
+}
+
+// A failover excuses what was lost from a replica's longest lag before it. An
+// address that moves loses nothing.
+func TestFailoverExcusesFromItsLagBeforeOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(&Plan{TTL: time.Second, Sites: 1, Replicas: true, Lag: 300 * time.Millisecond})
+		defer w.close()
+		began := w.now()
+		for _, f := range w.recordOfSite(Fault{Kind: Promote}) {
+			if f.Start != began.Add(-300*time.Millisecond) || f.Effects&judge.MayLoseData == 0 {
+				t.Errorf("a failover excuses from %v on, by %b", f.Start.Since(began), f.Effects)
+			}
+		}
+		for _, f := range w.recordOfSite(Fault{Kind: Move}) {
+			if f.Start != began || f.Effects&judge.MayLoseData != 0 {
+				t.Errorf("a move excuses from %v on, by %b", f.Start.Since(began), f.Effects)
+			}
+		}
+	})
+}
+
+// A server's clock that is set back lets the dead hold for longer. The fault
+// lasts as much longer.
+func TestClockThatIsSetBackExcusesForAsLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(&Plan{TTL: time.Second, Sites: 1})
+		defer w.close()
+		for _, c := range []struct{ to, back time.Duration }{
+			{time.Minute, 0}, {20 * time.Second, 40 * time.Second}, {-time.Second, 21 * time.Second},
+		} {
+			w.faults = nil
+			w.happensToSite(Fault{Kind: Jump, By: c.to})
+			var longest time.Duration
+			for _, f := range w.faults {
+				longest = max(longest, f.End.Since(w.now().Add(time.Second)))
+				if f.Effects&judge.MayLoseData != 0 && f.End > w.now().Add(time.Second) {
+					t.Error("it may lose data for longer")
+				}
+			}
+			if want := max(0, c.back-time.Second); longest != want {
+				t.Errorf("set to %v: delays for %v more, want %v", c.to, longest, want)
+			}
+		}
+	})
+}
+
+// Seeds whose calls no judge knows an order of do not fail a search, unless they
+// are many.
+func TestUndecidedSeeds(t *testing.T) {
+	undecided := judge.Violation{Judge: judge.Undecided}
+	total := &Totals{Faults: make(map[string]int), Mishaps: make(map[string]int)}
+	for seed := range uint64(100) {
+		total.add(&Result{Seed: seed})
+	}
+	for seed := range uint64(2) {
+		total.add(&Result{Seed: 100 + seed, Violations: []judge.Violation{undecided}})
+	}
+	if err := total.Err(); err != nil {
+		t.Errorf("2 of 102 seeds are undecided: %v", err)
+	}
+	total.add(&Result{Seed: 200, Violations: []judge.Violation{undecided}})
+	if err := total.Err(); err == nil {
+		t.Error("3 of 103 seeds are undecided, and the search has not failed")
+	}
+	found := []judge.Violation{undecided, {Judge: "overlap"}}
+	total = &Totals{Faults: make(map[string]int), Mishaps: make(map[string]int)}
+	total.add(&Result{Violations: found})
+	if total.Err() == nil || len(total.Failed) != 1 || len(total.Undecided) != 0 {
+		t.Error("a seed with a violation does not fail the search")
+	}
+}
