@@ -113,14 +113,15 @@ func TestTotals(t *testing.T) {
 		Violations: []judge.Violation{{Judge: "overlap", Key: 3, What: "two hold"}},
 		Smallest:   NewPlan(2), Story: []string{"a line of the story"},
 	})
-	var text strings.Builder
-	total.Print(&text)
+	var table strings.Builder
+	total.Print(&table)
+	text := strings.Join(strings.Fields(table.String()), " ")
 	for _, want := range []string{
-		"2 in", "15, ", "grants                  9", "4: crash 3, cut 1", "4: stray 4", "3s, in seed 2",
+		"2 in", "15, ", "grants 9", "4: crash 3, cut 1", "4: stray 4", "3s, in seed 2",
 		"1, of which 1 differed", "seed 2: overlap, key 3: two hold", "a line of the story",
 	} {
-		if !strings.Contains(text.String(), want) {
-			t.Errorf("the table does not have %q:\n%s", want, text.String())
+		if !strings.Contains(text, want) {
+			t.Errorf("the table does not have %q:\n%s", want, table.String())
 		}
 	}
 }
