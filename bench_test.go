@@ -14,18 +14,45 @@ import (
 
 // BenchmarkUncontended measures Lock and Unlock of a free lock beside the least
 // that a lock in Redis can be: SET NX PX, and a script that compares and
-// deletes. Both go through one client of a real server, in short turns, so that
-// both meet the same machine.
+// deletes. Both go through one client of a real server, with the same options
+// and contexts, in short turns, so that both meet the same machine.
 //
 //	ns/lock      ns/raw      time of a pair, in the median turn
 //	ratio                    ns/raw by ns/lock: 1 is as fast as raw
 //	allocs/lock  allocs/raw  allocations of a pair
 func BenchmarkUncontended(b *testing.B) {
+	keepsDeadlines := func(o *redis.Options) { o.ContextTimeoutEnabled = true }
+	b.Run("Lock", func(b *testing.B) { benchUncontended(b, lockWithoutContext, keepsDeadlines) })
+	b.Run("Lock, default client", func(b *testing.B) { benchUncontended(b, lockWithoutContext) })
+	b.Run("LockContext with a deadline, default client", func(b *testing.B) {
+		benchUncontended(b, lockWithDeadline)
+	})
+}
+
+// lockWithoutContext calls lock with a context that never ends.
+func lockWithoutContext(lock func(context.Context)) { lock(context.Background()) }
+
+// lockWithDeadline calls lock with a context of its own, which has a deadline.
+func lockWithDeadline(lock func(context.Context)) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	lock(ctx)
+}
+
+func benchUncontended(
+	b *testing.B, with func(lock func(context.Context)), options ...func(*redis.Options),
+) {
 	s := redistest.Start(b)
-	client := s.Client(func(o *redis.Options) { o.ContextTimeoutEnabled = true })
+	client := s.Client(options...)
 	m := warlock.NewMutex(client, key, 10*time.Second)
-	ours := func() { m.Lock(); defer m.Unlock() }
-	raw := func() { rawPair(b, client) }
+	pair := func(ctx context.Context) {
+		if err := m.LockContext(ctx); err != nil {
+			b.Fatal(err)
+		}
+		m.Unlock()
+	}
+	ours := func() { with(pair) }
+	raw := func() { with(func(ctx context.Context) { rawPair(b, ctx, client) }) }
 
 	var ourTurns, rawTurns []float64
 	turn(ours) // loads the scripts, and the caches
@@ -61,9 +88,8 @@ if redis.call("GET", KEYS[1]) == ARGV[1] then
 end
 return 0`)
 
-func rawPair(b *testing.B, client *redis.Client) {
+func rawPair(b *testing.B, ctx context.Context, client *redis.Client) {
 	const id = "5f0c5b6e-8c3c-4f3e-9d6b-0d9d0e6f3b1a:1000"
-	ctx := context.Background()
 	if ok, err := client.SetNX(ctx, "raw", id, 10*time.Second).Result(); !ok || err != nil {
 		b.Fatal(ok, err)
 	}

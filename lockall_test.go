@@ -441,14 +441,20 @@ func TestPromiseLockAllEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// The same where the server hangs while LockAll tries.
+// The same where the server hangs while LockAll tries: it has answered for the
+// ids that are free, and not for the one that is taken.
 func TestLockAllEndsWithItsContextWhileItTries(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := redistest.Start(t)
 	line := new(redistest.Line)
 	k := warlock.NewKeyed(line.Client(s), prefix, long)
-	k.Lock("first") // connects
-	k.Unlock("first")
+	unlockFirst, err := k.LockAll(t.Context(), "a", "b", "c") // connects
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlockFirst()
+	other := newKeyed(s, long)
+	other.Lock("b")
 	line.Break(func(n int) redistest.Fault {
 		if n == 1 {
 			return redistest.None
@@ -458,15 +464,16 @@ func TestLockAllEndsWithItsContextWhileItTries(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := result(func() error { _, err := k.LockAll(ctx, "a", "b", "c"); return err })
 	redistest.Eventually(t, func() bool {
-		return k.Lease("a") != nil || k.Lease("b") != nil || k.Lease("c") != nil
-	}, "it holds one")
+		return k.Lease("a") != nil && k.Lease("c") != nil
+	}, "it holds two")
 	ended := stopwatch(t)
 	cancel()
-	err := wait(t, done, "LockAll returns")
+	err = wait(t, done, "LockAll returns")
 	if took := ended(); took > time.Second || !errors.Is(err, context.Canceled) {
 		t.Errorf("LockAll returned %v, %v after the end of its context", err, took)
 	}
 	line.Break(nil)
+	other.Unlock("b")
 	for _, id := range []string{"a", "b", "c"} {
 		if k.Lease(id) != nil {
 			t.Errorf("%s is held", id)
@@ -622,4 +629,41 @@ func TestPromiseLockAllsOfAllKindsGetThere(t *testing.T) {
 			onlyFence(t, s)
 		})
 	}
+}
+
+// LockAll of free ids, and their unlock, each take one round trip.
+func TestLockAllOfFreeIDsIsOneRoundTrip(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		client := s.Client()
+		k := warlock.NewKeyed(client, prefix, long)
+		ids := manyIDs()
+		all := func() (unlock func()) {
+			unlock, err := k.LockAll(within(t), ids...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return unlock
+		}
+		all()() // loads the scripts
+		var trips atomic.Int64
+		client.AddHook(redistest.Hook{
+			Process: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+				trips.Add(1)
+				return next(ctx, cmd)
+			},
+			Pipeline: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+				trips.Add(1)
+				return next(ctx, cmds)
+			},
+		})
+		unlock := all()
+		if n := trips.Swap(0); n != 1 {
+			t.Errorf("LockAll of %d ids took %d round trips, want 1", len(ids), n)
+		}
+		unlock()
+		if n := trips.Load(); n != 1 {
+			t.Errorf("the unlock of %d ids took %d round trips, want 1", len(ids), n)
+		}
+		onlyFence(t, s)
+	})
 }

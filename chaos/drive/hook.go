@@ -57,12 +57,14 @@ func (h *Hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 func (h *Hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		q := h.begin(cmd)
-		if q != nil {
-			q.Op, _ = ctx.Value(OpNumber{}).(int)
+		requests := h.begin(cmd)
+		for _, q := range requests {
+			if q != nil {
+				q.Op, _ = ctx.Value(OpNumber{}).(int)
+			}
 		}
 		err := next(ctx, cmd)
-		h.end(q, cmd, err) // not cmd.Err: after a redirection it is the first server's error
+		h.end(requests, cmd, err) // not cmd.Err: after a redirection it is the first server's error
 		return err
 	}
 }
@@ -71,7 +73,7 @@ func (h *Hook) ProcessPipelineHook(
 	next redis.ProcessPipelineHook,
 ) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		requests := make([]*judge.Request, len(cmds))
+		requests := make([][]*judge.Request, len(cmds))
 		for i, cmd := range cmds {
 			requests[i] = h.begin(cmd)
 		}
@@ -87,39 +89,70 @@ func (h *Hook) ProcessPipelineHook(
 // keys, the arguments. The number of arguments tells the script. The argument
 // firstArg+4 of an acquisition says whether it queues, and firstArg+6 whether
 // its mailbox is open.
+//
+// The script that serves several locks has jointKeys keys and jointArgs arguments
+// for each: the name of the script for one lock, and its first arguments.
 const (
 	scriptKeys = 6
+	keyCount   = 2
 	firstKey   = 3
 	firstArg   = firstKey + scriptKeys
+	jointKeys  = 3
+	jointArgs  = 5
 )
 
 // scripts has the scripts by their number of arguments.
 var scripts = map[int]judge.Script{9: judge.Acquire, 4: judge.Renew, 3: judge.Release}
 
-// begin returns the request of cmd, or nil if cmd runs none of the scripts.
-func (h *Hook) begin(cmd redis.Cmder) *judge.Request {
+// begin returns the requests of cmd, with nil for one that no judge looks at.
+// There are none if cmd runs none of the scripts.
+func (h *Hook) begin(cmd redis.Cmder) (requests []*judge.Request) {
 	words := cmd.Args()
-	if !strings.HasPrefix(cmd.Name(), "eval") || len(words) <= firstArg {
+	if !strings.HasPrefix(cmd.Name(), "eval") || len(words) <= firstKey {
 		return nil
 	}
-	name, _ := words[firstKey].(string)
-	key, ours := h.keys[name]
-	script := scripts[len(words)-firstArg]
+	keys, _ := words[keyCount].(int)
+	if n := keys / jointKeys; n > 1 && len(words) == jointLength(n) {
+		for i := range n {
+			args := words[firstKey+keys+i*jointArgs:][:jointArgs]
+			name, _ := args[0].(string)
+			requests = append(requests, h.request(judge.Script(name), words[firstKey+i*jointKeys], args[1:]))
+		}
+		return requests
+	}
+	if len(words) <= firstArg {
+		return nil
+	}
+	args := words[firstArg:]
+	q := h.request(scripts[len(args)], words[firstKey], args)
+	if q == nil {
+		return nil
+	}
+	if q.Script == judge.Acquire {
+		round, _ := args[4].(int64)
+		listens, _ := args[6].(int)
+		q.Queues, q.Listens = round > 0, listens == 1
+	}
+	return []*judge.Request{q}
+}
+
+// request returns a request that is sent now, or nil if it is none that a judge
+// looks at.
+func (h *Hook) request(script judge.Script, name any, args []any) *judge.Request {
+	text, _ := name.(string)
+	key, ours := h.keys[text]
 	if !ours || script == "" {
 		return nil
 	}
-	id, _ := words[firstArg].(string)
+	id, _ := args[0].(string)
 	q := &judge.Request{
 		Process: h.process, Slot: h.slot, Key: key, ID: id, Script: script, Sent: h.now(),
 	}
 	if script != judge.Release {
-		ms, _ := words[firstArg+1].(int64)
+		ms, _ := args[1].(int64)
 		q.TTL = time.Duration(ms) * time.Millisecond
 	}
 	if script == judge.Acquire {
-		round, _ := words[firstArg+4].(int64)
-		listens, _ := words[firstArg+6].(int)
-		q.Queues, q.Listens = round > 0, listens == 1
 		h.mu.Lock()
 		h.lastID[key] = id
 		h.mu.Unlock()
@@ -127,23 +160,40 @@ func (h *Hook) begin(cmd redis.Cmder) *judge.Request {
 	return q
 }
 
-// end completes a request, and reports it.
-func (h *Hook) end(q *judge.Request, cmd redis.Cmder, err error) {
-	if q == nil {
-		return
-	}
-	q.Replied, q.Answer = h.now(), answerOf(cmd, err)
+// end completes the requests of a command, and reports them. It leaves out those
+// that a script for several locks has not served: they are sent again.
+func (h *Hook) end(requests []*judge.Request, cmd redis.Cmder, err error) {
 	var answer redis.Error
-	q.Stray = err != nil && !errors.As(err, &answer)
-	h.report(q)
+	stray := err != nil && !errors.As(err, &answer)
+	for i, q := range requests {
+		reply := valueOf(cmd)
+		if all, ok := reply.([]any); ok && err == nil && len(cmd.Args()) == jointLength(len(requests)) {
+			if reply = all[i]; reply == int64(0) {
+				continue
+			}
+		}
+		if q != nil {
+			q.Replied, q.Answer, q.Stray = h.now(), answerOf(reply, err), stray
+			h.report(q)
+		}
+	}
 }
 
-func answerOf(cmd redis.Cmder, err error) judge.Answer {
-	reply, ok := cmd.(interface{ Val() any })
-	if !ok || err != nil {
+// jointLength returns how many words the script for so many locks has.
+func jointLength(locks int) int { return firstKey + locks*(jointKeys+jointArgs) }
+
+func valueOf(cmd redis.Cmder) any {
+	if reply, ok := cmd.(interface{ Val() any }); ok {
+		return reply.Val()
+	}
+	return nil
+}
+
+func answerOf(reply any, err error) judge.Answer {
+	if err != nil {
 		return judge.Unknown
 	}
-	switch v := reply.Val().(type) {
+	switch v := reply.(type) {
 	case int64:
 		if v == 0 {
 			return judge.No

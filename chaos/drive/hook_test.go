@@ -2,6 +2,7 @@ package drive
 
 import (
 	"context"
+	"io"
 	"testing"
 	"time"
 
@@ -35,5 +36,50 @@ func TestHookKnowsTheOp(t *testing.T) {
 	if len(reported) != 2 || reported[0].Script != judge.Renew ||
 		reported[0].Op != 7 || reported[0].TTL != time.Second || reported[1].Op != 0 {
 		t.Errorf("reported %+v, want a renewal by op 7 and a request of an unknown op", reported)
+	}
+}
+
+// A script that serves several locks is as many requests. Those that it has not
+// served are left out: they are sent again.
+func TestHookKnowsTheRequestsOfAScript(t *testing.T) {
+	var reported []*judge.Request
+	h := NewHook(0, 0, []string{"a", "b", "c"}, func() judge.Instant { return 1 }, func(q *judge.Request) {
+		reported = append(reported, q)
+	})
+	words := []any{
+		"evalsha", "hash", 4 * jointKeys,
+		"a", "", "", "b", "", "", "c", "", "", "of no judge", "", "",
+		"acquire", "id:1", int64(1000), int64(2000), int64(0),
+		"renew", "id:2", int64(3000), 1000, 1,
+		"release", "id:3", 1000, 0, "",
+		"acquire", "id:4", int64(1000), int64(2000), int64(0),
+	}
+	answer := []any{int64(77), int64(0), int64(1), int64(78)}
+	many := h.ProcessPipelineHook(func(_ context.Context, cmds []redis.Cmder) error {
+		cmds[0].(*redis.Cmd).SetVal(answer)
+		return nil
+	})
+	if err := many(t.Context(), []redis.Cmder{redis.NewCmd(t.Context(), words...)}); err != nil {
+		t.Fatal(err)
+	}
+	if len(reported) != 2 || h.LastID(0) != "id:1" {
+		t.Fatalf("reported %+v, the last ID is %q", reported, h.LastID(0))
+	}
+	for i, want := range []judge.Request{
+		{Key: 0, ID: "id:1", Script: judge.Acquire, TTL: time.Second, Answer: judge.Yes, Sent: 1, Replied: 1},
+		{Key: 2, ID: "id:3", Script: judge.Release, Answer: judge.Yes, Sent: 1, Replied: 1},
+	} {
+		if *reported[i] != want {
+			t.Errorf("reported %+v, want %+v", *reported[i], want)
+		}
+	}
+	lost := h.ProcessPipelineHook(func(_ context.Context, cmds []redis.Cmder) error {
+		cmds[0].SetErr(io.ErrUnexpectedEOF)
+		return io.ErrUnexpectedEOF
+	})
+	reported = nil
+	_ = lost(t.Context(), []redis.Cmder{redis.NewCmd(t.Context(), words...)})
+	if len(reported) != 3 || !reported[1].Stray || reported[1].Answer != judge.Unknown {
+		t.Errorf("reported of a script that was lost: %+v", reported)
 	}
 }

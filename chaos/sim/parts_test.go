@@ -160,7 +160,7 @@ func TestWatchQueues(t *testing.T) {
 				s := w.newServer(0)
 				defer s.redis.Close()
 				keys := []string{"lock", "fence", "queue", "waiters", "readers", "deadlines"}
-				call := []script{{keys, "of the waiter"}}
+				call := []script{{keys, "of the waiter", 1}}
 				_, _ = s.redis.Mini.ZAdd("deadlines", float64(s.now().UnixMilli()-1), "of the dead")
 				s.watchQueues(call)
 				if c.queues {

@@ -19,7 +19,7 @@ type queueWatch struct {
 // executes it.
 func (s *server) watchQueues(scripts []script) {
 	for _, script := range scripts {
-		if len(script.keys) != keysOfScript {
+		if script.requests > 1 || len(script.keys) != keysOfScript {
 			continue
 		}
 		now := s.now().UnixMicro()
@@ -60,12 +60,17 @@ const (
 	waitersKey   = 3
 	deadlinesKey = 5
 	keysOfScript = 6
+	keysOfJoint  = 3 // of each lock, in the script that serves several
 )
+
+// joins are the first arguments of the script that serves several locks.
+var joins = map[string]bool{"acquire": true, "renew": true, "release": true}
 
 // A script is a script of a frame.
 type script struct {
-	keys []string
-	id   string // its first argument: in most scripts the ID
+	keys     []string
+	id       string // its first argument: in most scripts the ID
+	requests int    // it serves: 1, or those of several locks
 }
 
 // scriptsOf returns the scripts of a frame.
@@ -85,7 +90,10 @@ func scriptsOf(p []byte) (scripts []script) {
 		if after >= len(words) {
 			return scripts
 		}
-		s := script{id: words[after]}
+		s := script{id: words[after], requests: 1}
+		if joins[s.id] { // the name of a script for one lock
+			s.requests = n / keysOfJoint
+		}
 		for j := range n {
 			s.keys = append(s.keys, words[i+6+2*j])
 		}

@@ -82,13 +82,18 @@ func (w *world) countMishap(f fate) {
 	w.mishaps[f]++
 }
 
-// countTogether counts the scripts of a frame that has several.
+// countTogether counts the requests of a frame that has several.
 func (w *world) countTogether(scripts []script) {
+	requests := 0
+	for _, s := range scripts {
+		requests += s.requests
+	}
+	if requests < 2 {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(scripts) > 1 {
-		w.together += len(scripts)
-	}
+	w.together += requests
 }
 
 // problem notes that something is wrong with a queue.

@@ -66,6 +66,7 @@ type ask struct {
 	told         bool           // the server of the lock tells this waiter of its grant
 	subscription int64          // of the mailbox, that the last request asked about
 	uncontended  bool           // Redis granted the first request: no other waits
+	crowded      bool           // the lock was refused to this process when it last asked
 	answer       protocol.Grant // to the last request; if that failed, nothing is known
 	backoff      wait.Backoff
 }
@@ -136,7 +137,7 @@ func (a *ask) send(ctx context.Context) (answer protocol.Grant, err error) {
 	}
 	r := protocol.Request{
 		ID: a.id, Mode: a.mode, TTL: a.ttl, Reserve: a.reserve, Round: a.round,
-		Place: a.place, AskSubscribed: a.listening && counts, Channel: a.channel,
+		Place: a.place, AskSubscribed: a.listening && counts, Channel: a.channel, Crowded: a.crowded,
 	}
 	var came protocol.Grant // belongs to the request while that is under way
 	pending := a.pending
@@ -176,7 +177,7 @@ func (a *ask) rename(ctx context.Context) {
 // it has been released: such a message may come late.
 func (a *ask) newHold(token int64) (*Hold, error) {
 	h := &Hold{
-		site: a.site, id: a.id, doubt: a.doubt(), fence: token,
+		site: a.site, id: a.id, mode: a.mode, alone: a.uncontended, doubt: a.doubt(), fence: token,
 		last: token + a.reserve, until: a.Clock.Now().Add(HandOffTime),
 	}
 	leased, err := lease.Start(lease.Terms{

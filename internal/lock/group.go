@@ -44,8 +44,8 @@ import (
 // its key. Then LockAll lets all ids go, and begins anew.
 
 const (
-	// atOnce is how many requests of one LockAll may be under way.
-	atOnce = 64
+	// atOnce is how many ids LockAll tries, or unlocks, together.
+	atOnce = 1024
 
 	// LockAll with limited leases waits for an id behind all that it holds for
 	// 1/inOrder of the time that a lease lives, and for any other id for
@@ -95,9 +95,12 @@ func (t *Table) LockAll(ctx context.Context, ids ...string) (unlock func(), err 
 // unlocked.
 func (t *Table) unlockAll(ids []string) {
 	errs := make([]error, len(ids))
-	together(len(ids), atOnce, func(i int) {
-		errs[i] = t.UnlockContext(context.Background(), ids[i], Write)
-	})
+	for from := 0; from < len(ids); from += atOnce {
+		to := min(from+atOnce, len(ids))
+		together(context.Background(), to-from, func(ctx context.Context, i int) {
+			errs[from+i] = t.UnlockContext(ctx, ids[from+i], Write)
+		})
+	}
 	for i, err := range errs {
 		reportUnlock(func() *slog.Logger { return t.logOf(ids[i]) }, "unlock", err)
 	}
@@ -171,7 +174,7 @@ func (g *group) try(ctx context.Context, indices []int) {
 			}
 		}
 	}()
-	together(len(indices), atOnce, func(n int) {
+	together(ctx, len(indices), func(ctx context.Context, n int) {
 		locked[n], _ = g.t.TryLockContext(ctx, g.ids[indices[n]], Write) // waitFor meets an error again
 	})
 }
@@ -270,7 +273,7 @@ func (t *Table) letGo(ctx context.Context, ids []string) {
 	patient, cancel := send.Outlive(ctx, letGoTime)
 	defer cancel()
 	_, _ = send.Wait(patient, func() error {
-		together(len(ids), len(ids), func(i int) { t.unlockOrLog(ctx, ids[i]) })
+		together(ctx, len(ids), func(ctx context.Context, i int) { t.unlockOrLog(ctx, ids[i]) })
 		return nil
 	})
 }
@@ -289,34 +292,32 @@ func (t *Table) unlockOrLog(ctx context.Context, id string) {
 	}
 }
 
-// together calls f for each number below n, at most so many at a time, and
-// returns when all calls have returned. If a call panics, together panics with
-// the same value.
-func together(n, most int, f func(i int)) {
-	var next atomic.Int64
+// together calls f for each number below n, at the same time, and returns when
+// all calls have returned. Requests that the calls make under their context go to
+// Redis together. If a call panics, together panics with the same value.
+func together(ctx context.Context, n int, f func(ctx context.Context, i int)) {
+	ctx, gathering := send.Gather(ctx, n)
 	var panicked atomic.Pointer[any]
 	call := func(i int) {
+		defer gathering.Leave() // also if the call ends its goroutine
 		defer func() {
 			if v := recover(); v != nil {
 				panicked.CompareAndSwap(nil, &v)
 			}
 		}()
-		f(i)
+		f(ctx, i)
 	}
-	work := func() {
-		for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
-			call(int(i))
-		}
-	}
-	var workers sync.WaitGroup
-	for range min(n, most) - 1 {
-		workers.Go(work)
+	var others sync.WaitGroup
+	for i := 1; i < n; i++ {
+		others.Go(func() { call(i) })
 	}
 	defer func() { // also if a call ends this goroutine
-		workers.Wait()
+		others.Wait()
 		if v := panicked.Load(); v != nil {
 			panic(*v)
 		}
 	}()
-	work()
+	if n > 0 {
+		call(0)
+	}
 }

@@ -41,6 +41,8 @@ const (
 type Hold struct {
 	site   site // not embedded: users must not see its fields
 	id     string
+	mode   Mode
+	alone  bool // Redis granted the lock at once: probably no other process wants it
 	fence  int64
 	lease  *lease.Lease
 	doubt  *doubt       // of the requests that led to the hold; nil: none
@@ -121,8 +123,9 @@ func (h *Hold) handOff() (next *Hold, ok bool) {
 		return nil, false
 	}
 	return &Hold{
-		site: h.site, id: h.id, doubt: h.doubt, fence: h.fence + 1, lease: leased,
-		last: h.last, until: h.until, waiter: h.waiter,
+		site: h.site, id: h.id, mode: h.mode, alone: h.alone, doubt: h.doubt, fence: h.fence + 1,
+		lease: leased,
+		last:  h.last, until: h.until, waiter: h.waiter,
 	}, true
 }
 
@@ -161,7 +164,11 @@ func (h *Hold) free(ctx context.Context) (err error) {
 			h.site.sweep(h.id, h.doubt)
 		}
 	}()
-	err = h.site.release(ctx, h.site.server.NewRelease(h.id, used), h.Deadline())
+	r := h.site.server.NewRelease(h.id, used)
+	if h.alone && h.mode == Write && used == 0 {
+		r = h.site.server.NewSoleRelease(h.id)
+	}
+	err = h.site.release(ctx, r, h.Deadline())
 	return err
 }
 
@@ -188,7 +195,8 @@ func (r *renewer) Renew(ctx context.Context, ttl time.Duration) (waiting bool, e
 }
 
 func (r *renewer) RenewLater(ctx context.Context, ttl time.Duration, done func(error)) {
-	r.site.server.RenewLater(ctx, r.id, r.last, ttl, func(waiting bool, err error) {
+	renewal := protocol.Renewal{ID: r.id, Mode: r.mode, Token: r.last, TTL: ttl}
+	r.site.server.RenewLater(ctx, renewal, func(waiting bool, err error) {
 		r.note(waiting)
 		done(err)
 	})

@@ -250,7 +250,9 @@ func (l *Lock) tryOnce(ctx context.Context, a *ask) (h *Hold, err error) {
 
 // request makes one request. Its caller has the turn.
 func (l *Lock) request(ctx context.Context, a *ask) (*Hold, error) {
+	a.crowded = l.crowded.Load()
 	h, err := a.request(ctx, l.reserve(a.mode))
+	l.crowded.Store(h == nil && err == nil || h != nil && !h.alone)
 	if h != nil {
 		return l.hold(ctx, a, h), nil
 	}

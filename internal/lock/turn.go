@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,6 +17,7 @@ import (
 // the turn.
 type turns struct {
 	site
+	crowded atomic.Bool // when this process last asked, others had the lock or waited for it
 
 	mu     sync.Mutex // guards the following
 	queue  queue

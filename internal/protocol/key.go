@@ -87,9 +87,15 @@ func companionNames(base string, names []string) {
 }
 
 // hasTag reports whether key has a hash tag.
-func hasTag(key string) bool {
-	_, rest, ok := strings.Cut(key, "{")
-	return ok && strings.Index(rest, "}") > 0
+func hasTag(key string) bool { return tagOf(key) != key }
+
+// tagOf returns what a cluster hashes of key: its hash tag, or all of it.
+func tagOf(key string) string {
+	_, rest, _ := strings.Cut(key, "{")
+	if end := strings.Index(rest, "}"); end > 0 {
+		return rest[:end]
+	}
+	return key
 }
 
 // Quote returns key as it stands in messages: quoted, and cut after 128 bytes.

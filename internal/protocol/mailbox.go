@@ -38,7 +38,7 @@ const probePrefix = "probe "
 // notices of l. An error says that this server could send no notice either, or
 // that no server answered.
 func (l *Lock) Probe(ctx context.Context, mailbox string) error {
-	_, err := l.run(ctx, repeatable, probeScript, Channel(mailbox))
+	_, err := l.run(ctx, repeatable, probeScript, nil, Channel(mailbox))
 	return err
 }
 

@@ -54,13 +54,28 @@ var (
 	renewSource string
 	//go:embed probe.lua
 	probeSource string
+	//go:embed joint.lua
+	jointSource string
 
 	// What a free lock needs stands first, ahead of all the rest.
 	acquireScript = newScript(lockSource + acquireSource + shareSource + queueSource + contendSource)
 	releaseScript = newScript(lockSource + releaseSource + shareSource + queueSource + handOffSource)
 	renewScript   = newScript(lockSource + shareSource + renewSource)
 	probeScript   = newScript(probeSource)
+
+	joint = newJoint(lockSource + jointSource)
+
+	acquirePart = &send.Part{Joint: joint, Name: "acquire"}
+	renewPart   = &send.Part{Joint: joint, Name: "renew"}
+	releasePart = &send.Part{Joint: joint, Name: "release"}
 )
+
+// newJoint returns the script that serves several locks, as joint.lua takes its
+// keys and arguments.
+func newJoint(source string) *send.Joint {
+	s := newScript(source)
+	return &send.Joint{Hash: s.hash, Source: s.source, Keys: 3, Args: 5, Tag: tagOf}
+}
 
 // Lock is one lock key on one server. It keeps no state of its own and may be
 // used concurrently.
@@ -135,6 +150,20 @@ type Request struct {
 	// Channel is that of the mailbox, if the server is to say first whether
 	// this client may publish there, and else empty.
 	Channel string
+
+	// Crowded says that the lock is probably taken or waited for. Then the request
+	// costs a round trip less if it goes by its own script.
+	Crowded bool
+}
+
+// part returns how the request may be served together with those of other locks,
+// or nil if it may not. The script for several locks queues no waiter and lets in
+// no reader.
+func (r *Request) part() *send.Part {
+	if r.Crowded || r.Mode == Read || r.Place != 0 || r.Channel != "" {
+		return nil
+	}
+	return acquirePart
 }
 
 // A Grant is the answer to an acquisition.
@@ -173,7 +202,7 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	lifetime := (r.TTL + FloorLifetime).Milliseconds()
 	var pauses pauses
 	for repeats, stray := send.Repeats(l.sender.Client()), false; ; repeats-- {
-		reply, err := l.run(send.WithoutDeadline(ctx), send.Once, acquireScript, r.ID, r.TTL.Milliseconds(),
+		reply, err := l.run(send.WithoutDeadline(ctx), send.Once, acquireScript, r.part(), r.ID, r.TTL.Milliseconds(),
 			lifetime, r.Reserve, r.Round, r.Place, counted, modes[r.Mode], r.Channel)
 		if repeats > 0 && isRepeated(err) && pauses.wait(ctx) == nil {
 			stray = stray || send.Lost(err)
@@ -242,16 +271,31 @@ func milliseconds(ms int64) time.Duration {
 // the script. The token is the highest of those reserved for the lease. Of a
 // reader's lease, waiting says that others queue for the lock.
 func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) (waiting bool, err error) {
-	return renewed(l.run(ctx, repeatable, renewScript, id, ttl.Milliseconds(), floorLifetime, token))
+	return renewed(l.run(ctx, repeatable, renewScript, nil, id, ttl.Milliseconds(), floorLifetime, token))
 }
+
+// A Renewal is a request of a timer, for whose answer no caller waits.
+type Renewal struct {
+	ID    string
+	Mode  Mode
+	Token int64         // the highest of those reserved for the lease
+	TTL   time.Duration // from when the server runs the script
+}
+
+// patienceShare is the share of its ttl for which a Renewal may wait for others,
+// so that they go together.
+const patienceShare = 100
 
 // RenewLater is Renew for a caller that does not wait for the answer: it calls
 // done with it. It may return before that, or after. done must not block.
-func (l *Lock) RenewLater(
-	ctx context.Context, id string, token int64, ttl time.Duration, done func(waiting bool, err error),
-) {
-	l.runLater(ctx, renewScript, func(reply any, err error) { done(renewed(reply, err)) },
-		id, ttl.Milliseconds(), floorLifetime, token)
+func (l *Lock) RenewLater(ctx context.Context, r Renewal, done func(waiting bool, err error)) {
+	part := renewPart
+	if r.Mode == Read {
+		part = nil
+	}
+	l.runLater(ctx, renewScript, part, r.TTL/patienceShare,
+		func(reply any, err error) { done(renewed(reply, err)) },
+		r.ID, r.TTL.Milliseconds(), floorLifetime, r.Token)
 }
 
 // renewed reads the reply to a renewal.
@@ -306,12 +350,14 @@ func newScript(source string) script {
 
 // run runs a script by its hash, or by its source where the server does not
 // know it, and returns the reply.
-func (l *Lock) run(ctx context.Context, as form, s script, args ...any) (reply any, err error) {
+func (l *Lock) run(
+	ctx context.Context, as form, s script, part *send.Part, args ...any,
+) (reply any, err error) {
 	cmd := l.command(ctx, "evalsha", s.hash, args)
-	err = l.sender.Send(ctx, as(cmd))
+	err = l.sender.Send(ctx, as(cmd), part)
 	if isUnknown(err) {
 		cmd = l.command(ctx, "eval", s.source, args)
-		err = l.sender.Send(ctx, as(cmd))
+		err = l.sender.Send(ctx, as(cmd), nil)
 	}
 	if err != nil {
 		return nil, l.directed(err)
@@ -321,15 +367,18 @@ func (l *Lock) run(ctx context.Context, as form, s script, args ...any) (reply a
 
 // runLater is run for a caller that does not wait: it calls done with the
 // reply.
-func (l *Lock) runLater(ctx context.Context, s script, done func(any, error), args ...any) {
+func (l *Lock) runLater(
+	ctx context.Context, s script, part *send.Part, patience time.Duration,
+	done func(any, error), args ...any,
+) {
 	cmd := l.command(ctx, "evalsha", s.hash, args)
-	l.sender.SendLater(ctx, cmd, func(err error) {
+	l.sender.SendLater(ctx, cmd, part, patience, func(err error) {
 		if !isUnknown(err) {
 			done(cmd.Val(), err)
 			return
 		}
 		cmd := l.command(ctx, "eval", s.source, args)
-		l.sender.SendLater(ctx, cmd, func(err error) { done(cmd.Val(), err) })
+		l.sender.SendLater(ctx, cmd, nil, 0, func(err error) { done(cmd.Val(), err) })
 	})
 }
 

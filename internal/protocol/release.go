@@ -15,6 +15,7 @@ type Release struct {
 	lock       *Lock
 	id         string
 	used       int64
+	part       *send.Part
 	unanswered bool // the server may have carried out a request that was not answered
 }
 
@@ -24,12 +25,19 @@ func (l *Lock) NewRelease(id string, used int64) *Release {
 	return &Release{lock: l, id: id, used: used}
 }
 
+// NewSoleRelease returns the release of id, which probably writes alone: no
+// other ID waits for the lock. It goes together with the requests of other locks,
+// where it can.
+func (l *Lock) NewSoleRelease(id string) *Release {
+	return &Release{lock: l, id: id, part: releasePart}
+}
+
 // Try makes one request. If the ID holds the lock, the server hands the lock to
 // the first waiter, or frees it. Otherwise the ID leaves the queue, and Try
 // returns ErrNotHeld. After a request that was not answered Try returns nil in
 // that case: the server may have carried that request out.
 func (r *Release) Try(ctx context.Context) error {
-	reply, err := r.lock.run(ctx, send.Once, releaseScript, r.id, floorLifetime, r.used) // never repeated
+	reply, err := r.lock.run(ctx, send.Once, releaseScript, r.part, r.id, floorLifetime, r.used) // never repeated
 	err = yes(reply, err)
 	if errors.Is(err, ErrNotHeld) && r.unanswered {
 		return nil

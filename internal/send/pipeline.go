@@ -3,7 +3,9 @@ package send
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -41,7 +43,8 @@ type Pipeline struct {
 const (
 	softLimit = 4                     // commands and batches under way at which others wait
 	hardLimit = 32                    // the same, for commands that have waited for linger
-	maxBatch  = 64                    // commands in a batch
+	maxBatch  = 64                    // commands in a batch, and in a script
+	maxAtOnce = 16 * maxBatch         // commands in a batch of requests that were gathered
 	linger    = 10 * time.Millisecond // of a Pipeline
 )
 
@@ -63,15 +66,18 @@ func (p *Pipeline) KeepsDeadlines() bool { return p.direct.KeepsDeadlines() }
 
 // Send waits for a command that goes in a batch until the deadline of ctx.
 // Nothing else ends that wait.
-func (p *Pipeline) Send(ctx context.Context, cmd redis.Cmder) error {
+func (p *Pipeline) Send(ctx context.Context, cmd redis.Cmder, part *Part) error {
 	l := p.lane(ctx, cmd)
 	if l == nil {
-		return p.direct.Send(ctx, cmd)
+		return p.direct.Send(ctx, cmd, part)
 	}
-	r := l.enqueue(ctx, cmd, nil)
-	if r == nil {
+	r := &request{ctx: ctx, cmd: cmd, part: part}
+	if g := gatheringOf(ctx); g != nil {
+		r.answered = make(chan struct{})
+		g.add(l, r)
+	} else if !l.enqueue(r) {
 		defer l.done()
-		return p.direct.Send(ctx, cmd)
+		return p.direct.Send(ctx, cmd, part)
 	}
 	var deadline <-chan struct{}
 	if _, ok := ctx.Deadline(); ok {
@@ -84,22 +90,22 @@ func (p *Pipeline) Send(ctx context.Context, cmd redis.Cmder) error {
 	}
 	// The client would have followed or repeated a command that went by itself.
 	if err := cmd.Err(); wrongServer(err) || Lost(err) && !cmd.NoRetry() && ctx.Err() == nil {
-		return p.direct.Send(ctx, cmd)
+		return p.direct.Send(ctx, cmd, part)
 	}
 	return cmd.Err()
 }
 
 // SendLater does not repeat a command that was not answered. It follows a
 // command only to the server that the answer names.
-func (p *Pipeline) SendLater(ctx context.Context, cmd redis.Cmder, done func(error)) {
+func (p *Pipeline) SendLater(
+	ctx context.Context, cmd redis.Cmder, part *Part, patience time.Duration, done func(error),
+) {
 	l := p.lane(ctx, cmd)
 	if l == nil {
-		go p.direct.SendLater(ctx, cmd, done)
+		go p.direct.SendLater(ctx, cmd, part, patience, done)
 		return
 	}
-	if l.enqueue(ctx, cmd, done) == nil {
-		go l.send([]*request{{ctx: ctx, cmd: cmd, later: done}})
-	}
+	l.enqueueLater(&request{ctx: ctx, cmd: cmd, part: part, later: done}, min(patience, p.linger))
 }
 
 // lane returns the lane to the server of cmd's key, or nil if there is none.
@@ -159,11 +165,19 @@ type lane struct {
 	client redis.UniversalClient // follows commands to other servers
 	server *redis.Client
 	linger time.Duration
+	apart  atomic.Bool // a script with the keys of several locks is refused
 
 	mu      sync.Mutex  // guards the following; never held over a call to Redis
 	busy    int         // commands and batches under way; at least softLimit if others wait
 	waiting []*request  // for the next batch, in the order in which they came
 	overdue *time.Timer // sends requests that have waited for linger; nil: none has waited yet
+
+	// Requests for which no caller waits. They go along with the next batch, or
+	// when there are enough of them for one, or when one has waited for long
+	// enough.
+	patient []*request
+	due     *time.Timer // ends their wait; nil: none has waited yet
+	dueAt   time.Time   // when it does so, if any request is patient
 }
 
 // A request is a command in a batch. It is made for one call and never used
@@ -172,6 +186,7 @@ type lane struct {
 type request struct {
 	ctx      context.Context
 	cmd      redis.Cmder
+	part     *Part         // nil: no Joint may serve it
 	later    func(error)   // called with the answer; nil: a caller waits for it
 	answered chan struct{} // closed with the answer; nil if later is not
 }
@@ -179,27 +194,55 @@ type request struct {
 func (l *lane) idle() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.busy == 0
+	return l.busy == 0 && len(l.patient) == 0
 }
 
-// enqueue returns a request that waits for the next batch. It returns nil if
-// cmd need not wait: the caller then sends cmd and calls done after it.
-func (l *lane) enqueue(ctx context.Context, cmd redis.Cmder, later func(error)) *request {
+// enqueue lets r wait for the next batch. It returns false if r need not wait:
+// the caller then sends the command and calls done after it.
+func (l *lane) enqueue(r *request) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.busy < softLimit {
 		l.busy++
-		return nil
+		return false
 	}
-	r := &request{ctx: ctx, cmd: cmd, later: later}
-	if later == nil {
-		r.answered = make(chan struct{})
-	}
+	r.answered = make(chan struct{})
 	l.waiting = append(l.waiting, r)
 	if len(l.waiting) == 1 {
 		l.lingerLocked()
 	}
-	return r
+	return true
+}
+
+// enqueueLater lets r wait for others for as long as patience.
+func (l *lane) enqueueLater(r *request, patience time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.patient = append(l.patient, r)
+	if len(l.patient) >= maxBatch && l.busy < hardLimit {
+		l.sendLocked(l.takeLocked())
+		return
+	}
+	end := time.Now().Add(patience)
+	switch {
+	case l.due == nil:
+		l.due = time.AfterFunc(patience, l.sendPatient)
+	case len(l.patient) == 1 || end.Before(l.dueAt):
+		l.due.Reset(patience)
+	default:
+		return
+	}
+	l.dueAt = end
+}
+
+// sendPatient sends the requests for which no caller waits. If too many are under
+// way, it leaves that to done.
+func (l *lane) sendPatient() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.patient) > 0 && l.busy < hardLimit {
+		l.sendLocked(l.takeLocked())
+	}
 }
 
 // lingerLocked gives the next batch some time to grow.
@@ -216,8 +259,7 @@ func (l *lane) hurry() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.waiting) > 0 && l.busy < hardLimit {
-		l.busy++
-		go l.send(l.takeLocked())
+		l.sendLocked(l.takeLocked())
 	}
 	if len(l.waiting) > 0 {
 		l.lingerLocked()
@@ -229,70 +271,132 @@ func (l *lane) hurry() {
 func (l *lane) done() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := len(l.waiting); n == 0 || l.busy > softLimit && n < maxBatch {
-		l.busy--
-		return
+	l.busy--
+	n := len(l.waiting)
+	if n > 0 && (l.busy < softLimit || n >= maxBatch) || len(l.patient) >= maxBatch {
+		l.sendLocked(l.takeLocked())
 	}
-	go l.send(l.takeLocked())
 }
 
-// takeLocked returns the next batch.
+// takeLocked returns the next batch: waiting requests, and then patient ones.
 func (l *lane) takeLocked() []*request {
 	n := min(len(l.waiting), maxBatch)
 	batch := l.waiting[:n:n]
 	l.waiting = l.waiting[n:]
 	if len(l.waiting) == 0 {
 		l.waiting = nil
-		l.overdue.Stop()
+		if l.overdue != nil {
+			l.overdue.Stop()
+		}
+	}
+	n = min(len(l.patient), maxBatch-n)
+	batch = append(batch, l.patient[:n]...)
+	l.patient = l.patient[n:]
+	if len(l.patient) == 0 {
+		l.patient = nil
 	}
 	return batch
 }
 
+// sendLocked sends a batch on a goroutine of its own.
+func (l *lane) sendLocked(batch []*request) {
+	l.busy++
+	go l.send(batch)
+}
+
+// sendAll sends requests at once, however many are under way.
+func (l *lane) sendAll(requests []*request) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for batch := range slices.Chunk(requests, maxAtOnce) {
+		l.sendLocked(batch)
+	}
+}
+
 // send sends a batch, and calls done for it. It does not send a request whose
-// context has ended.
+// context has ended. A request that a script has served does not wait for those
+// which the script has left.
 func (l *lane) send(batch []*request) {
-	pipe := l.server.Pipeline()
+	d := &delivery{lane: l, left: batch}
+	defer d.end() // also if a hook ends this goroutine
+	var live []*request
 	for _, r := range batch {
 		if err := r.ctx.Err(); err != nil {
 			r.cmd.SetErr(err)
 			continue
 		}
-		_ = pipe.Process(r.ctx, unrepeated(r.cmd)) // only notes the command
+		live = append(live, r)
 	}
-	defer l.sent(batch) // also if a hook ends this goroutine
-	exec(context.WithoutCancel(batch[0].ctx), pipe, batch)
+	ctx := context.WithoutCancel(batch[0].ctx)
+	for parcels := l.parcels(live); len(parcels) > 0; {
+		pipe := l.server.Pipeline()
+		for _, c := range parcels {
+			_ = pipe.Process(ctx, c.prepare(ctx)) // only notes the command
+		}
+		exec(ctx, pipe, parcels)
+		var more []*parcel
+		for _, c := range parcels {
+			more = append(more, c.deal(l)...)
+		}
+		if parcels = more; len(more) > 0 {
+			d.deliver(more)
+		}
+	}
 }
 
-// sent ends a batch, each command of which carries its error.
-func (l *lane) sent(batch []*request) {
-	l.done()
-	var redirected []*request
-	for _, r := range batch {
+// A delivery passes the answers of a batch on.
+type delivery struct {
+	lane       *lane
+	left       []*request // that have not been answered
+	redirected []*request // that another server is to answer
+}
+
+// deliver passes on the answers to all requests but those of more, which are
+// still to be sent.
+func (d *delivery) deliver(more []*parcel) {
+	waits := make(map[*request]bool)
+	for _, c := range more {
+		for _, r := range c.requests {
+			waits[r] = true
+		}
+	}
+	left := d.left
+	d.left = nil
+	for _, r := range left {
 		switch {
+		case waits[r]:
+			d.left = append(d.left, r)
 		case r.later == nil:
 			close(r.answered) // and cmd is the waiting caller's again
-		case l.redirected(r):
-			redirected = append(redirected, r)
+		case d.lane.redirected(r):
+			d.redirected = append(d.redirected, r)
 		default:
 			r.later(r.cmd.Err())
 		}
 	}
-	for _, r := range redirected {
-		direct{l.client}.SendLater(r.ctx, r.cmd, r.later)
+}
+
+// end delivers what is left, each with its error, and follows requests to other
+// servers.
+func (d *delivery) end() {
+	d.lane.done()
+	d.deliver(nil)
+	for _, r := range d.redirected {
+		direct{d.lane.client}.SendLater(r.ctx, r.cmd, r.part, 0, r.later)
 	}
 }
 
-// exec sends the commands that pipe has noted of batch. Each command then
-// carries its error.
-func exec(ctx context.Context, pipe redis.Pipeliner, batch []*request) {
+// exec sends the parcels, which pipe has noted. Each request then carries its
+// error, unless a script was answered that may have served it.
+func exec(ctx context.Context, pipe redis.Pipeliner, parcels []*parcel) {
 	var broken error = ErrExited // unless Exec returns, or panics
 	defer func() {
 		if v := recover(); v != nil {
 			broken = newPanic(v)
 		}
 		if broken != nil {
-			for _, r := range batch {
-				r.cmd.SetErr(broken)
+			for _, c := range parcels {
+				c.fail(broken)
 			}
 		}
 	}()

@@ -39,14 +39,32 @@ type gate struct {
 func gated(t *testing.T, client *redis.Client) (*send.Pipeline, *gate) {
 	t.Helper()
 	p := send.NewPipeline(client)
+	warm(t, p)
+	g := &gate{opened: make(chan struct{}), waiting: make(chan struct{}, 1000)}
+	client.AddHook(g)
+	return p, g
+}
+
+// warm lets the server know the scripts.
+func warm(t *testing.T, p *send.Pipeline) {
+	t.Helper()
 	l := pipelined(t, p, "warm")
 	grant(t, l)
 	if err := giveBack(l); err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{opened: make(chan struct{}), waiting: make(chan struct{}, 1000)}
-	client.AddHook(g)
-	return p, g
+	ctx, gathering := send.Gather(t.Context(), 2)
+	var both sync.WaitGroup
+	for i := range 2 {
+		l := pipelined(t, p, fmt.Sprint("warm:", i))
+		both.Go(func() {
+			defer gathering.Leave()
+			if _, err := l.Acquire(ctx, protocol.Request{ID: holder, TTL: anHour}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	both.Wait()
 }
 
 func (g *gate) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -65,7 +83,7 @@ func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		if strings.HasPrefix(cmds[0].Name(), "eval") { // and not of a connection that begins
 			g.mu.Lock()
-			g.batches = append(g.batches, len(cmds))
+			g.batches = append(g.batches, requestsOf(cmds))
 			g.mu.Unlock()
 			if g.stuck != nil {
 				<-g.stuck
@@ -76,11 +94,30 @@ func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 		defer g.mu.Unlock()
 		for _, cmd := range cmds {
 			if c, ok := cmd.(interface{ Val() any }); ok && strings.HasPrefix(cmd.Name(), "eval") {
-				g.replies = append(g.replies, c.Val())
+				if together, ok := c.Val().([]any); ok {
+					g.replies = append(g.replies, together...)
+				} else {
+					g.replies = append(g.replies, c.Val())
+				}
 			}
 		}
 		return err
 	}
+}
+
+// requestsOf returns how many requests a batch has. The script that serves
+// several has 3 keys for each.
+func requestsOf(batch []redis.Cmder) (n int) {
+	const keys, keysEach, argsEach = 2, 3, 5
+	for _, cmd := range batch {
+		count, _ := cmd.Args()[keys].(int)
+		if words := len(cmd.Args()); words == send.FirstKey+count+argsEach*count/keysEach {
+			n += count / keysEach
+		} else {
+			n++
+		}
+	}
+	return n
 }
 
 // sizes returns those of the batches so far.
@@ -303,7 +340,7 @@ func TestLostRepliesOfABatch(t *testing.T) {
 		}
 		line.BreakFirst(10, redistest.Cut) // more than go-redis tries
 		failed := make(chan error, 1)
-		locks[0].RenewLater(t.Context(), holder, 0, 2*anHour, func(_ bool, err error) { failed <- err })
+		locks[0].RenewLater(t.Context(), protocol.Renewal{ID: holder, TTL: 2 * anHour}, func(_ bool, err error) { failed <- err })
 		if err := <-failed; err == nil || send.Answered(err) {
 			t.Errorf("a renewal whose reply was lost: %v", err)
 		}
@@ -354,7 +391,7 @@ func TestRenewLater(t *testing.T) {
 		} {
 			later := func() error {
 				answer := make(chan error, 1)
-				l.RenewLater(t.Context(), holder, 0, anHour, func(_ bool, err error) { answer <- err })
+				l.RenewLater(t.Context(), protocol.Renewal{ID: holder, TTL: anHour}, func(_ bool, err error) { answer <- err })
 				return <-answer
 			}
 			s.Do("SET", "lock", holder, "PX", 60000)
@@ -433,7 +470,7 @@ func TestPipelineOfACluster(t *testing.T) {
 	}
 	later := func(l *protocol.Lock) error {
 		answer := make(chan error, 1)
-		l.RenewLater(t.Context(), holder, 0, anHour, func(_ bool, err error) { answer <- err })
+		l.RenewLater(t.Context(), protocol.Renewal{ID: holder, TTL: anHour}, func(_ bool, err error) { answer <- err })
 		return <-answer
 	}
 	each("acquisition", func(l *protocol.Lock) error { grant(t, l); return nil })

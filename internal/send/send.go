@@ -17,6 +17,7 @@ package send
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -30,12 +31,15 @@ const FirstKey = 3
 type Sender interface {
 	// Send sends cmd and returns its error when cmd has been answered or has
 	// failed. Where KeepsDeadlines reports true, Send also returns at the
-	// deadline of ctx. cmd must not be read after an error that is ctx's.
-	Send(ctx context.Context, cmd redis.Cmder) error
+	// deadline of ctx. cmd must not be read after an error that is ctx's. A
+	// Sender that sends commands together may serve cmd by the Joint of part; if
+	// part is nil, it may not.
+	Send(ctx context.Context, cmd redis.Cmder, part *Part) error
 
-	// SendLater sends cmd, and calls done when cmd has been answered or has
-	// failed. It may return before that, or after. done must not block.
-	SendLater(ctx context.Context, cmd redis.Cmder, done func(error))
+	// SendLater sends cmd as Send does, and calls done when cmd has been answered
+	// or has failed. It may return before that, or after. cmd may wait for others
+	// for as long as patience. done must not block.
+	SendLater(ctx context.Context, cmd redis.Cmder, part *Part, patience time.Duration, done func(error))
 
 	// KeepsDeadlines reports whether Send returns at the deadline of its
 	// context by itself, so that a caller with a deadline needs no Wait.
@@ -52,13 +56,15 @@ type direct struct{ client redis.UniversalClient }
 
 func (d direct) Client() redis.UniversalClient { return d.client }
 
-func (d direct) Send(ctx context.Context, cmd redis.Cmder) error {
+func (d direct) Send(ctx context.Context, cmd redis.Cmder, _ *Part) error {
 	process(ctx, d.client, cmd)
 	return cmd.Err()
 }
 
-func (d direct) SendLater(ctx context.Context, cmd redis.Cmder, done func(error)) {
-	done(d.Send(ctx, cmd))
+func (d direct) SendLater(
+	ctx context.Context, cmd redis.Cmder, part *Part, _ time.Duration, done func(error),
+) {
+	done(d.Send(ctx, cmd, part))
 }
 
 // process sends cmd, which then carries its error, also that of a panic.
