@@ -21,9 +21,9 @@ import (
 // after first use. Its methods may be called concurrently.
 //
 // A Keyed sends requests together that are made while others are under way: in
-// pipelines of the client, one for each server. A [redis.Hook] sees them as
-// such. It spreads the renewals of locks that were taken together over time.
-// Renewals keep no goroutines.
+// pipelines of the client, one for each server. One script may serve many locks.
+// A [redis.Hook] sees the pipelines and the scripts. A Keyed spreads the renewals
+// of locks that were taken together over time. Renewals keep no goroutines.
 //
 // An id is at least one byte long and at most 64 KiB. Its braces, if it has
 // any, leave the key a usable hash tag. With any other id, methods that return

@@ -38,7 +38,7 @@ func tiny(t *testing.T) *bench {
 		ttl: 10 * time.Second, rounds: 1, window: 50 * time.Millisecond, systems: systems[:1],
 		park: 100 * time.Millisecond, parkPeers: 100 * time.Millisecond,
 		settleParked: 200 * time.Millisecond,
-		killsOurs:    1, killsPeers: 1, few: 1, hold: 50 * time.Millisecond, heldLocks: 300, usedIDs: 300,
+		killsOurs:    1, killsPeers: 1, few: 1, hold: 50 * time.Millisecond, heldLocks: 300, usedIDs: 300, idsAtOnce: 300,
 	}
 }
 
@@ -47,7 +47,7 @@ func TestRun(t *testing.T) {
 	b := tiny(t)
 	b.systems = systems
 	b.cases = []string{uncontended, oneProcess, manyKeys, clients(2), handOver, park, killed}
-	alone := []string{among, manyHeld, manyUsed} // cases with one system
+	alone := []string{among, manyHeld, manyUsed, manyAtOnce} // cases with one system
 	compared := len(b.cases)
 	b.cases = append(b.cases, alone...)
 	r, err := b.measure()
@@ -61,6 +61,7 @@ func TestRun(t *testing.T) {
 		{uncontended, rawName}, {uncontended, cancellable.name}, {uncontended, keyed.name},
 		{oneProcess, reading.name}, {manyKeys, keyed.name},
 		{among, reading.name}, {manyHeld, keyed.name}, {manyUsed, keyed.name},
+		{manyAtOnce, keyed.name},
 	}
 	if got, want := len(r.Results), compared*len(systems)+len(present); got != want {
 		t.Errorf("%d results, want %d", got, want)

@@ -96,6 +96,38 @@ func (b *bench) used(_ system, ids int) (m measurement, err error) {
 	return m, nil
 }
 
+// lockAll measures how long LockAll of so many free ids takes, again and again for
+// window.
+func (b *bench) lockAll(_ system, ids int, window time.Duration) (m measurement, err error) {
+	w := new(wire)
+	c := newRedis(setup{b.server.addr, b.ttl, w.dial})
+	defer func() { err = firstOf(err, c.Close()) }()
+	k := warlock.NewKeyed(c, "all:", b.ttl)
+	all := make([]string, ids)
+	for i := range all {
+		all[i] = idOf(i)
+	}
+	times, sec := newHistogram(), new(section)
+	var sent int64
+	for start := time.Now(); time.Since(start) < window || m.Samples == 0; m.Samples++ {
+		before, called := w.commands.Load(), time.Now()
+		unlock, err := k.LockAll(context.Background(), all...)
+		if err != nil {
+			return m, err
+		}
+		if err := times.RecordValue(int64(time.Since(called))); err != nil {
+			return m, err
+		}
+		sent += w.commands.Load() - before
+		sec.visit()
+		unlock()
+	}
+	m.Commands = float64(sent) / float64(m.Samples) / float64(ids)
+	m.Broken = sec.overlaps.Load()
+	m.latencies(times)
+	return m, nil
+}
+
 func idOf(i int) string { return fmt.Sprintf("%08d", i) }
 
 // lockEach calls lock for each of so many ids, from 256 goroutines, as in a

@@ -27,6 +27,7 @@ type bench struct {
 	hold         time.Duration // how long many locks are held
 	heldLocks    int
 	usedIDs      int
+	idsAtOnce    int   // of one LockAll
 	few          int64 // how many hand-offs to measure, however slow they are
 	killsOurs    int
 	killsPeers   int
@@ -40,7 +41,7 @@ func main() {
 	}
 	b := &bench{
 		ttl: 10 * time.Second, systems: systems, settleParked: 2 * time.Second,
-		few: 30, heldLocks: 100_000, usedIDs: 1_000_000,
+		few: 30, heldLocks: 100_000, usedIDs: 1_000_000, idsAtOnce: 1000,
 	}
 	flag.IntVar(&b.rounds, "rounds", 5, "number of rounds; the report shows medians")
 	flag.DurationVar(&b.window, "window", 2*time.Second, "time of one measurement")
@@ -179,6 +180,9 @@ func (b *bench) plan() (steps []step) {
 	turns(manyUsed, 1, []system{keyed}, func(s system) (measurement, error) {
 		return b.used(s, b.usedIDs)
 	})
+	turns(manyAtOnce, b.rounds, []system{keyed}, func(s system) (measurement, error) {
+		return b.lockAll(s, b.idsAtOnce, b.window)
+	})
 	turns(park, 1, b.systems, b.parkedOf)
 	turns(killed, 1, b.systems, b.killsOf)
 	return steps
@@ -207,6 +211,7 @@ const (
 	manyKeys    = "256 keys"
 	manyHeld    = "many held"
 	manyUsed    = "many used once"
+	manyAtOnce  = "many at once"
 	among       = "a writer among 8 readers"
 	handOver    = "hand-off"
 	park        = "parked"
