@@ -61,11 +61,11 @@ var lockStates = map[string]func(l jointLock){
 		l.ask(waiting, 1, protocol.Write)
 		l.Do("DEL", l.Key())
 	},
-	"held":                func(l jointLock) { l.ask(self, 0, protocol.Write) },
-	"held by another":     func(l jointLock) { l.ask(another, 0, protocol.Write) },
-	"held without fence":  func(l jointLock) { l.Do("SET", l.Key(), self, "PX", 1000) },
-	"held for ever":       func(l jointLock) { l.Do("SET", l.Key(), self) },
-	"held for longer":     func(l jointLock) { l.Do("SET", l.Key(), self, "PX", time.Hour.Milliseconds()) },
+	"held":               func(l jointLock) { l.ask(self, 0, protocol.Write) },
+	"held by another":    func(l jointLock) { l.ask(another, 0, protocol.Write) },
+	"held without fence": func(l jointLock) { l.Do("SET", l.Key(), self, "PX", 1000) },
+	"held for ever":      func(l jointLock) { l.Do("SET", l.Key(), self) },
+	"held for longer":    func(l jointLock) { l.Do("SET", l.Key(), self, "PX", time.Hour.Milliseconds()) },
 	"held, with a fence that lives for long": func(l jointLock) {
 		l.ask(self, 0, protocol.Write)
 		l.Do("PEXPIRE", l.companion("fence"), time.Hour.Milliseconds())

@@ -163,5 +163,6 @@ func (c *parcel) fail(err error) {
 // refusesKeys reports whether a server, or a proxy before it, takes no script
 // with the keys of several locks.
 func refusesKeys(err error) bool {
-	return err != nil && (redis.HasErrorPrefix(err, "CROSSSLOT") || redis.HasErrorPrefix(err, "bad lua script"))
+	return err != nil &&
+		(redis.HasErrorPrefix(err, "CROSSSLOT") || redis.HasErrorPrefix(err, "bad lua script"))
 }
