@@ -10,14 +10,18 @@ import (
 // Each command waits until no member can send another one first: all have sent
 // one and wait for its answer, or have left. Then all go at once.
 //
-// A command waits for no longer than the linger of its Pipeline. A goroutine
-// that is no member may send a command as well, which goes along.
+// If no command comes for memberLingers times the linger of its Pipeline, those
+// that wait go without the rest. A goroutine that is no member may send a command
+// as well, which goes along.
 type Gathering struct {
 	mu       sync.Mutex // guards the following
 	members  int        // that neither wait for an answer nor have left
 	requests map[*lane][]*request
 	overdue  *time.Timer // sends the requests, if a member neither sends nor leaves; nil: none waits
 }
+
+// memberLingers leaves a busy machine time to run the members.
+const memberLingers = 5
 
 // gatheringKey is the context key for a Gathering.
 type gatheringKey struct{}
@@ -55,7 +59,9 @@ func (g *Gathering) add(l *lane, r *request) {
 	case g.members <= 0:
 		g.sendLocked()
 	case g.overdue == nil:
-		g.overdue = time.AfterFunc(l.linger, g.hurry)
+		g.overdue = time.AfterFunc(memberLingers*l.linger, g.hurry)
+	default:
+		g.overdue.Reset(memberLingers * l.linger)
 	}
 }
 
