@@ -34,6 +34,7 @@ const (
 	luaAcquire = "internal/protocol/acquire.lua"
 	luaContend = "internal/protocol/contend.lua"
 	luaHandOff = "internal/protocol/handoff.lua"
+	luaJoint   = "internal/protocol/joint.lua"
 	luaLock    = "internal/protocol/lock.lua"
 	luaQueue   = "internal/protocol/queue.lua"
 	luaShare   = "internal/protocol/share.lua"
@@ -111,6 +112,10 @@ var mutants = []mutant{
 		"		if old := l.shares.newest(); old != nil && l.NoRenewal {\n" +
 			"			go old.hold.abandon(ctx)\n		}\n" +
 			"		l.shares = append(l.shares, s)\n		kept = true\n"}}},
+	{"the script for many locks hands nothing on", onlySimulated, []edit{{luaJoint,
+		"~= id or redis.call('ZCARD', QUEUE) > 0 then", "~= id then"}}},
+	{"the script for many locks renews another's lease", onlySimulated, []edit{{luaJoint,
+		"if redis.call('GET', LOCK) ~= id then", "if not redis.call('GET', LOCK) then"}}},
 	{"a release is tried without pauses", "refused", []edit{{"internal/protocol/release.go",
 		"for pauses := new(pauses); ; {", "for tries := 1; ; tries++ {"}, {"internal/protocol/release.go",
 		"if pauses.wait(ctx) != nil {", "if tries == 4 {"}}},
