@@ -136,8 +136,7 @@ func (h *Hook) begin(cmd redis.Cmder) (requests []*judge.Request) {
 	return []*judge.Request{q}
 }
 
-// request returns a request that is sent now, or nil if it is none that a judge
-// looks at.
+// request returns a request that is sent now, or nil if no judge looks at it.
 func (h *Hook) request(script judge.Script, name any, args []any) *judge.Request {
 	text, _ := name.(string)
 	key, ours := h.keys[text]

@@ -39,8 +39,8 @@ func TestHookKnowsTheOp(t *testing.T) {
 	}
 }
 
-// A script that serves several locks is as many requests. Those that it has not
-// served are left out: they are sent again.
+// A script that serves several locks is as many requests. The hook leaves out the
+// requests that the script has not served: they are sent again.
 func TestHookKnowsTheRequestsOfAScript(t *testing.T) {
 	var reported []*judge.Request
 	h := NewHook(0, 0, []string{"a", "b", "c"}, func() judge.Instant { return 1 }, func(q *judge.Request) {
@@ -73,13 +73,18 @@ func TestHookKnowsTheRequestsOfAScript(t *testing.T) {
 			t.Errorf("reported %+v, want %+v", *reported[i], want)
 		}
 	}
-	lost := h.ProcessPipelineHook(func(_ context.Context, cmds []redis.Cmder) error {
-		cmds[0].SetErr(io.ErrUnexpectedEOF)
-		return io.ErrUnexpectedEOF
-	})
 	reported = nil
+	lost := h.ProcessPipelineHook(lose)
 	_ = lost(t.Context(), []redis.Cmder{redis.NewCmd(t.Context(), words...)})
 	if len(reported) != 3 || !reported[1].Stray || reported[1].Answer != judge.Unknown {
 		t.Errorf("reported of a script that was lost: %+v", reported)
 	}
+}
+
+// lose gets no answer to commands.
+func lose(_ context.Context, cmds []redis.Cmder) error {
+	for _, cmd := range cmds {
+		cmd.SetErr(io.ErrUnexpectedEOF)
+	}
+	return io.ErrUnexpectedEOF
 }

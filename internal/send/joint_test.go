@@ -145,8 +145,8 @@ func TestGatheringDoesNotWaitLong(t *testing.T) {
 	})
 }
 
-// A request that the script has served is answered, while those that it has left
-// are still under way.
+// A request that the script has served is answered, while the requests that the
+// script has left are still under way.
 func TestServedRequestsDoNotWaitForOthers(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		client := s.Client()
