@@ -25,6 +25,10 @@ import (
 // waited for linger goes on another connection. Up to hardLimit commands and
 // batches are under way.
 //
+// In a batch, commands with a Part go by one script where they can: see Joint. The
+// commands of a Gathering wait for each other, however few are under way.
+// Commands for which no caller waits are patient, also if nothing is under way.
+//
 // Each batch has a goroutine of its own. So a caller that waits for an answer
 // may leave, and a caller that need not wait costs no goroutine.
 type Pipeline struct {
