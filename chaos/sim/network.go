@@ -148,10 +148,14 @@ func (e end) Carry(p []byte) {
 		e.swallowed = true
 	case dropped:
 	case cutBefore:
-		e.cutLocked()
+		if e.direction == down { // the server carries out the rest of the frame
+			e.breakClientLocked(1)
+		} else {
+			e.cutLocked()
+		}
 	case stray:
 		e.sendLocked(w, time.Now().Add(time.Duration(e.chance.Int64N(int64(longestStray)))), p)
-		e.breakClientLocked()
+		e.breakClientLocked(longestStray + time.Second)
 	default:
 		e.noReply = e.noReply || f == replyLost
 		at := later(e.last[e.direction], time.Now().Add(latency(e.chance, w)))
@@ -214,12 +218,12 @@ func (l *link) cutLocked() {
 	l.remote.End(io.EOF)
 }
 
-// breakClientLocked breaks the link for the client. The server learns of it
-// when it has read what is on the way.
-func (l *link) breakClientLocked() {
+// breakClientLocked breaks the link for the client. The server learns of it after
+// d, when it has read what is on the way.
+func (l *link) breakClientLocked(d time.Duration) {
 	l.cut = true
 	l.client.End(errReset)
-	l.scheduler.after(longestStray+time.Second, func() { l.remote.End(io.EOF) })
+	l.scheduler.after(d, func() { l.remote.End(io.EOF) })
 }
 
 // breaks breaks the link for both ends.
