@@ -104,8 +104,8 @@ const (
 // scripts has the scripts by their number of arguments.
 var scripts = map[int]judge.Script{9: judge.Acquire, 4: judge.Renew, 3: judge.Release}
 
-// begin returns the requests of cmd, with nil for one that no judge looks at.
-// There are none if cmd runs none of the scripts.
+// begin returns the requests of cmd. A request is nil if no judge looks at it. There
+// are none if cmd runs none of the scripts.
 func (h *Hook) begin(cmd redis.Cmder) (requests []*judge.Request) {
 	words := cmd.Args()
 	if !strings.HasPrefix(cmd.Name(), "eval") || len(words) <= firstKey {
@@ -116,7 +116,8 @@ func (h *Hook) begin(cmd redis.Cmder) (requests []*judge.Request) {
 		for i := range n {
 			args := words[firstKey+keys+i*jointArgs:][:jointArgs]
 			name, _ := args[0].(string)
-			requests = append(requests, h.request(judge.Script(name), words[firstKey+i*jointKeys], args[1:]))
+			q := h.request(judge.Script(name), words[firstKey+i*jointKeys], args[1:])
+			requests = append(requests, q)
 		}
 		return requests
 	}
@@ -159,14 +160,15 @@ func (h *Hook) request(script judge.Script, name any, args []any) *judge.Request
 	return q
 }
 
-// end completes the requests of a command, and reports them. It leaves out those
-// that a script for several locks has not served: they are sent again.
+// end completes the requests of a command, and reports them. It leaves out the
+// requests that a script for several locks has not served: they are sent again.
 func (h *Hook) end(requests []*judge.Request, cmd redis.Cmder, err error) {
 	var answer redis.Error
 	stray := err != nil && !errors.As(err, &answer)
+	joint := err == nil && len(cmd.Args()) == jointLength(len(requests))
 	for i, q := range requests {
 		reply := valueOf(cmd)
-		if all, ok := reply.([]any); ok && err == nil && len(cmd.Args()) == jointLength(len(requests)) {
+		if all, ok := reply.([]any); ok && joint {
 			if reply = all[i]; reply == int64(0) {
 				continue
 			}

@@ -43,9 +43,8 @@ func TestHookKnowsTheOp(t *testing.T) {
 // requests that the script has not served: they are sent again.
 func TestHookKnowsTheRequestsOfAScript(t *testing.T) {
 	var reported []*judge.Request
-	h := NewHook(0, 0, []string{"a", "b", "c"}, func() judge.Instant { return 1 }, func(q *judge.Request) {
-		reported = append(reported, q)
-	})
+	report := func(q *judge.Request) { reported = append(reported, q) }
+	h := NewHook(0, 0, []string{"a", "b", "c"}, func() judge.Instant { return 1 }, report)
 	words := []any{
 		"evalsha", "hash", 4 * jointKeys,
 		"a", "", "", "b", "", "", "c", "", "", "of no judge", "", "",

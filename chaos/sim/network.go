@@ -148,11 +148,7 @@ func (e end) Carry(p []byte) {
 		e.swallowed = true
 	case dropped:
 	case cutBefore:
-		if e.direction == down { // the server carries out the rest of the frame
-			e.breakClientLocked(1)
-		} else {
-			e.cutLocked()
-		}
+		e.cutBeforeLocked()
 	case stray:
 		e.sendLocked(w, time.Now().Add(time.Duration(e.chance.Int64N(int64(longestStray)))), p)
 		e.breakClientLocked(longestStray + time.Second)
@@ -224,6 +220,16 @@ func (l *link) breakClientLocked(d time.Duration) {
 	l.cut = true
 	l.client.End(errReset)
 	l.scheduler.after(d, func() { l.remote.End(io.EOF) })
+}
+
+// cutBeforeLocked breaks the link before a frame arrives. If that is a reply, the
+// server carries out the rest of the frame that it has read.
+func (e end) cutBeforeLocked() {
+	if e.direction == down {
+		e.breakClientLocked(1)
+	} else {
+		e.cutLocked()
+	}
 }
 
 // breaks breaks the link for both ends.

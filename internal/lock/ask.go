@@ -137,7 +137,8 @@ func (a *ask) send(ctx context.Context) (answer protocol.Grant, err error) {
 	}
 	r := protocol.Request{
 		ID: a.id, Mode: a.mode, TTL: a.ttl, Reserve: a.reserve, Round: a.round,
-		Place: a.place, AskSubscribed: a.listening && counts, Channel: a.channel, Crowded: a.crowded,
+		Place: a.place, AskSubscribed: a.listening && counts, Channel: a.channel,
+		Crowded: a.crowded,
 	}
 	var came protocol.Grant // belongs to the request while that is under way
 	pending := a.pending

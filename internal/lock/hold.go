@@ -124,8 +124,7 @@ func (h *Hold) handOff() (next *Hold, ok bool) {
 	}
 	return &Hold{
 		site: h.site, id: h.id, mode: h.mode, alone: h.alone, doubt: h.doubt, fence: h.fence + 1,
-		lease: leased,
-		last:  h.last, until: h.until, waiter: h.waiter,
+		lease: leased, last: h.last, until: h.until, waiter: h.waiter,
 	}, true
 }
 

@@ -35,8 +35,8 @@ import (
 //   - If not, the reader keeps the new lease, and later readers share that.
 //
 // RUnlock does not say which reader unlocks. While goroutines read under several
-// shares, it counts for a share whose lease is lost, if there is one. So no
-// unlock ends a lease while another reader may read under it. Otherwise RUnlock
+// shares, it counts for a share whose lease is lost, if there is one. So a lease
+// that stands does not end while a lost share has a reader. Otherwise RUnlock
 // counts for the oldest share, and the newest ends last. Without renewal it
 // counts for the share whose lease ends first: a lease that was extended
 // outlives later ones.

@@ -202,8 +202,8 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	lifetime := (r.TTL + FloorLifetime).Milliseconds()
 	var pauses pauses
 	for repeats, stray := send.Repeats(l.sender.Client()), false; ; repeats-- {
-		reply, err := l.run(send.WithoutDeadline(ctx), send.Once, acquireScript, r.part(), r.ID, r.TTL.Milliseconds(),
-			lifetime, r.Reserve, r.Round, r.Place, counted, modes[r.Mode], r.Channel)
+		reply, err := l.run(send.WithoutDeadline(ctx), send.Once, acquireScript, r.part(),
+			r.ID, r.TTL.Milliseconds(), lifetime, r.Reserve, r.Round, r.Place, counted, modes[r.Mode], r.Channel)
 		if repeats > 0 && isRepeated(err) && pauses.wait(ctx) == nil {
 			stray = stray || send.Lost(err)
 			continue
@@ -271,7 +271,8 @@ func milliseconds(ms int64) time.Duration {
 // the script. The token is the highest of those reserved for the lease. Of a
 // reader's lease, waiting says that others queue for the lock.
 func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) (waiting bool, err error) {
-	return renewed(l.run(ctx, repeatable, renewScript, nil, id, ttl.Milliseconds(), floorLifetime, token))
+	return renewed(l.run(ctx, repeatable, renewScript, nil,
+		id, ttl.Milliseconds(), floorLifetime, token))
 }
 
 // A Renewal is a request of a timer, for whose answer no caller waits.

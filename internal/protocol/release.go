@@ -32,12 +32,12 @@ func (l *Lock) NewSoleRelease(id string) *Release {
 	return &Release{lock: l, id: id, part: releasePart}
 }
 
-// Try makes one request. If the ID holds the lock, the server hands the lock to
+// Try makes one request, which go-redis never repeats. If the ID holds the lock, the server hands the lock to
 // the first waiter, or frees it. Otherwise the ID leaves the queue, and Try
 // returns ErrNotHeld. After a request that was not answered Try returns nil in
 // that case: the server may have carried that request out.
 func (r *Release) Try(ctx context.Context) error {
-	reply, err := r.lock.run(ctx, send.Once, releaseScript, r.part, r.id, floorLifetime, r.used) // never repeated
+	reply, err := r.lock.run(ctx, send.Once, releaseScript, r.part, r.id, floorLifetime, r.used)
 	err = yes(reply, err)
 	if errors.Is(err, ErrNotHeld) && r.unanswered {
 		return nil

@@ -55,3 +55,12 @@ type Lane struct{ lane *lane }
 
 func (l Lane) Idle() bool { return l.lane.idle() }
 func (l Lane) Hurry()     { l.lane.hurry() }
+
+// PatienceEnded reports whether a request waits for which no caller waits, and
+// has waited for longer than it would for others.
+func (l Lane) PatienceEnded() bool {
+	l.lane.mu.Lock()
+	defer l.lane.mu.Unlock()
+	const late = 10 * time.Millisecond // by then the timer has rung
+	return len(l.lane.patient) > 0 && time.Since(l.lane.dueAt) > late
+}

@@ -17,7 +17,7 @@ type Gathering struct {
 	mu       sync.Mutex // guards the following
 	members  int        // that neither wait for an answer nor have left
 	requests map[*lane][]*request
-	overdue  *time.Timer // sends the requests, if a member neither sends nor leaves; nil: none waits
+	overdue  *time.Timer // sends the requests if no more come; nil: none waits
 }
 
 // memberLingers leaves a busy machine time to run the members.

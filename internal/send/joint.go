@@ -44,17 +44,17 @@ func (l *lane) parcels(requests []*request) (all []*parcel) {
 	groups := make(map[group]*parcel)
 	for _, r := range requests {
 		g := l.groupOf(r)
-		c := groups[g]
-		if g == (group{}) || c == nil || len(c.requests) == maxBatch {
-			c = &parcel{joint: g.joint}
-			groups[g] = c
-			all = append(all, c)
+		p := groups[g]
+		if g == (group{}) || p == nil || len(p.requests) == maxBatch {
+			p = &parcel{joint: g.joint}
+			groups[g] = p
+			all = append(all, p)
 		}
-		c.requests = append(c.requests, r)
+		p.requests = append(p.requests, r)
 	}
-	for _, c := range all {
-		if len(c.requests) == 1 {
-			c.joint = nil
+	for _, p := range all {
+		if len(p.requests) == 1 {
+			p.joint = nil
 		}
 	}
 	return all
@@ -95,22 +95,22 @@ func (j *Joint) words(r *request) (keys, args []any) {
 }
 
 // prepare makes the command of the script, or takes that of the one request.
-func (c *parcel) prepare(ctx context.Context) redis.Cmder {
+func (p *parcel) prepare(ctx context.Context) redis.Cmder {
 	switch {
-	case c.joint == nil:
-		c.cmd = unrepeated(c.requests[0].cmd)
-	case c.loads:
-		c.cmd = c.command(ctx, "eval", c.joint.Source)
+	case p.joint == nil:
+		p.cmd = unrepeated(p.requests[0].cmd)
+	case p.loads:
+		p.cmd = p.command(ctx, "eval", p.joint.Source)
 	default:
-		c.cmd = c.command(ctx, "evalsha", c.joint.Hash)
+		p.cmd = p.command(ctx, "evalsha", p.joint.Hash)
 	}
-	return c.cmd
+	return p.cmd
 }
 
-func (c *parcel) command(ctx context.Context, name, script any) redis.Cmder {
+func (p *parcel) command(ctx context.Context, name, script any) redis.Cmder {
 	var keys, args []any
-	for _, r := range c.requests {
-		k, a := c.joint.words(r)
+	for _, r := range p.requests {
+		k, a := p.joint.words(r)
 		keys, args = append(keys, k...), append(args, a...)
 	}
 	words := make([]any, 0, FirstKey+len(keys)+len(args))
@@ -123,24 +123,24 @@ func (c *parcel) command(ctx context.Context, name, script any) redis.Cmder {
 // deal gives the requests their replies, once the command was answered or has
 // failed. It returns the parcels that must be sent for requests which the script
 // has not served.
-func (c *parcel) deal(l *lane) (more []*parcel) {
-	if c.joint == nil {
+func (p *parcel) deal(l *lane) (more []*parcel) {
+	if p.joint == nil {
 		return nil
 	}
-	err := c.cmd.Err()
+	err := p.cmd.Err()
 	switch {
 	case Lost(err):
-		c.fail(err)
+		p.fail(err)
 		return nil
-	case err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") && !c.loads:
-		return []*parcel{{joint: c.joint, requests: c.requests, loads: true}}
+	case err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") && !p.loads:
+		return []*parcel{{joint: p.joint, requests: p.requests, loads: true}}
 	case refusesKeys(err):
 		l.apart.Store(true)
 	}
-	replies, _ := c.cmd.(interface{ Val() any }).Val().([]any)
-	for i, r := range c.requests {
+	replies, _ := p.cmd.(interface{ Val() any }).Val().([]any)
+	for i, r := range p.requests {
 		var reply int64
-		if err == nil && len(replies) == len(c.requests) {
+		if err == nil && len(replies) == len(p.requests) {
 			reply, _ = replies[i].(int64)
 		}
 		if own, ok := r.cmd.(interface{ SetVal(any) }); ok && reply != 0 {
@@ -153,9 +153,9 @@ func (c *parcel) deal(l *lane) (more []*parcel) {
 }
 
 // fail gives the parcel's command and its requests an error.
-func (c *parcel) fail(err error) {
-	c.cmd.SetErr(err)
-	for _, r := range c.requests {
+func (p *parcel) fail(err error) {
+	p.cmd.SetErr(err)
+	for _, r := range p.requests {
 		r.cmd.SetErr(err)
 	}
 }

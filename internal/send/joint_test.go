@@ -189,3 +189,59 @@ func TestServedRequestsDoNotWaitForOthers(t *testing.T) {
 		}
 	})
 }
+
+// A renewal that waits while as many batches are under way as may be, all stuck,
+// goes when they are done, though nothing else is sent.
+func TestRenewalBehindStuckBatchesGoes(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		p, g := gated(t, s.Client())
+		p.SetLinger(time.Millisecond)
+		g.stuck = make(chan struct{})
+		groups := []*sync.WaitGroup{occupy(t, p, g)}
+		for i := send.SoftLimit; i < send.HardLimit; i++ { // each in a batch of its own
+			groups = append(groups, acquireAll(t, p, i, i+1))
+			batches := i - send.SoftLimit + 1
+			redistest.Eventually(t, func() bool { return len(g.sizes()) == batches }, "it goes")
+		}
+		s.Do("SET", "held", holder, "PX", 60000)
+		answered := make(chan error, 1)
+		pipelined(t, p, "held").RenewLater(t.Context(), protocol.Renewal{ID: holder, TTL: anHour},
+			func(_ bool, err error) { answered <- err })
+		lane := p.LaneOf(t.Context())
+		redistest.Eventually(t, lane.PatienceEnded, "the renewal has waited for long enough")
+		close(g.stuck)
+		close(g.opened)
+		for _, group := range groups {
+			group.Wait()
+		}
+		select {
+		case err := <-answered:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(redistest.Patience):
+			t.Error("the renewal is never sent")
+		}
+	})
+}
+
+// A renewal waits for others for a hundredth of its ttl, however long others may
+// wait.
+func TestRenewalWaitsForAShareOfItsTTL(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		p := send.NewPipeline(s.Client())
+		p.SetLinger(never)
+		s.Do("SET", "held", holder, "PX", 60000)
+		answered := make(chan error, 1)
+		pipelined(t, p, "held").RenewLater(t.Context(), protocol.Renewal{ID: holder, TTL: time.Second},
+			func(_ bool, err error) { answered <- err })
+		select {
+		case err := <-answered:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(redistest.Patience):
+			t.Error("the renewal waits for longer")
+		}
+	})
+}

@@ -178,10 +178,10 @@ type lane struct {
 
 	// Requests for which no caller waits. They go along with the next batch, or
 	// when there are enough of them for one, or when one has waited for long
-	// enough.
+	// enough. While there are any, due is armed.
 	patient []*request
 	due     *time.Timer // ends their wait; nil: none has waited yet
-	dueAt   time.Time   // when it does so, if any request is patient
+	dueAt   time.Time   // when it does so, or was to do so if too many were under way
 }
 
 // A request is a command in a batch. It is made for one call and never used
@@ -240,12 +240,15 @@ func (l *lane) enqueueLater(r *request, patience time.Duration) {
 }
 
 // sendPatient sends the requests for which no caller waits. If too many are under
-// way, it leaves that to done.
+// way, it tries again later: done may have no reason to send them.
 func (l *lane) sendPatient() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.patient) > 0 && l.busy < hardLimit {
 		l.sendLocked(l.takeLocked())
+	}
+	if len(l.patient) > 0 {
+		l.due.Reset(l.linger)
 	}
 }
 
@@ -318,8 +321,8 @@ func (l *lane) sendAll(requests []*request) {
 }
 
 // send sends a batch, and calls done for it. It does not send a request whose
-// context has ended. A request that a script has served does not wait for those
-// which the script has left.
+// context has ended. A request that a script has served does not wait for the
+// requests that the script has left.
 func (l *lane) send(batch []*request) {
 	d := &delivery{lane: l, left: batch}
 	defer d.end() // also if a hook ends this goroutine
@@ -334,13 +337,13 @@ func (l *lane) send(batch []*request) {
 	ctx := context.WithoutCancel(batch[0].ctx)
 	for parcels := l.parcels(live); len(parcels) > 0; {
 		pipe := l.server.Pipeline()
-		for _, c := range parcels {
-			_ = pipe.Process(ctx, c.prepare(ctx)) // only notes the command
+		for _, p := range parcels {
+			_ = pipe.Process(ctx, p.prepare(ctx)) // only notes the command
 		}
 		exec(ctx, pipe, parcels)
 		var more []*parcel
-		for _, c := range parcels {
-			more = append(more, c.deal(l)...)
+		for _, p := range parcels {
+			more = append(more, p.deal(l)...)
 		}
 		if parcels = more; len(more) > 0 {
 			d.deliver(more)
@@ -359,8 +362,8 @@ type delivery struct {
 // still to be sent.
 func (d *delivery) deliver(more []*parcel) {
 	waits := make(map[*request]bool)
-	for _, c := range more {
-		for _, r := range c.requests {
+	for _, p := range more {
+		for _, r := range p.requests {
 			waits[r] = true
 		}
 	}
@@ -399,8 +402,8 @@ func exec(ctx context.Context, pipe redis.Pipeliner, parcels []*parcel) {
 			broken = newPanic(v)
 		}
 		if broken != nil {
-			for _, c := range parcels {
-				c.fail(broken)
+			for _, p := range parcels {
+				p.fail(broken)
 			}
 		}
 	}()

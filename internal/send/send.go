@@ -39,7 +39,9 @@ type Sender interface {
 	// SendLater sends cmd as Send does, and calls done when cmd has been answered
 	// or has failed. It may return before that, or after. cmd may wait for others
 	// for as long as patience. done must not block.
-	SendLater(ctx context.Context, cmd redis.Cmder, part *Part, patience time.Duration, done func(error))
+	SendLater(
+		ctx context.Context, cmd redis.Cmder, part *Part, patience time.Duration, done func(error),
+	)
 
 	// KeepsDeadlines reports whether Send returns at the deadline of its
 	// context by itself, so that a caller with a deadline needs no Wait.
