@@ -58,12 +58,20 @@ func TestWhatNoWaitingMends(t *testing.T) {
 	}
 }
 
+// allow makes a user who may do what the documentation says that a user must be
+// allowed, on keys.
+func allow(s *redistest.Server, keys ...any) {
+	words := append([]any{"ACL", "SETUSER", "billing", "on", ">secret"}, keys...)
+	s.Do(append(words, "-@all", "+evalsha", "+eval", "+set", "+get", "+del", "+time", "+pttl",
+		"+pexpire", "+hset", "+hget", "+hdel", "+zadd", "+zcard", "+zrange", "+zrangebyscore", "+zrank",
+		"+zrem", "+zscore", "+unlink", "+publish", "+subscribe", "+pubsub|numsub",
+		"&warlock:mailbox:*")...)
+}
+
 // What the documentation says that a user must be allowed is enough.
 func TestLeastPrivileges(t *testing.T) {
 	s := redistest.Start(t)
-	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~"+key, "~warlock:{"+key+"}:*", "-@all",
-		"+evalsha", "+eval", "+set", "+get", "+del", "+time", "+pttl", "+pexpire", "+hset", "+hget", "+hdel",
-		"+zadd", "+zcard", "+zrange", "+zrangebyscore", "+zrank", "+zrem", "+zscore", "+unlink", "+publish", "+subscribe", "+pubsub|numsub", "&warlock:mailbox:*")
+	allow(s, "~"+key, "~warlock:{"+key+"}:*")
 	login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
 	client := s.Client(login)
 	clock := clockwork.NewFakeClock()
@@ -78,6 +86,53 @@ func TestLeastPrivileges(t *testing.T) {
 	unlock(t, m)
 	passTwice(t, key, []*redistest.Server{s}, client, s.Client(login))
 	readAndWrite(t, key, s.Admin, client, s.Client(login))
+}
+
+// The same rights are enough for a script that serves many locks. An id whose key
+// is denied fails, names its key, and leaves nothing of the other ids locked.
+func TestLeastPrivilegesOfAKeyed(t *testing.T) {
+	s := redistest.Start(t)
+	allow(s, "~"+prefix+"a*", "~warlock:{"+prefix+"a*")
+	client := s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" })
+	k := warlock.NewKeyed(client, prefix, long)
+	for range 2 { // the second time, the server knows the script
+		unlock, err := k.LockAll(within(t), "a1", "a2", "a3")
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock()
+	}
+	_, err := k.LockAll(within(t), "a1", "a2", "b")
+	if err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("LockAll with an id that is denied: %v, want an error at once", err)
+	}
+	contains(t, err.Error(), "NOPERM", `"`+prefix+`b"`)
+	unused(t, k)
+	onlyFence(t, s)
+}
+
+// LockAll with a closed client fails at once, and so does the unlock of what was
+// locked when it was closed. Nothing stays locked in the process.
+func TestLockAllWithAClosedClient(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		log := new(redistest.Log)
+		client := s.Client()
+		k := warlock.NewKeyed(client, prefix, long, warlock.WithLogger(log.Logger()))
+		unlock, err := k.LockAll(within(t), "a", "b", "c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := client.Close(); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, result(func() error { unlock(); return nil }), "the unlock returns")
+		contains(t, log.String(), "unlock failed", "client is closed")
+		done := result(func() error { _, err := k.LockAll(within(t), "d", "e"); return err })
+		if err := wait(t, done, "LockAll returns"); !errors.Is(err, redis.ErrClosed) {
+			t.Errorf("LockAll: %v, want redis.ErrClosed", err)
+		}
+		unused(t, k)
+	})
 }
 
 func TestClientClosedWhileWaiting(t *testing.T) {

@@ -38,7 +38,8 @@ func tiny(t *testing.T) *bench {
 		ttl: 10 * time.Second, rounds: 1, window: 50 * time.Millisecond, systems: systems[:1],
 		park: 100 * time.Millisecond, parkPeers: 100 * time.Millisecond,
 		settleParked: 200 * time.Millisecond,
-		killsOurs:    1, killsPeers: 1, few: 1, hold: 50 * time.Millisecond, heldLocks: 300, usedIDs: 300, idsAtOnce: 300,
+		killsOurs:    1, killsPeers: 1, few: 1,
+		hold: 50 * time.Millisecond, heldLocks: 300, usedIDs: 300, idsAtOnce: 300,
 	}
 }
 
