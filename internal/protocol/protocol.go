@@ -6,8 +6,9 @@
 // error that is not [ErrNotHeld]) means that the request may have been carried
 // out or may yet be; it never extends what the caller believes to hold.
 //
-// Every script may be run twice, as go-redis does when a reply is lost, and
-// touches one slot.
+// Every script may be run twice, as go-redis does when a reply is lost. The
+// script of one lock touches one slot. The joint script serves many locks, and on
+// a cluster only locks of one slot.
 package protocol
 
 import (
