@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -621,32 +622,53 @@ func TestPromiseLockAllsOfAllKindsGetThere(t *testing.T) {
 	}
 }
 
-// LockAll of free ids, and their unlock, each take one round trip.
+// LockAll of free ids, and their unlock, each take one round trip. In a bubble no
+// time passes while its goroutines start, however busy the machine is.
 func TestLockAllOfFreeIDsIsOneRoundTrip(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		client := s.Client()
-		k := warlock.NewKeyed(client, prefix, long)
-		var ids []string
-		for i := range 1024 { // as many as the docs promise
-			ids = append(ids, fmt.Sprint(i))
+	redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
+		if locked, unlocked := tripsOfLockAll(t, s, 1); locked != 1 || unlocked != 1 {
+			t.Errorf("LockAll took %d round trips, and the unlock %d, want 1", locked, unlocked)
 		}
-		all := func() (unlock func()) {
-			unlock, err := k.LockAll(within(t), ids...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return unlock
-		}
-		all()() // loads the scripts
-		trips := countTrips(client)
-		unlock := all()
-		if n := trips.Swap(0); n != 1 {
-			t.Errorf("LockAll of %d ids took %d round trips, want 1", len(ids), n)
-		}
-		unlock()
-		if n := trips.Load(); n != 1 {
-			t.Errorf("the unlock of %d ids took %d round trips, want 1", len(ids), n)
-		}
-		onlyFence(t, s)
 	})
+}
+
+// The same on a real server, in the best of some tries: on a busy machine the
+// goroutines of LockAll may start too late for one round trip.
+func TestLockAllOfFreeIDsIsOneRoundTripOnAServer(t *testing.T) {
+	const tries = 10
+	s := redistest.Start(t)
+	if locked, unlocked := tripsOfLockAll(t, s, tries); locked != 1 || unlocked != 1 {
+		t.Errorf("LockAll took %d round trips, and the unlock %d, want 1", locked, unlocked)
+	}
+	onlyFence(t, s)
+}
+
+// tripsOfLockAll returns the round trips of LockAll of as many ids as the docs
+// promise for one, and those of the unlock: the least of some tries.
+func tripsOfLockAll(t *testing.T, s *redistest.Server, tries int) (locked, unlocked int64) {
+	t.Helper()
+	client := s.Client()
+	k := warlock.NewKeyed(client, prefix, long)
+	var ids []string
+	for i := range 1024 {
+		ids = append(ids, fmt.Sprint(i))
+	}
+	all := func() (unlock func()) {
+		unlock, err := k.LockAll(within(t), ids...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return unlock
+	}
+	all()() // loads the scripts
+	trips := countTrips(client)
+	locked, unlocked = math.MaxInt64, math.MaxInt64
+	for range tries {
+		trips.Store(0)
+		unlock := all()
+		locked = min(locked, trips.Swap(0))
+		unlock()
+		unlocked = min(unlocked, trips.Load())
+	}
+	return locked, unlocked
 }
