@@ -83,7 +83,7 @@ func newScenarioRun(ctx context.Context, t *testbed, sc *scenario, p *plan) *sce
 		rng:   rand.New(rand.NewPCG(p.seed, name.Sum64())),
 		store: newStore(len(lockKeys)),
 		recorder: judge.NewRecorder(&judge.History{
-			TTL: ttl, Keys: lockKeys, Goroutines: goroutines,
+			TTL: ttl, Keys: lockKeys, Goroutines: goroutines, LineDelay: sc.lineDelay,
 			PublishCounts: sc.backend != sentinel && sc.backend != cluster, Began: now(),
 		}),
 	}

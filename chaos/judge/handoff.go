@@ -2,10 +2,15 @@ package judge
 
 import "time"
 
-// slowHandOff is longer than a hand-off takes if a message tells the waiter,
-// also on slow lines. It is shorter than most hand-offs take if the waiter must
+// slowHandOff is longer than a hand-off takes if a message tells the waiter, on
+// lines without delay. It is shorter than most hand-offs take if the waiter must
 // ask: that takes up to a third of the ttl.
 const slowHandOff = 75 * time.Millisecond
+
+// firstWait is how many round trips a new client makes before it hears of
+// grants, and has asked for those that came before: to connect, to greet, to
+// subscribe, and to ask.
+const firstWait = 4
 
 // punctualHandOff is longer than any hand-off takes, and than any lock is idle
 // while an op waits, if nothing is wrong and nothing takes time but messages.
@@ -32,7 +37,7 @@ func judgeHandOffs(h *History) (found []Violation, took []time.Duration) {
 	for key := range h.Keys {
 		took = append(took, h.handOffs(key)...)
 	}
-	limit, allowed := slowHandOff, 2+len(took)/50
+	limit, allowed := slowHandOff+firstWait*2*h.LineDelay, 2+len(took)/50
 	if h.Punctual {
 		limit, allowed = punctualHandOff, 0
 	}

@@ -25,6 +25,9 @@ type History struct {
 	TTL        time.Duration
 	Keys       []string
 	Goroutines int // how many goroutines lock in each process
+	// LineDelay is how long each message takes between a process and a server, if
+	// nothing is wrong. 0: no time.
+	LineDelay time.Duration
 	// PublishCounts says that the library learns from PUBLISH which waiters are
 	// dead. That is so without Sentinel and Cluster.
 	PublishCounts bool

@@ -396,6 +396,20 @@ var histories = map[string]struct {
 			h.holds(1+i, 100*i, 200+200*i, 300+200*i, int64(2+i))
 		}
 	}, []string{"hand-off"}},
+	"waiters that are not told on slow lines": {func(h *builder) {
+		h.LineDelay = 3 * time.Millisecond // 99 ms are allowed
+		h.holds(0, 0, 1, 100, 1)
+		for i := range 4 {
+			h.holds(1+i, 100*i, 201+200*i, 300+200*i, int64(2+i))
+		}
+	}, []string{"hand-off"}},
+	"waiters that are told on slow lines": {func(h *builder) {
+		h.LineDelay = 4 * time.Millisecond // 107 ms are allowed
+		h.holds(0, 0, 1, 100, 1)
+		for i := range 4 {
+			h.holds(1+i, 100*i, 201+200*i, 300+200*i, int64(2+i))
+		}
+	}, nil},
 	"waiters that are not told, as messages are lost": {func(h *builder) {
 		h.holds(0, 0, 1, 100, 1)
 		for i := range 4 {
