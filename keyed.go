@@ -120,5 +120,9 @@ func (k *Keyed) RLocker(id string) sync.Locker {
 	return &locker{func() { k.RLock(id) }, func() { k.RUnlock(id) }}
 }
 
+// Yield gives all locks back to Redis that this process retains idle, as
+// [Mutex.Yield] does for one. It joins their errors.
+func (k *Keyed) Yield(ctx context.Context) error { return k.table.Yield(ctx) }
+
 // Len returns how many ids this process holds or waits for.
 func (k *Keyed) Len() int { return k.table.Len() }

@@ -108,6 +108,12 @@ func (m *Mutex) Do(ctx context.Context, fn func(context.Context) error) error {
 	return m.lock.Do(ctx, lock.Write, fn)
 }
 
+// Yield gives m back to Redis if this process retains it idle, see [WithRetention],
+// and leaves a locked m alone. A process that ends soon may call it, so that
+// others need not wait for the lease to run out. It returns errors as
+// UnlockContext does, and releases the lock even if ctx has ended already.
+func (m *Mutex) Yield(ctx context.Context) error { return m.lock.Yield(ctx) }
+
 // Lease returns the lease under which m is locked, or nil if m is not locked.
 // Lease goes on to return a lease that was lost until m is unlocked.
 func (m *Mutex) Lease() *Lease { return (*Lease)(m.lock.Held(lock.Write)) }

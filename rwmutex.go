@@ -83,6 +83,10 @@ func (rw *RWMutex) Do(ctx context.Context, fn func(context.Context) error) error
 	return rw.lock.Do(ctx, lock.Write, fn)
 }
 
+// Yield gives rw back to Redis if this process retains it idle, as [Mutex.Yield]
+// does.
+func (rw *RWMutex) Yield(ctx context.Context) error { return rw.lock.Yield(ctx) }
+
 // Lease returns the lease under which rw is locked for writing, or nil if it is
 // not, as [Mutex.Lease] does.
 func (rw *RWMutex) Lease() *Lease { return (*Lease)(rw.lock.Held(lock.Write)) }

@@ -24,6 +24,7 @@ type Plan struct {
 	Releases   float64       // the share of ops that first release the last holder by its ID
 	Pause      time.Duration // the longest time from an op to the next
 	Extends    float64       // the share of holds whose lease is extended
+	Retention  time.Duration // for which two of three processes retain locks; 0: none does
 	Sites      int           // independent servers; keys are spread over them
 	Replicas   bool          // each site has a replica
 	Lag        time.Duration // the longest lag of a replica
@@ -34,6 +35,9 @@ func (p *Plan) String() string {
 	s := fmt.Sprintf("seed %d, %d processes of %d goroutines with %d ops each on %d keys, "+
 		"holds up to %v, %.0f %% reads, %d sites",
 		p.Seed, p.Processes, p.Goroutines, p.Ops, p.Keys, p.Hold, 100*p.Reads, p.Sites)
+	if p.Retention > 0 {
+		s += fmt.Sprintf(", locks retained for %v", p.Retention)
+	}
 	if p.Replicas {
 		s += fmt.Sprintf(" with replicas that lag by up to %v", p.Lag)
 	}
@@ -162,10 +166,18 @@ func NewPlan(seed uint64) *Plan {
 	}
 	p.Hold = [...]time.Duration{p.TTL / 20, p.TTL / 5, p.TTL, 2 * p.TTL}[r.IntN(4)]
 	p.Pause = [...]time.Duration{p.TTL / 100, p.TTL / 20, p.TTL}[r.IntN(3)]
+	p.Retention = drawRetention(seed)
 	if r.IntN(8) > 0 { // the others run without faults
 		p.Faults = drawFaults(r, p)
 	}
 	return p
+}
+
+// drawRetention draws for how long locks are retained. In half of the runs none
+// is.
+func drawRetention(seed uint64) time.Duration {
+	r := rand.New(rand.NewPCG(seed, 1))
+	return [...]time.Duration{0, 0, 0, 50 * time.Millisecond, 300 * time.Millisecond, time.Hour}[r.IntN(6)]
 }
 
 // keysOfRun is the number of keys of a run, and crowdKeys that of a crowd: more

@@ -25,6 +25,7 @@ type process struct {
 	number, slot int
 	clock        *clock
 	habit        habit
+	retains      bool // locks, with the plan's Retention
 	clients      []*redis.Client // by site
 	hooks        []*drive.Hook   // by site
 	keyed        []*warlock.Keyed
@@ -68,6 +69,9 @@ func (p *process) options() []warlock.Option {
 	case maxHold:
 		o = append(o, warlock.WithMaxHold(p.plan.TTL))
 	}
+	if p.retains {
+		o = append(o, warlock.WithRetention(p.plan.Retention))
+	}
 	return o
 }
 
@@ -87,6 +91,7 @@ func (w *world) start(slot int) *process {
 	}
 	habits := [...]habit{plain, plain, plain, retries, withoutRenewal, withoutRenewal, maxHold}
 	p.habit = habits[chance.IntN(len(habits))]
+	p.retains = w.plan.Retention > 0 && number%3 > 0
 	for site := range w.plan.Sites {
 		hook := drive.NewHook(number, slot, w.keys, w.now, p.noteRequest)
 		client := redis.NewClient(p.clientOptions(site))

@@ -90,8 +90,12 @@ type Server interface {
 	Renew(ctx context.Context, ttl time.Duration) (waiting bool, err error)
 
 	// RenewLater is Renew for a caller that does not wait. It calls done with
-	// the error, before or after it returns.
+	// the error, before or after it returns. It may end the lease instead.
 	RenewLater(ctx context.Context, ttl time.Duration, done func(error))
+
+	// Lost takes in that a renewal, or the time, has ended the lease. It reports
+	// whether that concerns a holder, who may read of it in the log.
+	Lost() (concerns bool)
 }
 
 // A Lease is one hold of a lease. Its methods may be called concurrently.
@@ -208,14 +212,14 @@ func (l *Lease) Release() error {
 
 // HandOff ends the lease as Release does, and returns the lease of the next
 // holder in this process. To the server it is the same lease. ok is false, and
-// the lease stays as it is, if it has ended, or if it is until or later.
-func (l *Lease) HandOff(until time.Time) (next *Lease, ok bool) {
+// the lease stays as it is, if it has ended.
+func (l *Lease) HandOff() (next *Lease, ok bool) {
 	k := l.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.terms.Clock.Now()
 	k.checkLocked(now)
-	if l.state != held || !now.Before(until) {
+	if l.state != held {
 		return nil, false
 	}
 	l.leaveLocked(released, context.Canceled)
@@ -437,6 +441,10 @@ func (k *keeper) takeAnswer(sent time.Time, ttl time.Duration, answer error) err
 // report logs the outcome of a renewal, on a goroutine of its own: the logger's
 // handler may block. It starts no goroutine if the logger takes no warnings.
 func (k *keeper) report(err error) {
+	lost := errors.Is(err, ErrLost)
+	if lost && !k.terms.Server.Lost() {
+		return
+	}
 	if err == nil || !k.terms.Logger.Enabled(context.Background(), slog.LevelWarn) {
 		return
 	}
@@ -444,7 +452,7 @@ func (k *keeper) report(err error) {
 		k.terms.Logger.Warn(message, "key", k.terms.Key, "error", err)
 	}
 	switch {
-	case errors.Is(err, ErrLost):
+	case lost:
 		go log("warlock: a lease was lost while the lock was held")
 	case !errors.Is(err, protocol.ErrNotHeld): // ErrNotHeld: it was released meanwhile
 		go log("warlock: a renewal was not answered; trying again")

@@ -44,11 +44,12 @@ const (
 //
 // One goroutine uses it.
 type ask struct {
-	site
+	*turns // of the lock
 	diagnosis
 	mode    Mode
 	id      string
 	channel string // of the mailbox; "": Redis has said whether the client may publish
+	retains bool   // the ID says so: it is told of others that ask, see retain.go
 	granted bool   // the ID is a hold's, which sees to its release
 	pending bool   // a request of this ID may still be carried out
 
@@ -71,11 +72,14 @@ type ask struct {
 	backoff      wait.Backoff
 }
 
-func newAsk(s site, mode Mode) *ask {
-	a := &ask{site: s, mode: mode}
-	a.id, a.channel = s.box.NewID()
-	if s.Interval > 0 {
-		a.backoff = wait.Steady(s.Interval)
+func newAsk(t *turns, mode Mode) *ask {
+	a := &ask{turns: t, mode: mode}
+	a.id, a.channel = t.box.NewID()
+	if t.Interval > 0 {
+		a.backoff = wait.Steady(t.Interval)
+	}
+	if t.retains() {
+		a.id, a.retains = protocol.Retaining(a.id), true
 	}
 	return a
 }
@@ -90,6 +94,13 @@ func (a *ask) expect() { a.box.Expect(a.id) }
 func (a *ask) queue() {
 	a.round++
 	if a.waiter == nil && a.box.Open() {
+		a.waiter = a.box.Join(a.id, a.server)
+	}
+}
+
+// listen makes a request that does not queue one that is told of others.
+func (a *ask) listen() {
+	if a.retains && a.waiter == nil {
 		a.waiter = a.box.Join(a.id, a.server)
 	}
 }
@@ -167,6 +178,7 @@ func (a *ask) rename(ctx context.Context) {
 	}
 	old := a.id
 	a.id, _ = a.box.NewID()
+	a.retains = false
 	if a.round > 0 {
 		a.box.Expect(a.id)
 		a.box.Forget(old)
@@ -177,9 +189,9 @@ func (a *ask) rename(ctx context.Context) {
 // sent a message of the grant, the ID stays registered with the mailbox until
 // it has been released: such a message may come late.
 func (a *ask) newHold(token int64) (*Hold, error) {
-	h := &Hold{
-		site: a.site, id: a.id, mode: a.mode, alone: a.uncontended, doubt: a.doubt(), fence: token,
-		last: token + a.reserve, until: a.Clock.Now().Add(HandOffTime),
+	g := &grant{
+		site: a.site, turns: a.turns, id: a.id, mode: a.mode, alone: a.uncontended, doubt: a.doubt(),
+		first: token, last: token + a.reserve, since: a.Clock.Now(),
 	}
 	leased, err := lease.Start(lease.Terms{
 		Clock:    a.Clock,
@@ -189,21 +201,35 @@ func (a *ask) newHold(token int64) (*Hold, error) {
 		Spread:   a.spread,
 		Logger:   a.terms.log(),
 		Key:      a.server.Key(),
-		Server:   (*renewer)(h),
+		Server:   (*renewer)(g),
 	}, a.sent)
 	if err != nil {
 		return nil, err
 	}
-	h.lease = leased
 	a.granted = true
 	switch {
+	case a.retains && a.waiter != nil:
+		a.hear(g)
 	case a.waiter != nil:
 		a.waiter.Suspend()
-		h.waiter, a.waiter = a.waiter, nil
+		g.waiter, a.waiter = a.waiter, nil
 	case a.round > 0 && (a.place > 0 || a.pending):
-		h.waiter = a.box.Register(a.id)
+		g.waiter = a.box.Register(a.id)
 	}
-	return h, nil
+	return &Hold{grant: g, fence: token, lease: leased}, nil
+}
+
+// hear lets the holder hear of others that ask for the lock, until the ID has been
+// released. A message may have come before the grant.
+func (a *ask) hear(g *grant) {
+	g.waiter, a.waiter = a.waiter, nil
+	g.hears = a.uncontended && a.listening
+	if g.waiter.Hear(g.hear) {
+		g.want(g.since)
+	}
+	if !a.box.Open() { // it broke before
+		g.want(g.since)
+	}
 }
 
 // interval returns when to ask again if nothing is heard until then. A try asks

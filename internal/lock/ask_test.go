@@ -99,7 +99,7 @@ func grantedByAsking(t *testing.T, s *redistest.Server, l *Lock) *Hold {
 	if _, _, err := l.enter(t.Context(), Write); err != nil {
 		t.Fatal(err)
 	}
-	a := newAsk(l.site, Write)
+	a := newAsk(&l.turns, Write)
 	defer a.end(t.Context())
 	a.expect()
 	for _, granted := range []bool{false, true} {
@@ -123,15 +123,15 @@ func TestLateNoticeToAHolderThatAsked(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(s.Client(), time.Minute, Options{})
 		h := grantedByAsking(t, s, l)
-		if h.waiter == nil {
+		if h.grant.waiter == nil {
 			t.Fatal("its ID is not registered with the mailbox")
 		}
 		w := listener(t, l)
-		for len(h.waiter.Signals()) > 0 {
-			<-h.waiter.Signals() // the mailbox opened
+		for len(h.grant.waiter.Signals()) > 0 {
+			<-h.grant.waiter.Signals() // the mailbox opened
 		}
-		grantTold(t, s, l, w, h.id)
-		if len(h.waiter.Signals()) != 1 {
+		grantTold(t, s, l, w, h.grant.id)
+		if len(h.grant.waiter.Signals()) != 1 {
 			t.Error("the notice was not the holder's")
 		}
 		if _, err := h.confirm(t.Context()); err != nil {
@@ -198,7 +198,7 @@ func TestMailboxOpensBetweenRefusalAndJoin(t *testing.T) {
 	s.Do("SET", lockKey, "other", "PX", 600_000)
 	l := newLock(s.Client(), time.Minute, Options{Clock: clockwork.NewFakeClock()})
 	ctx, cancel := context.WithCancel(t.Context())
-	a := newAsk(l.site, Write)
+	a := newAsk(&l.turns, Write)
 	a.expect()
 	a.queue()
 	if h, err := a.request(ctx, 0); h != nil || err != nil {
@@ -228,7 +228,7 @@ func TestRenamedAskReleasesItsFirstID(t *testing.T) {
 		o.Username, o.Password = "billing", "secret"
 	}), time.Minute, Options{})
 	warm(t, s)
-	a := newAsk(l.site, Write)
+	a := newAsk(&l.turns, Write)
 	first := a.id
 	line.BreakFirst(1, redistest.Cut)
 	if h, err := a.request(t.Context(), 0); h != nil || err == nil {

@@ -36,6 +36,7 @@ func (l *Lock) Do(ctx context.Context, mode Mode, fn func(context.Context) error
 
 // do runs fn under h, and then unlock, also if fn panics.
 func do(ctx context.Context, h *Hold, fn, unlock func(context.Context) error) (err error) {
+	h.shown.Store(true)
 	held := h.Context()
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(held, func() { cancel(context.Cause(held)) })
@@ -49,7 +50,7 @@ func do(ctx context.Context, h *Hold, fn, unlock func(context.Context) error) (e
 		case errors.Is(unlocked, ErrLeaseLost), errors.Is(unlocked, ErrNotHeld):
 			err = errors.Join(err, unlocked)
 		case unlocked != nil:
-			h.site.log().Warn("warlock: Do could not unlock", "error", unlocked)
+			h.grant.log().Warn("warlock: Do could not unlock", "error", unlocked)
 		}
 	}()
 	return fn(ctx)

@@ -23,10 +23,15 @@ import (
 //     of it for HandOffTime and one hold at most. A turn that goes through
 //     Redis costs a round trip or two, 0.1 to 1 ms. That is at most a tenth of
 //     HandOffTime, so a longer time would gain little.
-//   - In number: each hold has a token of its own, and the acquisition reserves
-//     these tokens. A token is worth a microsecond (see queue.lua) and a
-//     hand-off takes about one. So empty holds use up MaxHandOffs in some 5 ms,
-//     and tokens do not run ahead of the server's clock.
+//   - In number: to MaxHandOffs.
+//
+// A process that hears of others (retain.go) hands its lease on for as long as it
+// hears of none. Both bounds count from when it does.
+//
+// Each hold has a token of its own, and the acquisition reserves these tokens. A
+// token is worth a microsecond (see queue.lua) and a hand-off takes about one, so
+// tokens do not run ahead of the server's clock. A Hold that no user has is passed
+// on as it is, and needs no other token: nobody can tell the two holds apart.
 //
 // A hold is not handed off if its ID was asked for, or if it was extended: its
 // holder made it its own. Nor is a hold without renewal: each holder gets a
@@ -36,23 +41,40 @@ const (
 	MaxHandOffs = 4096
 )
 
+// A grant is what Redis has granted to one ID, until the release or loss of its
+// lease. A process may have several holds under one grant, one after another.
+type grant struct {
+	site
+	turns  *turns // of the lock
+	id     string
+	mode   Mode
+	alone  bool         // Redis granted the lock at once: probably no other process wants it
+	doubt  *doubt       // of the requests that led to the grant; nil: none
+	waiter *wait.Waiter // keeps the ID registered with the mailbox; nil: it need not be
+
+	first int64     // the token of the first hold
+	last  int64     // the highest of the tokens that were reserved with it
+	since time.Time // when the grant was known here
+
+	handOffs int64 // while others may want the lock; the mu of turns guards it
+
+	contended atomic.Bool // a renewal found that others wait
+
+	// See retain.go.
+	hears     bool         // this process hears of others that ask for the lock
+	wanted    atomic.Int64 // when it first heard of one, in ns after since; 0: it did not
+	answering atomic.Bool  // a request is under way that answers one
+	rest      rest         // the mu of turns guards it
+}
+
 // A Hold is the time from an acquisition of a lock until its release or loss.
 // Its methods may be called concurrently, and after its end.
 type Hold struct {
-	site   site // not embedded: users must not see its fields
-	id     string
-	mode   Mode
-	alone  bool // Redis granted the lock at once: probably no other process wants it
-	fence  int64
-	lease  *lease.Lease
-	doubt  *doubt       // of the requests that led to the hold; nil: none
-	waiter *wait.Waiter // keeps the ID registered with the mailbox; nil: it need not be
-
-	last  int64        // the highest of the tokens that were reserved with the hold's
-	until time.Time    // the end of this process's turn: no hand-off from then on
+	grant *grant
+	fence int64
+	lease *lease.Lease
+	shown atomic.Bool  // a user may have the Hold
 	fate  atomic.Int32 // undecided, own or handedOff
-
-	contended atomic.Bool // a renewal of a reader's lease found that others wait
 }
 
 // The fates of a hold. Each excludes the others.
@@ -72,9 +94,9 @@ func (h *Hold) claim() bool {
 // ID that holds nothing.
 func (h *Hold) ID() string {
 	if !h.claim() {
-		return h.id + "/" + strconv.FormatInt(h.fence, 10)
+		return h.grant.id + "/" + strconv.FormatInt(h.fence, 10)
 	}
-	return h.id
+	return h.grant.id
 }
 
 // Fence returns the fencing token.
@@ -88,11 +110,12 @@ func (h *Hold) Deadline() time.Time { return h.lease.Deadline() }
 
 // Extend makes the lease live for at least ttl from now.
 func (h *Hold) Extend(ctx context.Context, ttl time.Duration) error {
-	if err := checkTTL(h.site.server.Key(), ttl); err != nil {
+	server := h.grant.server
+	if err := checkTTL(server.Key(), ttl); err != nil {
 		return err
 	}
 	h.claim() // the next holder must not inherit a longer lease than its own
-	return within(ctx, h.site.server, "extend", func() error {
+	return within(ctx, server, "extend", func() error {
 		_, err := h.lease.Extend(ctx, ttl)
 		return err
 	})
@@ -103,7 +126,7 @@ func (h *Hold) Extend(ctx context.Context, ttl time.Duration) error {
 func (h *Hold) confirm(ctx context.Context) (contended bool, err error) {
 	var waiting bool // belongs to the request while that is under way
 	late, err := send.Wait(ctx, func() (err error) {
-		waiting, err = h.lease.Extend(ctx, h.site.ttl)
+		waiting, err = h.lease.Extend(ctx, h.grant.ttl)
 		return err
 	})
 	if late != nil {
@@ -115,95 +138,151 @@ func (h *Hold) confirm(ctx context.Context) (contended bool, err error) {
 // handOff returns the hold of the next writer in this process, which h's lease
 // goes over to. ok is false if h is not to be handed off.
 func (h *Hold) handOff() (next *Hold, ok bool) {
-	if h.fence == h.last || !h.fate.CompareAndSwap(undecided, handedOff) {
+	g, now := h.grant, h.grant.Clock.Now()
+	if !g.mayHandOff(now) {
 		return nil, false
 	}
-	leased, ok := h.lease.HandOff(h.until)
-	if !ok { // the process's turn is over, or the lease lost, as unlock will find
+	if next, ok = h.succeed(now); ok && !g.undisturbed() {
+		g.handOffs++
+	}
+	return next, ok
+}
+
+// mayHandOff reports whether this process may go on with the lock at now. Where it
+// hears of others that want the lock, its turn counts from when it first did.
+func (g *grant) mayHandOff(now time.Time) bool {
+	if g.undisturbed() {
+		return true
+	}
+	passed := now.Sub(g.since) - time.Duration(g.wanted.Load())
+	return passed < HandOffTime && g.handOffs < g.last-g.first
+}
+
+// undisturbed reports whether no other process wants the lock, and this one would
+// hear of it.
+func (g *grant) undisturbed() bool { return g.hears && g.wanted.Load() == 0 }
+
+// succeed returns the hold that follows h under the grant, from now on. If no
+// user has h, it is h itself: then nobody can tell the two apart. ok is false if
+// the lease is lost, or h its holder's own, or no token is left.
+func (h *Hold) succeed(now time.Time) (next *Hold, ok bool) {
+	g := h.grant
+	if !h.shown.Load() && g.MaxHold == 0 {
+		return h, h.lease.Joinable(now)
+	}
+	fence, ok := g.tokenAfter(h.fence, now)
+	if !ok || !h.fate.CompareAndSwap(undecided, handedOff) {
 		return nil, false
 	}
-	return &Hold{
-		site: h.site, id: h.id, mode: h.mode, alone: h.alone, doubt: h.doubt, fence: h.fence + 1,
-		lease: leased, last: h.last, until: h.until, waiter: h.waiter,
-	}, true
+	leased, ok := h.lease.HandOff()
+	if !ok { // lost, as unlock will find
+		return nil, false
+	}
+	return &Hold{grant: g, fence: fence, lease: leased}, true
+}
+
+// tokenAfter returns the token of the hold that follows one with that token. ok
+// is false if there is none. Readers under one grant have one token: no writer
+// comes between them.
+//
+// A process that has the lock for longer than HandOffTime uses at most one token
+// for each microsecond. So its tokens do not run ahead of the server's clock, and
+// a later holder has a higher token even if the server loses the fence.
+func (g *grant) tokenAfter(token int64, now time.Time) (next int64, ok bool) {
+	if g.mode == Read {
+		return token, true
+	}
+	behind := !g.hears || token-g.first < now.Sub(g.since).Microseconds()
+	return token + 1, token < g.last && behind
 }
 
 // end ends the lease and then frees the lock in Redis.
 func (h *Hold) end(ctx context.Context) error {
 	err := h.lease.Release()
 	switch {
-	case errors.Is(err, lease.ErrTaken) && h.doubt == nil: // nothing of it is left in Redis
-		h.leaveMailbox()
+	case errors.Is(err, lease.ErrTaken) && h.grant.doubt == nil: // nothing of it is left in Redis
+		h.grant.leaveMailbox()
 	case err != nil: // lost; what is left of it in Redis need not wait for its expiry
-		go h.abandon(ctx)
+		go h.grant.abandon(ctx)
 	default:
-		err = h.free(ctx)
+		err = h.grant.free(ctx, h.fence, h.Deadline())
 	}
 	if errors.Is(err, protocol.ErrNotHeld) {
 		err = lease.ErrTaken
 	}
 	if err != nil {
 		send.Repanic(err)
-		return h.site.server.Explain("unlock", err)
+		return h.grant.server.Explain("unlock", err)
 	}
 	return nil
 }
 
-// free frees the lock in Redis. If a hook of the client panics, or ends this
-// goroutine, the lock is freed later.
-func (h *Hold) free(ctx context.Context) (err error) {
-	used := h.fence
-	if used == h.last {
+// free frees the lock in Redis by the deadline. used is the last token that was
+// used. If a hook of the client panics, or ends this goroutine, the lock is freed
+// later.
+func (g *grant) free(ctx context.Context, used int64, deadline time.Time) (err error) {
+	if used == g.last {
 		used = 0
 	}
 	err = send.ErrExited // unless release returns
 	defer func() {
-		h.leaveMailbox() // not before: a late message of its grant would release it meanwhile
-		if h.doubt != nil || send.Broke(err) {
-			h.site.sweep(h.id, h.doubt)
+		g.leaveMailbox() // not before: a late message of its grant would release it meanwhile
+		if g.doubt != nil || send.Broke(err) {
+			g.sweep(g.id, g.doubt)
 		}
 	}()
-	r := h.site.server.NewRelease(h.id, used)
-	if h.alone && h.mode == Write && used == 0 {
-		r = h.site.server.NewSoleRelease(h.id)
+	r := g.server.NewRelease(g.id, used)
+	if g.alone && g.mode == Write && used == 0 {
+		r = g.server.NewSoleRelease(g.id)
 	}
-	err = h.site.release(ctx, r, h.Deadline())
+	err = g.release(ctx, r, deadline)
 	return err
 }
 
-// abandon frees the lock in Redis for a hold that no goroutine has any more.
-func (h *Hold) abandon(ctx context.Context) {
-	h.site.giveBack(ctx, h.id, h.doubt)
-	h.leaveMailbox()
+// abandon frees the lock in Redis for a grant that no goroutine has any more.
+func (g *grant) abandon(ctx context.Context) {
+	g.giveBack(ctx, g.id, g.doubt)
+	g.leaveMailbox()
 }
 
 // leaveMailbox ends the registration of the ID, which has been released.
-func (h *Hold) leaveMailbox() {
-	if h.waiter != nil {
-		h.waiter.Leave()
+func (g *grant) leaveMailbox() {
+	if g.waiter != nil {
+		g.waiter.Leave()
 	}
 }
 
-// A renewer is a Hold as its lease renews it.
-type renewer Hold
+// A renewer is a grant as its lease renews it.
+type renewer grant
 
 func (r *renewer) Renew(ctx context.Context, ttl time.Duration) (waiting bool, err error) {
-	waiting, err = r.site.server.Renew(ctx, r.id, r.last, ttl)
-	r.note(waiting)
+	waiting, err = r.server.Renew(ctx, r.id, r.last, ttl)
+	(*grant)(r).note(waiting)
 	return waiting, err
 }
 
 func (r *renewer) RenewLater(ctx context.Context, ttl time.Duration, done func(error)) {
+	g := (*grant)(r)
+	if g.lapse() {
+		return
+	}
 	renewal := protocol.Renewal{ID: r.id, Mode: r.mode, Token: r.last, TTL: ttl}
-	r.site.server.RenewLater(ctx, renewal, func(waiting bool, err error) {
-		r.note(waiting)
+	r.server.RenewLater(ctx, renewal, func(waiting bool, err error) {
+		g.note(waiting)
 		done(err)
 	})
 }
 
-// note notes whether a renewal found that others wait.
-func (r *renewer) note(waiting bool) {
+func (r *renewer) Lost() (concerns bool) {
+	g := (*grant)(r)
+	return !g.turns.recallIdle(g)
+}
+
+// note notes whether a renewal found that others wait. That is a recall, too.
+func (g *grant) note(waiting bool) {
 	if waiting {
-		r.contended.Store(true)
+		g.contended.Store(true)
+		g.want(g.Clock.Now())
+		g.turns.recallIdle(g)
 	}
 }

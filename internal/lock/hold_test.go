@@ -24,15 +24,15 @@ func TestLateNoticeDuringARelease(t *testing.T) {
 	l := newLock(client, time.Minute, Options{})
 	h := grantedByAsking(t, s, l)
 	w := listener(t, l)
-	for len(h.waiter.Signals()) > 0 {
-		<-h.waiter.Signals() // the mailbox opened
+	for len(h.grant.waiter.Signals()) > 0 {
+		<-h.grant.waiter.Signals() // the mailbox opened
 	}
 	before := scripts.Load()
 	gate.armed.Store(true)
 	done := result(func() error { return l.UnlockContext(context.Background(), Write) })
 	await(t, gate.reached, "the release is under way")
-	grantTold(t, s, l, w, h.id)
-	if len(h.waiter.Signals()) != 1 {
+	grantTold(t, s, l, w, h.grant.id)
+	if len(h.grant.waiter.Signals()) != 1 {
 		t.Error("the notice was not the holder's")
 	}
 	if n := scripts.Load() - before; n != 1 {
@@ -68,7 +68,7 @@ func inDoubt(t *testing.T, s *redistest.Server, clock clockwork.Clock) (*Hold, *
 	line := new(redistest.Line)
 	client := line.Client(s, noRetries)
 	l := newLock(client, time.Minute, Options{Clock: clock})
-	a := newAsk(l.site, Write)
+	a := newAsk(&l.turns, Write)
 	line.BreakFirst(1, redistest.Cut)
 	const reserve = 1
 	if h, err := a.request(t.Context(), reserve); h != nil || err == nil {
@@ -107,7 +107,7 @@ func TestTakenHoldInDoubtIsSwept(t *testing.T) {
 		t.Errorf("the unlock: %v", err)
 	}
 	redistest.Eventually(t, func() bool { return answered.Load() == before+1 }, "the ID is released")
-	wantSwept(t, s, clock, h.id)
+	wantSwept(t, s, clock, h.grant.id)
 }
 
 // A hold is handed off, and one of its requests may still come late. The last
@@ -122,5 +122,5 @@ func TestHandedOffHoldInDoubtIsSwept(t *testing.T) {
 	if err := last.end(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	wantSwept(t, s, clock, last.id)
+	wantSwept(t, s, clock, last.grant.id)
 }

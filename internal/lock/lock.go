@@ -113,6 +113,13 @@ func (l *Lock) Unlock(mode Mode) {
 
 // UnlockContext ends a hold. Of readers it ends that of one, see share.go.
 func (l *Lock) UnlockContext(ctx context.Context, mode Mode) error {
+	_, err := l.unlock(ctx, mode)
+	return err
+}
+
+// unlock is UnlockContext. keeps reports whether the lease stays with the process,
+// idle.
+func (l *Lock) unlock(ctx context.Context, mode Mode) (keeps bool, err error) {
 	l.check()
 	if mode == Read {
 		return l.readUnlock(ctx)
@@ -129,7 +136,7 @@ func (l *Lock) acquire(ctx context.Context, mode Mode) (*Hold, error) {
 	if ctx.Err() != nil {
 		return nil, l.server.ExplainEnd(ctx, "lock", nil)
 	}
-	a := newAsk(l.site, mode)
+	a := newAsk(&l.turns, mode)
 	defer a.end(ctx)
 	return l.repeat(ctx, a, l.tryOnce, l.Attempts)
 }
@@ -148,7 +155,7 @@ func (l *Lock) wait(ctx context.Context, mode Mode) (h *Hold, err error) {
 	case h != nil:
 		return h, nil
 	}
-	a := newAsk(l.site, mode)
+	a := newAsk(&l.turns, mode)
 	defer a.end(ctx)
 	defer func() {
 		if h == nil {
@@ -158,6 +165,7 @@ func (l *Lock) wait(ctx context.Context, mode Mode) (h *Hold, err error) {
 	if h, _ = l.rejoin(ctx, mode); h != nil {
 		return h, nil
 	}
+	l.makeWay(ctx)
 	a.expect()
 	return l.repeat(ctx, a, l.queueOnce, 0)
 }
@@ -169,7 +177,7 @@ func (l *Lock) try(ctx context.Context, mode Mode) (*Hold, error) {
 	if ctx.Err() != nil {
 		return nil, l.server.ExplainEnd(ctx, "lock", nil)
 	}
-	a := newAsk(l.site, mode)
+	a := newAsk(&l.turns, mode)
 	defer a.end(ctx)
 	h, err := l.tryOnce(ctx, a)
 	if err != nil {
@@ -245,14 +253,20 @@ func (l *Lock) tryOnce(ctx context.Context, a *ask) (h *Hold, err error) {
 	case err != nil: // a writer waits
 		return nil, nil
 	}
-	return l.request(ctx, a)
+	l.makeWay(ctx)
+	a.listen()
+	h, err = l.request(ctx, a)
+	if h == nil && err == nil && a.answer.Asked {
+		h, err = l.pursue(ctx, a)
+	}
+	return h, err
 }
 
 // request makes one request. Its caller has the turn.
 func (l *Lock) request(ctx context.Context, a *ask) (*Hold, error) {
 	a.crowded = l.crowded.Load()
-	h, err := a.request(ctx, l.reserve(a.mode))
-	l.crowded.Store(h == nil && err == nil || h != nil && !h.alone)
+	h, err := a.request(ctx, l.reserve(a))
+	l.crowded.Store(h == nil && err == nil || h != nil && !h.grant.alone)
 	if h != nil {
 		return l.hold(ctx, a, h), nil
 	}
@@ -270,17 +284,18 @@ func (l *Lock) hold(ctx context.Context, a *ask, h *Hold) *Hold {
 	return h
 }
 
-// writeUnlock hands the writer's hold off, or ends it.
-func (l *Lock) writeUnlock(ctx context.Context) error {
-	h, passed := l.endWrite()
+// writeUnlock hands the writer's hold off, or ends it. keeps reports whether the
+// lease stays with the process, idle.
+func (l *Lock) writeUnlock(ctx context.Context) (keeps bool, err error) {
+	h, ending := l.endWrite()
 	switch {
-	case passed:
-		return nil
 	case h == nil:
-		return l.server.Explain("unlock", errUnlocked)
+		return false, l.server.Explain("unlock", errUnlocked)
+	case ending != released:
+		return ending == retained, nil
 	}
 	defer l.leave()
-	return h.end(ctx)
+	return false, h.end(ctx)
 }
 
 // takeTurn waits for the turn. It returns a hold if the goroutine got one in
@@ -300,7 +315,7 @@ func (l *Lock) takeTurn(ctx context.Context, mode Mode) (*Hold, error) {
 		// The process was stopped between the grant and now.
 		if mode == Write {
 			l.setWriter(nil)
-			go h.abandon(ctx)
+			go h.grant.abandon(ctx)
 			return nil, nil // the turn is this goroutine's
 		}
 		go l.dispose(ctx, mode)
@@ -310,11 +325,7 @@ func (l *Lock) takeTurn(ctx context.Context, mode Mode) (*Hold, error) {
 // dispose unlocks in the background, where there is no caller to return an
 // error to or to panic in.
 func (l *Lock) dispose(ctx context.Context, mode Mode) {
-	defer func() {
-		if v := recover(); v != nil { // of a hook of the client
-			l.log().Error("warlock: an unlock in the background panicked", "panic", v)
-		}
-	}()
+	defer l.survive("warlock: an unlock in the background panicked")
 	err := l.UnlockContext(context.WithoutCancel(ctx), mode)
 	if err != nil && !errors.Is(err, ErrLeaseLost) {
 		l.log().Warn("warlock: an unlock in the background failed", "error", err)

@@ -181,9 +181,15 @@ func (q *queue) free() bool {
 	return true
 }
 
-// underway returns a channel that is closed when Redis has answered the reader
-// that has the turn. It returns nil if no such answer is under way.
-func (q *queue) underway() <-chan struct{} { return q.answer }
+// underway returns a channel that is closed when Redis has answered the goroutine
+// that has the turn, if one of that mode that only tries is to wait for that. It
+// returns nil otherwise.
+func (q *queue) underway(mode Mode) <-chan struct{} {
+	if mode == Write && q.state != freeing {
+		return nil
+	}
+	return q.answer
+}
 
 // leave ends the turn. advance serves the next.
 func (q *queue) leave() {

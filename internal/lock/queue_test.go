@@ -148,7 +148,7 @@ func TestQueueTellsWhenAnAnswerIsKnown(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var q queue
 			c.begin(&q)
-			answer := q.underway()
+			answer := q.underway(Read)
 			select {
 			case <-answer:
 				t.Error("it is known before it came")
@@ -160,13 +160,13 @@ func TestQueueTellsWhenAnAnswerIsKnown(t *testing.T) {
 			default:
 				t.Error("it is not told")
 			}
-			if q.underway() != nil {
+			if q.underway(Read) != nil {
 				t.Error("an answer is under way")
 			}
 		})
 	}
 	var q queue
-	if q.enter(Write, false); q.underway() != nil {
+	if q.enter(Write, false); q.underway(Read) != nil {
 		t.Error("a reader waits for the answer of a writer")
 	}
 }

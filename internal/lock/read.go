@@ -20,7 +20,7 @@ func (l *Lock) rejoin(ctx context.Context, mode Mode) (*Hold, error) {
 	}
 	l.mu.Lock()
 	s := l.shares.newest()
-	if s == nil || s.hold.contended.Load() {
+	if s == nil || s.hold.grant.contended.Load() {
 		l.mu.Unlock()
 		return nil, nil
 	}
@@ -35,7 +35,7 @@ func (l *Lock) rejoin(ctx context.Context, mode Mode) (*Hold, error) {
 	switch {
 	case err != nil || s != l.shares.newest():
 		return nil, nil
-	case contended || s.hold.contended.Load():
+	case contended || s.hold.grant.contended.Load():
 		return nil, ErrNotAcquired
 	case !s.hold.lease.Join(now):
 		return nil, nil
@@ -53,7 +53,7 @@ func (l *Lock) beginShare(ctx context.Context, a *ask, h *Hold) *Hold {
 	defer func() {
 		if !kept { // also if a hook of the client ends this goroutine
 			_ = h.lease.Release()
-			go h.abandon(ctx)
+			go h.grant.abandon(ctx)
 		}
 	}()
 	l.mu.Lock()
@@ -80,26 +80,29 @@ func (l *Lock) beginShare(ctx context.Context, a *ask, h *Hold) *Hold {
 			s.listen()
 		}
 	}
-	s.hold.contended.Store(false)
+	s.hold.grant.contended.Store(false)
 	l.letInLocked(s)
 	return s.hold
 }
 
 // readUnlock takes one reader out of a share, and frees the lock after the last.
-func (l *Lock) readUnlock(ctx context.Context) error {
-	s, last, frees := l.endRead()
-	if s == nil {
-		return l.server.Explain("read-unlock", errRUnlocked)
-	}
-	if frees {
+// keeps reports whether the lease stays with the process, idle.
+func (l *Lock) readUnlock(ctx context.Context) (keeps bool, err error) {
+	s, e := l.endRead()
+	switch {
+	case s == nil:
+		return false, l.server.Explain("read-unlock", errRUnlocked)
+	case e.retained:
+		return true, nil
+	case e.frees:
 		defer l.leave()
 	}
-	if last {
-		return s.hold.end(ctx)
+	if e.last {
+		return false, s.hold.end(ctx)
 	}
-	err := s.hold.lease.Err()
+	err = s.hold.lease.Err()
 	if errors.Is(err, lease.ErrLost) { // and not released since, by the last reader
-		return l.server.Explain("read-unlock", err)
+		return false, l.server.Explain("read-unlock", err)
 	}
-	return nil
+	return false, nil
 }

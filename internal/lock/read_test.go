@@ -21,7 +21,7 @@ func askedBesideShare(t *testing.T, l *Lock) (*ask, *Hold) {
 	l.mu.Lock()
 	l.queue.enter(Read, false)
 	l.mu.Unlock()
-	a := newAsk(l.site, Read)
+	a := newAsk(&l.turns, Read)
 	h, err := a.request(t.Context(), 0)
 	if h == nil {
 		t.Fatal("a reader beside readers is refused:", err)
@@ -59,7 +59,7 @@ func TestReaderAfterAConfirmedShare(t *testing.T) {
 	l := newLock(client, time.Minute, Options{Clock: clock})
 	l.Lock(Read)
 	first := l.Held(Read)
-	first.contended.Store(true)
+	first.grant.contended.Store(true)
 	scripts := redistest.CountScripts(client)
 	l.Lock(Read)
 	const asked = 3 // the request, the question about the share, the spare's release
@@ -102,10 +102,10 @@ func TestShareEndsWhileItIsConfirmed(t *testing.T) {
 			gate.armed.Store(true)
 			done := result(lets)
 			await(t, gate.reached, "Redis is asked about the share")
-			ended, last, _ := l.endRead() // readUnlock, up to here
+			ended, e := l.endRead() // readUnlock, up to here
 			close(gate.open)
 			h := await(t, done, "Redis has confirmed the share")
-			if !last || h == ended.hold || h != l.Held(Read) {
+			if !e.last || h == ended.hold || h != l.Held(Read) {
 				t.Fatalf("the reader was let in under %p, which has ended; the share is %p", h, l.Held(Read))
 			}
 			if err := ended.hold.end(t.Context()); err != nil { // and the rest of readUnlock

@@ -161,6 +161,14 @@ func (w *callerWait) outcome() error {
 	return err
 }
 
+// survive logs a panic of a hook of the client, where no caller could meet it. The
+// caller defers it.
+func (s site) survive(message string) {
+	if v := recover(); v != nil {
+		s.log().Error(message, "panic", v)
+	}
+}
+
 // A doubt says that a request of an ID may still be carried out. A nil doubt says
 // that none may.
 type doubt struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/warlock-go/warlock/internal/protocol"
 	"github.com/warlock-go/warlock/internal/wait"
 )
 
@@ -79,18 +80,18 @@ func (s *share) endsBefore(older *share) bool {
 	if lost := s.hold.lease.Err() != nil; lost != (older.hold.lease.Err() != nil) {
 		return lost
 	}
-	return s.hold.site.NoRenewal && s.hold.Deadline().Before(older.hold.Deadline())
+	return s.hold.grant.NoRenewal && s.hold.Deadline().Before(older.hold.Deadline())
 }
 
 // open reports whether one more reader may join s at now without asking Redis.
 func (s *share) open(now time.Time) bool {
-	h := s.hold
+	h, g := s.hold, s.hold.grant
 	switch {
-	case h.site.NoRenewal: // each reader gets a whole ttl
+	case g.NoRenewal: // each reader gets a whole ttl
 		return false
-	case s.quietAt.IsZero() || h.contended.Load() || s.heard():
+	case s.quietAt.IsZero() || g.contended.Load() || s.heard():
 		return false
-	case now.Sub(s.quietAt) >= HandOffTime && !(s.listening && h.site.box.Open()):
+	case now.Sub(s.quietAt) >= HandOffTime && !(s.listening && g.box.Open()):
 		return false
 	}
 	return h.lease.Joinable(now)
@@ -100,25 +101,30 @@ func (s *share) open(now time.Time) bool {
 // lost meanwhile, the readers find that when they run.
 func (s *share) join(readers int, now time.Time) {
 	s.readers += readers
-	if s.hold.site.MaxHold > 0 { // counts from the last reader
+	if s.hold.grant.MaxHold > 0 { // counts from the last reader
 		s.hold.lease.Join(now)
 	}
 }
 
 // heard reports whether something has arrived in the mailbox.
-func (s *share) heard() bool { return s.waiter != nil && len(s.waiter.Signals()) > 0 }
+func (s *share) heard() bool {
+	return s.hold.grant.wanted.Load() != 0 || s.waiter != nil && len(s.waiter.Signals()) > 0
+}
 
 // listen lets s hear of writers, until its lease ends. A message that came
 // since the lease was asked for counts: a writer may have queued right after
 // the grant.
 func (s *share) listen() {
-	h := s.hold
-	if h.waiter == nil {
-		h.waiter = h.site.box.Register(h.id)
+	g := s.hold.grant
+	if g.waiter == nil {
+		g.waiter = g.box.Register(g.id)
 	}
-	s.waiter = h.waiter
-	s.waiter.Resume(h.site.server)
-	context.AfterFunc(h.Context(), s.waiter.Suspend)
+	s.waiter = g.waiter
+	if protocol.Retains(g.id) { // it listens until its release
+		return
+	}
+	s.waiter.Resume(g.server)
+	context.AfterFunc(s.hold.Context(), s.waiter.Suspend)
 }
 
 // prepare prepares s for a question to Redis whether others wait: from now on s
@@ -132,5 +138,8 @@ func (s *share) prepare() (listening bool) {
 		s.quietAt = time.Time{} // until Redis says so again
 	default:
 	}
-	return s.hold.site.box.Open()
+	if s.hold.grant.wanted.Swap(0) != 0 {
+		s.quietAt = time.Time{}
+	}
+	return s.hold.grant.box.Open()
 }

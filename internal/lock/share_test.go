@@ -27,7 +27,7 @@ func TestWriterThatQueuesRightAfterTheGrantIsHeard(t *testing.T) {
 		if _, _, err := l.enter(t.Context(), Read); err != nil {
 			t.Fatal(err)
 		}
-		a := newAsk(l.site, Read)
+		a := newAsk(&l.turns, Read)
 		defer a.end(t.Context())
 		a.expect()
 		a.queue()
@@ -46,7 +46,7 @@ func TestWriterThatQueuesRightAfterTheGrantIsHeard(t *testing.T) {
 		if g, err := other.Acquire(t.Context(), writer); err != nil || g.Granted {
 			t.Fatalf("a writer beside a reader: %+v, %v", g, err)
 		}
-		redistest.Eventually(t, func() bool { return len(h.waiter.Signals()) > 0 }, "the reader is told")
+		redistest.Eventually(t, func() bool { return len(h.grant.waiter.Signals()) > 0 }, "the reader is told")
 
 		l.beginShare(t.Context(), a, h)
 		l.mu.Lock()
@@ -101,7 +101,7 @@ func TestUnlockCountsForALostShare(t *testing.T) {
 				holds := twoShares(t, l, client)
 				gone, kept := holds[lost], holds[1-lost]
 				extend(t, gone) // so it would end last
-				if err := l.server.NewRelease(gone.id, 0).Run(t.Context(), func(error) {}); err != nil {
+				if err := l.server.NewRelease(gone.grant.id, 0).Run(t.Context(), func(error) {}); err != nil {
 					t.Fatal(err)
 				}
 				if err := gone.Extend(t.Context(), time.Minute); !errors.Is(err, ErrLeaseLost) {

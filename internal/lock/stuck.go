@@ -8,6 +8,7 @@ import "time"
 type stuck struct {
 	timer  *time.Timer // runs look, in real time; nil: does not run
 	holder *Hold       // that had the lock when the timer was armed
+	served uint64      // that of turns at that time: writers may have one Hold in turn
 	since  time.Time   // when that was
 	warned *Hold       // the holder of which the log has been told
 }
@@ -15,7 +16,7 @@ type stuck struct {
 // watchLocked arms the timer unless it runs.
 func (t *turns) watchLocked() {
 	if s := &t.stuck; s.timer == nil {
-		s.holder, s.since = t.holderLocked(), t.Clock.Now()
+		s.holder, s.served, s.since = t.holderLocked(), t.served, t.Clock.Now()
 		s.timer = time.AfterFunc(t.ttl, t.look)
 	}
 }
@@ -36,7 +37,7 @@ func (t *turns) look() {
 	t.mu.Lock()
 	_, waits := t.queue.next()
 	s, holder := &t.stuck, t.holderLocked()
-	long := waits && holder != nil && holder == s.holder && holder != s.warned &&
+	long := waits && holder != nil && holder == s.holder && t.served == s.served && holder != s.warned &&
 		t.Clock.Since(s.since) >= t.ttl // by the lock's clock, too
 	if long {
 		s.warned = holder
@@ -47,7 +48,7 @@ func (t *turns) look() {
 	t.mu.Unlock()
 	if long {
 		t.log().Warn("warlock: Lock has waited for longer than the ttl behind one holder in this process; it may be stuck, "+
-			"or be this goroutine's own: a lock is not reentrant", "holder", holder.id)
+			"or be this goroutine's own: a lock is not reentrant", "holder", holder.grant.id)
 	}
 }
 

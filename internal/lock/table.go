@@ -28,14 +28,13 @@ type Table struct {
 	mu      sync.Mutex        // guards the following; never held during a request to Redis
 	entries map[string]*entry // of the ids in use
 	peak    int               // the map keeps room for as many entries: the most that it has had
+	pasts   *pasts            // of ids that are not in use; nil: nothing is retained
 }
 
-// An entry is the lock of one id, for as long as a goroutine uses it: a call
-// that locks, while it is under way, or a hold.
-type entry struct {
-	Lock
-	uses int // guarded by the Table's mu; the entry is in the map while it is above 0
-}
+// An entry is the lock of one id, for as long as something uses it: a call that
+// locks, while it is under way, a hold, or an idle lease. It is in the map while
+// its uses are above 0. The Table's mu guards each step from or to 0.
+type entry struct{ Lock }
 
 // maxID is the longest id, in bytes.
 const maxID = 64 << 10
@@ -69,6 +68,9 @@ func (t *Table) Init(client redis.UniversalClient, prefix string, ttl time.Durat
 	t.terms, t.prefix = newTerms(client, prefix, ttl, o), prefix
 	t.timers, t.spread = lease.NewAlarms(o.Clock), ttl/spreadShare
 	t.pipeline, t.entries = send.NewPipeline(client), make(map[string]*entry)
+	if o.Retention > 0 {
+		t.pasts = newPasts()
+	}
 }
 
 // check panics if t is a zero value.
@@ -121,12 +123,18 @@ func (t *Table) UnlockContext(ctx context.Context, id string, mode Mode) (err er
 			return fmt.Errorf("%w (%w)", err, ErrNotHeld)
 		}
 	}
+	keeps := false
 	defer func() {
-		if !errors.Is(err, ErrNotHeld) { // a hold has ended, with or without its lease, or by a panic
+		switch {
+		case errors.Is(err, ErrNotHeld):
+		case keeps:
+			t.limitIdle()
+		default: // a hold has ended, with or without its lease, or by a panic
 			t.leave(id, e)
 		}
 	}()
-	return e.UnlockContext(ctx, mode)
+	keeps, err = e.unlock(ctx, mode)
+	return err
 }
 
 // Do locks id, runs fn, and unlocks id.
@@ -154,11 +162,20 @@ func (t *Table) Waiting(id string) int {
 	return 0
 }
 
-// Len returns how many ids are in use.
+// Len returns how many ids are in use, apart from those whose leases are idle.
 func (t *Table) Len() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.entries)
+	n := len(t.entries)
+	if t.Retention == 0 {
+		return n
+	}
+	for _, e := range t.entries {
+		if g, _ := e.idleGrant(); g != nil {
+			n--
+		}
+	}
+	return n
 }
 
 // acquire locks id as LockContext does.
@@ -201,7 +218,11 @@ func (t *Table) newEntry(id string) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &entry{Lock: Lock{turns{site: site{server, t.terms}}}}, nil
+	e := &entry{Lock{turns{site: site{server, t.terms}}}}
+	if t.pasts != nil {
+		e.gone = func() { t.leave(id, e) }
+	}
+	return e, nil
 }
 
 // use returns the entry of id, counted once more.
@@ -215,8 +236,11 @@ func (t *Table) use(id string) (*entry, error) {
 			return nil, err
 		}
 		t.entries[e.site.server.Key()[len(t.prefix):]] = e // shares the lock's copy of the id
+		if t.pasts != nil {
+			e.past = t.pasts.of(id)
+		}
 	}
-	e.uses++
+	e.uses.Add(1)
 	t.peak = max(t.peak, len(t.entries))
 	return e, nil
 }
@@ -225,9 +249,11 @@ func (t *Table) use(id string) (*entry, error) {
 func (t *Table) leave(id string, e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e.uses--
-	if e.uses > 0 {
+	if e.uses.Add(-1) > 0 {
 		return
+	}
+	if t.pasts != nil {
+		t.pasts.keep(id, e.past)
 	}
 	e.unwatch()
 	delete(t.entries, id)

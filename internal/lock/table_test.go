@@ -65,7 +65,7 @@ func TestMemoryAfterAPeak(t *testing.T) {
 			for i := range stay {
 				id := fmt.Sprint(-1 - i)
 				e := table.lookUp(id)
-				if e == nil || e.uses != 1 {
+				if e == nil || e.uses.Load() != 1 {
 					t.Fatalf("the id %s, which stayed in use, was forgotten", id)
 				}
 				table.leave(id, e)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/jonboulle/clockwork"
@@ -32,6 +33,7 @@ type Options struct {
 	Interval  time.Duration   // between two tries or requests; 0: the defaults of interval
 	NoRenewal bool            // a lease lives for its ttl and no longer
 	MaxHold   time.Duration   // a lease is renewed for that long; 0: no limit
+	Retention time.Duration   // an idle lease stays with the process for that long; 0: none does
 }
 
 // RealClock is the clock of a lock that was given none.
@@ -64,6 +66,7 @@ type terms struct {
 	timers lease.Timers  // of the leases
 	spread time.Duration // a renewal may be ahead of its time by up to that
 	silent silence       // of their requests
+	idles  atomic.Int64  // how many of their leases are idle
 }
 
 // newTerms returns the terms of the lock, or of the locks, with that name.

@@ -23,7 +23,14 @@ type turns struct {
 	queue  queue
 	writer *Hold  // the hold under which a goroutine writes; nil: none writes
 	shares shares // the holds under which goroutines read
+	idle   idler  // the lease that is retained; see retain.go
+	past   past
+	served uint64 // counts the writers that have got the lock in this process
 	stuck  stuck
+
+	// Of the lock of a Table.
+	uses atomic.Int32 // calls that lock, holds, and the idle lease: each counts once
+	gone func()       // called when an idle lease has gone back; nil: of no Table
 }
 
 // enter waits for the turn until ctx ends. It returns a hold if the goroutine got
@@ -53,18 +60,19 @@ func (t *turns) enter(ctx context.Context, mode Mode) (h *Hold, waited bool, err
 	return h, true, ctx.Err()
 }
 
-// tryEnter takes the turn, or joins a share, if that can be done at once. It
-// returns false if the lock is taken. While another reader's answer is under
-// way, a reader waits for that, as both may share a hold.
+// tryEnter takes the turn, or joins a share, or gets the idle lease, if that can be
+// done at once. It returns false if the lock is taken. While another reader's
+// answer is under way, a reader waits for that, as both may share a hold. Any
+// goroutine waits while a lease goes back that nobody uses any more.
 func (t *turns) tryEnter(ctx context.Context, mode Mode) (h *Hold, entered bool) {
 	for {
 		t.mu.Lock()
 		if mode == Read || len(t.shares) == 0 { // and nobody reads
 			h, entered = t.admitLocked(mode)
 		}
-		answer := t.queue.underway()
+		answer := t.queue.underway(mode)
 		t.mu.Unlock()
-		if entered || mode == Write || answer == nil {
+		if entered || answer == nil {
 			return h, entered
 		}
 		select {
@@ -78,15 +86,30 @@ func (t *turns) tryEnter(ctx context.Context, mode Mode) (h *Hold, entered bool)
 // admitLocked gives a goroutine that has just come the turn or a hold, if it
 // need not wait.
 func (t *turns) admitLocked(mode Mode) (h *Hold, entered bool) {
+	if mode == Write && t.idle.hold != nil {
+		if h := t.reuseLocked(); h != nil {
+			return h, true
+		}
+	}
 	s, now := t.openLocked(mode)
 	switch t.queue.admit(mode, s != nil) {
 	case mayAsk:
 		return nil, true
 	case mayJoin:
-		s.join(1, now)
+		t.joinLocked(s, 1, now)
 		return s.hold, true
 	}
 	return nil, false
+}
+
+// joinLocked lets so many more readers in under s, which was open at now.
+func (t *turns) joinLocked(s *share, readers int, now time.Time) {
+	if s == t.idle.share {
+		t.idle = idler{}
+		t.shares = append(t.shares, s)
+		t.reusedLocked(s.hold.grant)
+	}
+	s.join(readers, now)
 }
 
 // advanceLocked serves the goroutines that wait, as far as they need not wait
@@ -102,7 +125,7 @@ func (t *turns) advanceLocked() {
 		h = s.hold
 	}
 	if joined := t.queue.advance(s != nil, h); joined > 0 {
-		s.join(joined, now)
+		t.joinLocked(s, joined, now)
 	}
 }
 
@@ -113,7 +136,10 @@ func (t *turns) openLocked(mode Mode) (s *share, now time.Time) {
 		return nil, now
 	}
 	now = t.Clock.Now()
-	if s = t.shares.newest(); s != nil && s.open(now) {
+	if s = t.shares.newest(); s == nil {
+		s = t.idle.share
+	}
+	if s != nil && s.open(now) {
 		return s, now
 	}
 	return nil, now
@@ -140,13 +166,17 @@ func (t *turns) leave() {
 func (t *turns) Held(mode Mode) *Hold {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if mode == Write {
-		return t.writer
+	h := t.writer
+	if mode == Read {
+		h = nil
+		if s := t.shares.newest(); s != nil {
+			h = s.hold
+		}
 	}
-	if s := t.shares.newest(); s != nil {
-		return s.hold
+	if h != nil {
+		h.shown.Store(true)
 	}
-	return nil
+	return h
 }
 
 // Waiting returns how many goroutines wait for their turn.
@@ -162,31 +192,51 @@ func (t *turns) setWriter(h *Hold) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.writer = h
+	t.served++
 }
 
-// endWrite returns the hold under which a goroutine writes, or nil. passed says
-// that the hold was handed off to the writer that is next. If not, the turn is
-// the caller's to leave.
-func (t *turns) endWrite() (h *Hold, passed bool) {
+// An ending says what becomes of the lease when its last goroutine unlocks.
+type ending int
+
+const (
+	released ending = iota // it goes back to Redis, and the turn is the caller's to leave
+	passed                 // it was handed off to the writer that is next
+	retained               // it is idle
+)
+
+// endWrite returns the hold under which a goroutine writes, or nil, and what
+// becomes of its lease.
+func (t *turns) endWrite() (h *Hold, e ending) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h, t.writer = t.writer, nil
-	if h == nil || !t.queue.writerIsNext() {
-		return h, false
+	if h == nil {
+		return nil, released
 	}
-	next, ok := h.handOff()
-	if !ok {
-		return h, false
+	mode, waits := t.queue.next()
+	switch {
+	case waits && mode == Write:
+		if next, ok := h.handOff(); ok {
+			t.writer = next
+			t.served++
+			t.queue.pass(next) // along with the turn
+			return h, passed
+		}
+	case !waits && t.retainLocked(h, nil):
+		t.queue.leave()
+		return h, retained
 	}
-	t.writer = next
-	t.queue.pass(next) // along with the turn
-	return h, true
+	return h, released
 }
 
-// reserve returns how many tokens to reserve for hand-offs.
-func (t *turns) reserve(mode Mode) int64 {
-	if mode == Read || t.NoRenewal {
+// reserve returns how many tokens a request of a reserves, for hand-offs and for
+// later uses of the lease.
+func (t *turns) reserve(a *ask) int64 {
+	switch {
+	case a.mode == Read || t.NoRenewal:
 		return 0
+	case a.retains:
+		return MaxHandOffs
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -204,20 +254,35 @@ func (t *turns) letInLocked(s *share) {
 }
 
 // endRead takes one reader out of a share, which it returns, or nil if nobody
-// reads. last says that the share has no other reader. frees says that the
-// caller is to free the lock, and has the turn until it has done so.
-func (t *turns) endRead() (s *share, last, frees bool) {
+// reads. last says that the share has no other reader, and was not retained. frees
+// says that the caller is to free the lock, and has the turn until it has done so.
+func (t *turns) endRead() (s *share, e readEnding) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.shares) == 0 {
-		return nil, false, false
+		return nil, e
 	}
 	i := t.shares.first()
 	s = t.shares[i]
 	s.readers--
 	if s.readers > 0 {
-		return s, false, false
+		return s, e
 	}
 	t.shares = slices.Delete(t.shares, i, i+1)
-	return s, true, len(t.shares) == 0 && t.queue.free()
+	e.last = true
+	if len(t.shares) == 0 && t.queue.free() {
+		e.frees = true
+		if _, waits := t.queue.next(); !waits && t.retainShareLocked(s) {
+			t.queue.leave()
+			return s, readEnding{retained: true}
+		}
+	}
+	return s, e
+}
+
+// A readEnding says what becomes of a share when one of its readers leaves.
+type readEnding struct {
+	last     bool // the share has no other reader, and its lease goes back to Redis
+	frees    bool // that frees the lock: the caller has the turn until it is done
+	retained bool // the share has no other reader, and its lease is idle
 }

@@ -19,6 +19,8 @@
 --            1. ms until the holder's lease ends. 0: ask again at once; -1: the
 --               lease never ends
 --            2. 1: the holder will hand the lock off and tell the next waiter
+--               2: the ID does not queue, and may get the lock soon. No
+--               goroutine may have the lock in use. The holder was asked
 --            3. the place in the queue; 0: not queued
 --            4. 0: this server was asked, and has no subscriber of the mailbox
 --            5. the ID of a holder

@@ -1,5 +1,14 @@
 -- contend.lua: the rest of acquire.lua, for a lock that somebody holds or waits
 -- for, or that a reader has just taken.
+--
+-- A holder may keep the lock while no goroutine uses it (see retains). It gives
+-- the lock back when it is asked to:
+--  1. The first waiter tells it that it waits, each time that it asks. The
+--     others do not.
+--  2. A request that does not queue asks it, and is repeated soon. The holder
+--     gives the lock back, or answers by busy.lua.
+
+local ASKED = 2 -- see the reply of acquire.lua
 
 -- Lets key live for as long as ID may stand in it.
 local function keep_alive(key)
@@ -47,6 +56,31 @@ local function stop_readers(now)
   return will_tell
 end
 
+-- Asks the holders, for an ID that does not queue, whether they have the lock in
+-- use. Returns false, and asks nobody, if a holder has it in use for certain.
+local function ask_holders(holder, shared)
+  local holders = {holder}
+  local busy = lenient('HGET', WAITERS, BUSY)
+  if shared then
+    if redis.call('ZCARD', READERS) > MOST_TOLD or busy and redis.call('ZSCORE', READERS, busy) then
+      return false
+    end
+    holders = redis.call('ZRANGE', READERS, 0, -1)
+  end
+  for _, id in ipairs(holders) do
+    if not retains(id) or id == busy then
+      return false
+    end
+  end
+  for _, id in ipairs(holders) do
+    ask_holder(id)
+  end
+  return true
+end
+
+-- Reports whether ID is the first waiter.
+local function is_first() return lenient('ZRANGE', QUEUE, 0, 0)[1] == ID end
+
 -- Reports whether the few waiters right before ID can tell it of its grant.
 local function predecessors_will_tell()
   local rank = redis.call('ZRANK', QUEUE, ID) or 0
@@ -65,13 +99,18 @@ end
 -- once, because the queue has waiters that this call did not look at.
 local function refuse(now, holder, shared, place, reachable, more)
   -- The ID of a holder that hands off is a UUID, a colon and a number.
-  local pattern = '^%x+%-%x+%-%x+%-%x+%-%x+:%d+$'
+  local pattern = '^%x+%-%x+%-%x+%-%x+%-%x+:%d+r?$'
   local will_tell = shared or string.find(holder, pattern)
+  if ROUND == '0' and redis.call('ZCARD', QUEUE) == 0 and ask_holders(holder, shared) then
+    return {redis.call('PTTL', LOCK), ASKED, 0, 1, string.sub(holder, 1, 256)}
+  end
   if shared then
-    if not READS and lenient('ZRANGE', QUEUE, 0, 0)[1] == ID then
+    if not READS and is_first() then
       will_tell = stop_readers(now)
     end
     holder = redis.call('ZRANGE', READERS, -1, -1)[1] or holder
+  elseif retains(holder) and is_first() then
+    wake(holder)
   end
   will_tell = will_tell and (place == 0 or predecessors_will_tell())
   local remaining = more and 0 or redis.call('PTTL', LOCK)

@@ -33,7 +33,7 @@ local function acquire(id, ttl, fence_ttl, reserve)
 end
 
 local function renew(id, ttl, floor, token)
-  if redis.call('GET', LOCK) ~= id then
+  if redis.call('GET', LOCK) ~= id or retains(id) and redis.call('ZCARD', QUEUE) > 0 then
     return 0
   end
   local fence_left, fence_ttl = redis.call('PTTL', FENCE), ttl + floor

@@ -33,6 +33,10 @@ end
 
 local function int(n) return string.format('%.0f', n) end
 
+-- Reports whether the holder id may keep the lock while no goroutine uses it. It
+-- is told of others that ask. Such an ID ends with an r.
+local function retains(id) return string.sub(id, -1) == 'r' end
+
 -- Returns the next fencing token, and makes it the fence. The token is the
 -- server's time in microseconds, or the last token + 1 if that is higher.
 --   now        the server's time (us), a text or a number

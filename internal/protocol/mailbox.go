@@ -12,7 +12,8 @@ import (
 func Channel(mailbox string) string { return "warlock:mailbox:" + mailbox }
 
 // A Notice tells a waiter that it was granted the lock. If Round and Token are
-// 0, it tells the waiter to ask again.
+// 0, it tells the waiter to ask again, and a holder that others wait. If Round is
+// 0 and Token is 1, it asks a holder whether it has the lock in use.
 type Notice struct {
 	ID    string
 	Round int64  // of the last request that the server had; the lease began later

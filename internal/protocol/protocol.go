@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -55,6 +56,8 @@ var (
 	renewSource string
 	//go:embed probe.lua
 	probeSource string
+	//go:embed busy.lua
+	busySource string
 	//go:embed joint.lua
 	jointSource string
 
@@ -63,6 +66,7 @@ var (
 	releaseScript = newScript(lockSource + releaseSource + shareSource + queueSource + handOffSource)
 	renewScript   = newScript(lockSource + shareSource + renewSource)
 	probeScript   = newScript(probeSource)
+	busyScript    = newScript(lockSource + shareSource + queueSource + busySource)
 
 	joint = newJoint(lockSource + jointSource)
 
@@ -175,6 +179,7 @@ type Grant struct {
 	// If refused:
 	Remaining  time.Duration // until the holder's lease ends; negative if it never does
 	HandsOff   bool          // the holder hands the lock to the first waiter, and tells it
+	Asked      bool          // the lock may be idle. Its holder gives it back then, or answers by Busy
 	Place      int64         // the waiter's, for its next request
 	Subscribed bool          // the server has a subscriber of the mailbox, or was not asked
 	Holder     string        // the ID of one holder
@@ -255,7 +260,7 @@ func refusal(reply []any) (g Grant, ok bool) {
 	}
 	holder, ok := reply[parts-1].(string)
 	return Grant{
-		Remaining: milliseconds(numbers[0]), HandsOff: numbers[1] == 1,
+		Remaining: milliseconds(numbers[0]), HandsOff: numbers[1] == 1, Asked: numbers[1] == 2,
 		Place: numbers[2], Subscribed: numbers[3] == 1, Holder: holder,
 	}, ok
 }
@@ -269,8 +274,9 @@ func milliseconds(ms int64) time.Duration {
 }
 
 // Renew makes the lease of id live for at least ttl from when the server runs
-// the script. The token is the highest of those reserved for the lease. Of a
-// reader's lease, waiting says that others queue for the lock.
+// the script. The token is the highest of those reserved for the lease. Of the
+// lease of a reader, or of an ID that [Retains], waiting says that others queue
+// for the lock.
 func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) (waiting bool, err error) {
 	return renewed(l.run(ctx, repeatable, renewScript, nil,
 		id, ttl.Milliseconds(), floorLifetime, token))
@@ -307,6 +313,23 @@ func renewed(reply any, err error) (waiting bool, _ error) {
 	}
 	return false, yes(reply, err)
 }
+
+// Busy answers the requests that asked whether id has the lock in use: it has.
+// Later requests learn that from the server, for the ttl or until the ID's lease
+// ends. Busy returns ErrNotHeld if the ID does not hold the lock.
+func (l *Lock) Busy(ctx context.Context, id string, ttl time.Duration) error {
+	return yes(l.run(ctx, repeatable, busyScript, nil, id, ttl.Milliseconds()))
+}
+
+// retains ends the IDs of holders that are told of others who ask for the lock.
+const retains = "r"
+
+// Retaining returns id, which has not been used yet, as one of a holder that may
+// keep the lock while no goroutine uses it.
+func Retaining(id string) string { return id + retains }
+
+// Retains reports whether Retaining returned id.
+func Retains(id string) bool { return strings.HasSuffix(id, retains) }
 
 // Extend is Renew for a caller that knows nothing of the lease but its ID.
 func (l *Lock) Extend(ctx context.Context, id string, ttl time.Duration) error {

@@ -38,6 +38,10 @@
 -- Reports whether the client of id may not publish. Such an ID ends with an m.
 local function cannot_publish(id) return string.sub(id, -1) == 'm' end
 
+-- The field of WAITERS with the ID of a holder that has the lock in use (see
+-- busy.lua). No waiter has that ID.
+local BUSY = 'busy'
+
 local function channel(id) return 'warlock:mailbox:' .. (string.match(id, '^(.*):') or id) end
 
 -- Returns how many subscribers this server has for the mailbox of id. It
@@ -93,8 +97,13 @@ local function tell(id, round, token)
   redis.pcall('PUBLISH', channel(id), id .. ' ' .. round .. ' ' .. int(token) .. ' ' .. LOCK)
 end
 
--- Tells id to ask again: a message of round 0 and token 0.
+-- Tells id to ask again: a message of round 0 and token 0. To a holder it says
+-- that others wait.
 local function wake(id) tell(id, 0, 0) end
+
+-- Asks the holder id, for a request that does not queue, whether it has the lock
+-- in use: a message of round 0 and token 1.
+local function ask_holder(id) tell(id, 0, 1) end
 
 -- Reports whether a waiter's mailbox had a subscriber and has none now.
 local function unsubscribed(waiter) return waiter.subscribed and subscribers(waiter.id) == 0 end

@@ -9,7 +9,8 @@
 --          lock may have no fence, as after a plain SET NX PX.
 -- reply    0: the ID does not hold the lock
 --          1: renewed
---          2: renewed, the ID is a reader, and others wait
+--          2: renewed, and others wait. The ID is a reader's, or is told of
+--          others (see retains)
 --
 --  1. The script never creates the lock.
 --  2. It says no only on a master.
@@ -45,4 +46,4 @@ if TOKEN ~= '0' and redis.call('PTTL', FENCE) == -2 then
 else
   prolong(FENCE, fence_ttl)
 end
-return shared and redis.call('ZCARD', QUEUE) > 0 and 2 or 1
+return (shared or retains(ID)) and (lenient('ZCARD', QUEUE) or 0) > 0 and 2 or 1

@@ -77,12 +77,15 @@ type Mailbox struct {
 	cannotPublish atomic.Bool
 	checkedAt     atomic.Int64 // in ns of Unix time; 0: never
 
-	expected idSet // the IDs between Expect and Forget
+	expected  idSet        // the IDs between Expect and Forget
+	keptUntil atomic.Int64 // when kept ends, in ns of Unix time; written with mu held
 
 	mu           sync.Mutex // guards the following
 	waiters      map[string]*Waiter
 	registered   uint64      // how many waiters there have been
 	waiting      int         // how many of the waiters wait
+	kept         *Waiter     // waits for nothing, see KeepOpen; nil: the mailbox may close
+	keptTimer    *time.Timer // ends kept; armed while there is one
 	session      *session    // nil: closed
 	idle         *time.Timer // closes the session; armed when the last wait ends
 	trouble      error       // why waiters must ask at intervals; nil: they need not
@@ -205,6 +208,12 @@ func (b *Mailbox) PublishChecked(err error) {
 // Open reports whether waiters are told of their grants.
 func (b *Mailbox) Open() bool { return b.open.Load() }
 
+// Reaches reports whether the server of the locks reaches the mailbox, as far as
+// is known.
+func (b *Mailbox) Reaches() bool {
+	return b.open.Load() && (b.kind == cluster || b.direct.Load() || b.forwarded.Load())
+}
+
 // Subscription returns the number of the current subscription, counted from 1.
 // ask says that a request should ask its server whether it has a subscriber of
 // the mailbox.
@@ -237,6 +246,12 @@ func (b *Mailbox) TakeTrouble() error {
 // not registered.
 func (b *Mailbox) deliver(n protocol.Notice) {
 	expected := b.expected.has(n.ID) // before it looks at the waiters
+	var call func()
+	defer func() {
+		if call != nil {
+			call()
+		}
+	}()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	w := b.waiters[n.ID]
@@ -245,7 +260,7 @@ func (b *Mailbox) deliver(n protocol.Notice) {
 		if w.unseen && b.kind == other {
 			b.forwarded.Store(true)
 		}
-		w.signal(Signal{Round: n.Round, Token: n.Token})
+		call = w.signalLocked(Signal{Round: n.Round, Token: n.Token})
 	case n.Round > 0 && !expected:
 		go b.releaseOrphan(n)
 	}
@@ -263,11 +278,24 @@ func (b *Mailbox) releaseOrphan(n protocol.Notice) {
 	_ = lock.NewRelease(n.ID, 0).Run(ctx, func(error) {})
 }
 
-// signalAllLocked tells all waiters to ask again. Those that joined first are
-// told first.
-func (b *Mailbox) signalAllLocked() {
+// signalAllLocked tells all waiters to ask again, and holders that others may
+// wait. The first to join is told first. The caller makes the calls once it has
+// unlocked mu.
+func (b *Mailbox) signalAllLocked() (pending calls) {
 	for _, w := range b.inOrderLocked() {
-		w.signal(Signal{})
+		if call := w.signalLocked(Signal{}); call != nil {
+			pending = append(pending, call)
+		}
+	}
+	return pending
+}
+
+// Calls are functions to call without a mutex of the mailbox.
+type calls []func()
+
+func (c *calls) make() {
+	for _, call := range *c {
+		call()
 	}
 }
 
@@ -276,6 +304,40 @@ func (b *Mailbox) inOrderLocked() []*Waiter {
 	return slices.SortedFunc(maps.Values(b.waiters), func(v, w *Waiter) int {
 		return cmp.Compare(v.number, w.number)
 	})
+}
+
+// KeepOpen opens the mailbox, and keeps it open for about d from now. lock stands
+// for the locks that need it open.
+func (b *Mailbox) KeepOpen(lock Prober, d time.Duration) {
+	now := time.Now().UnixNano()
+	if b.keptUntil.Load()-now > int64(d-d/4) { // most calls change nothing
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.keptUntil.Store(max(b.keptUntil.Load(), now+int64(d)))
+	if b.kept == nil {
+		b.registered++
+		b.kept = &Waiter{
+			mailbox: b, id: b.name, signals: make(chan Signal, 1), number: b.registered,
+		}
+		b.waiters[b.name] = b.kept
+		b.keptTimer = time.AfterFunc(d, b.endKept)
+	}
+	b.kept.waitLocked(lock)
+}
+
+// endKept ends what KeepOpen has begun, unless that was called again.
+func (b *Mailbox) endKept() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if left := b.keptUntil.Load() - time.Now().UnixNano(); left > 0 && b.session != nil {
+		b.keptTimer.Reset(time.Duration(left))
+		return
+	}
+	b.keptUntil.Store(0)
+	b.kept.leaveLocked()
+	b.kept = nil
 }
 
 // endWaitLocked counts a wait that has ended, and lets the mailbox close after

@@ -57,6 +57,8 @@ func (b *Mailbox) serve(ctx context.Context, s *session) {
 // unsubscribed records that the subscription of s has ended, by err. It reports
 // whether the mailbox is to subscribe again.
 func (b *Mailbox) unsubscribed(s *session, err error, pauses *Backoff) bool {
+	var pending calls
+	defer pending.make()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.session != s {
@@ -76,7 +78,7 @@ func (b *Mailbox) unsubscribed(s *session, err error, pauses *Backoff) bool {
 	if errors.Is(err, redis.ErrClosed) { // the client is closed for good
 		b.closeLocked()
 	}
-	b.signalAllLocked()
+	pending = b.signalAllLocked()
 	return b.session == s
 }
 
@@ -184,6 +186,8 @@ func (b *Mailbox) receive(s *session, message string) error {
 // mailbox the server that sent the probe has. It returns an error if the
 // subscription is misplaced and is to be closed.
 func (b *Mailbox) probeArrived(s *session, subscribers int64) error {
+	var pending calls
+	defer pending.make()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.session != s {
@@ -204,7 +208,7 @@ func (b *Mailbox) probeArrived(s *session, subscribers int64) error {
 		b.forwarded.Store(!b.direct.Load())
 	}
 	if !b.open.Swap(true) {
-		b.signalAllLocked()
+		pending = b.signalAllLocked()
 	}
 	return nil
 }

@@ -17,13 +17,15 @@ type Waiter struct {
 	number  uint64 // counts the waiters of the mailbox
 
 	// Guarded by the mailbox's mu.
-	prober Prober // of the lock that it last waited for; nil: it never waited
-	waits  bool   // false: it is only registered, for it holds the lock
-	unseen bool   // the lock's server has no subscriber of the mailbox
+	heard  func(Signal) // what Hear was given; nil: the signals go to the channel
+	prober Prober       // of the lock that it last waited for; nil: it never waited
+	waits  bool         // false: it is only registered, for it holds the lock
+	unseen bool         // the lock's server has no subscriber of the mailbox
 }
 
 // A Signal tells a waiter that it was granted the lock, for its request of that
-// round. A zero Signal tells it to ask again.
+// round. A zero Signal tells it to ask again, and a holder that others may wait.
+// Of round 0 and token 1 it asks a holder whether it has the lock in use.
 type Signal struct{ Round, Token int64 }
 
 // A Prober sends the mailbox a message by the server that would tell it of a
@@ -98,6 +100,11 @@ func (w *Waiter) Leave() {
 	b := w.mailbox
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	w.leaveLocked()
+}
+
+func (w *Waiter) leaveLocked() {
+	b := w.mailbox
 	if b.waiters[w.id] != w { // the ID has another waiter since
 		return
 	}
@@ -110,13 +117,34 @@ func (w *Waiter) Leave() {
 // Signals yields what the waiter is told.
 func (w *Waiter) Signals() <-chan Signal { return w.signals }
 
-// signal tells the waiter s. It drops s if the waiter has not taken an earlier
-// signal: by that one the waiter gets the lock, or asks again.
-func (w *Waiter) signal(s Signal) {
+// Hear has f called with each signal from now on, in place of Signals. missed
+// reports whether there was a signal before. f must not block. It is called on
+// the mailbox's goroutine, without a mutex of the mailbox.
+func (w *Waiter) Hear(f func(Signal)) (missed bool) {
+	b := w.mailbox
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w.heard = f
+	select {
+	case <-w.signals:
+		return true
+	default:
+		return false
+	}
+}
+
+// signalLocked tells the waiter s. It returns a call that the caller makes once
+// it has unlocked the mailbox's mu, or nil. It drops s if a waiter has not taken
+// an earlier signal: by that one the waiter gets the lock, or asks again.
+func (w *Waiter) signalLocked(s Signal) (call func()) {
+	if heard := w.heard; heard != nil {
+		return func() { heard(s) }
+	}
 	select {
 	case w.signals <- s:
 	default:
 	}
+	return nil
 }
 
 // TakeRefusal records whether the server that refused the waiter has a
