@@ -25,7 +25,7 @@ type process struct {
 	number, slot int
 	clock        *clock
 	habit        habit
-	retains      bool // locks, with the plan's Retention
+	retains      bool            // locks, with the plan's Retention
 	clients      []*redis.Client // by site
 	hooks        []*drive.Hook   // by site
 	keyed        []*warlock.Keyed

@@ -191,7 +191,7 @@ func (a *ask) rename(ctx context.Context) {
 func (a *ask) newHold(token int64) (*Hold, error) {
 	g := &grant{
 		site: a.site, turns: a.turns, id: a.id, mode: a.mode, alone: a.uncontended, doubt: a.doubt(),
-		first: token, last: token + a.reserve, since: a.Clock.Now(),
+		first: token, last: token + a.reserve, since: a.Clock.Now(), known: time.Now(),
 	}
 	leased, err := lease.Start(lease.Terms{
 		Clock:    a.Clock,

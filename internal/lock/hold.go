@@ -55,6 +55,7 @@ type grant struct {
 	first int64     // the token of the first hold
 	last  int64     // the highest of the tokens that were reserved with it
 	since time.Time // when the grant was known here
+	known time.Time // the same in real time
 
 	handOffs int64 // while others may want the lock; the mu of turns guards it
 
@@ -170,7 +171,7 @@ func (h *Hold) succeed(now time.Time) (next *Hold, ok bool) {
 	if !h.shown.Load() && g.MaxHold == 0 {
 		return h, h.lease.Joinable(now)
 	}
-	fence, ok := g.tokenAfter(h.fence, now)
+	fence, ok := g.tokenAfter(h.fence)
 	if !ok || !h.fate.CompareAndSwap(undecided, handedOff) {
 		return nil, false
 	}
@@ -185,15 +186,38 @@ func (h *Hold) succeed(now time.Time) (next *Hold, ok bool) {
 // is false if there is none. Readers under one grant have one token: no writer
 // comes between them.
 //
-// A process that has the lock for longer than HandOffTime uses at most one token
-// for each microsecond. So its tokens do not run ahead of the server's clock, and
-// a later holder has a higher token even if the server loses the fence.
-func (g *grant) tokenAfter(token int64, now time.Time) (next int64, ok bool) {
+// A process that may have the lock for longer than HandOffTime uses at most one
+// token for each microsecond of real time, apart from the first few. So its tokens
+// do not run ahead of the server's clock, and a later holder has a higher token
+// even if the server loses the fence. (A grant and its release take longer than
+// the first few tokens are worth.)
+func (g *grant) tokenAfter(token int64) (next int64, ok bool) {
+	const few = 16
 	if g.mode == Read {
 		return token, true
 	}
-	behind := !g.hears || token-g.first < now.Sub(g.since).Microseconds()
-	return token + 1, token < g.last && behind
+	if used := token - g.first; g.hears && used >= few {
+		if !spinUntil(g.known.Add(time.Duration(used-few) * time.Microsecond)) {
+			return 0, false
+		}
+	}
+	return token + 1, token < g.last
+}
+
+// spinUntil waits for a moment until due, and reports whether it came. To sleep
+// would take longer.
+func spinUntil(due time.Time) bool {
+	const longest, mostLooks = 5 * time.Microsecond, 1000 // in a bubble no time passes
+	for range mostLooks {
+		left := time.Until(due)
+		if left <= 0 {
+			return true
+		}
+		if left > longest {
+			break
+		}
+	}
+	return false
 }
 
 // end ends the lease and then frees the lock in Redis.
