@@ -23,6 +23,7 @@ type face struct {
 	Unlock         func()
 	UnlockContext  func(ctx context.Context) error
 	Lease          func() *warlock.Lease
+	Yield          func(ctx context.Context) error // of all locks of a Keyed
 
 	// Do is nil for a side that reads.
 	Do func(ctx context.Context, fn func(context.Context) error) error
@@ -90,11 +91,12 @@ func writesOf(m interface {
 	Unlock()
 	UnlockContext(ctx context.Context) error
 	Lease() *warlock.Lease
+	Yield(ctx context.Context) error
 	Do(ctx context.Context, fn func(context.Context) error) error
 }) face {
 	return face{
 		m.Lock, m.LockContext, m.TryLock, m.TryLockContext, m.Unlock, m.UnlockContext, m.Lease,
-		m.Do, process{},
+		m.Yield, m.Do, process{},
 	}
 }
 
@@ -102,7 +104,7 @@ func writesOf(m interface {
 func readsOf(rw *warlock.RWMutex) face {
 	return face{
 		rw.RLock, rw.RLockContext, rw.TryRLock, rw.TryRLockContext, rw.RUnlock, rw.RUnlockContext,
-		rw.RLease, nil, process{},
+		rw.RLease, rw.Yield, nil, process{},
 	}
 }
 
@@ -116,6 +118,7 @@ func writesOfID(k *warlock.Keyed, id string) face {
 		func() { k.Unlock(id) },
 		func(ctx context.Context) error { return k.UnlockContext(ctx, id) },
 		func() *warlock.Lease { return k.Lease(id) },
+		k.Yield,
 		func(ctx context.Context, fn func(context.Context) error) error {
 			return k.Do(ctx, id, fn)
 		},
@@ -133,6 +136,7 @@ func readsOfID(k *warlock.Keyed, id string) face {
 		func() { k.RUnlock(id) },
 		func(ctx context.Context) error { return k.RUnlockContext(ctx, id) },
 		func() *warlock.Lease { return k.RLease(id) },
+		k.Yield,
 		nil,
 		process{},
 	}

@@ -116,6 +116,7 @@ func TestWrongArguments(t *testing.T) {
 		{"nil clock", func() { warlock.WithClock(nil) }, []string{"WithClock(nil)"}},
 		{"nil logger", func() { warlock.WithLogger(nil) }, []string{"WithLogger(nil)"}},
 		{"negative wait", func() { warlock.WithRetry(3, -time.Second) }, []string{"WithRetry(3, -1s)", "negative"}},
+		{"retention 0", func() { warlock.WithRetention(0) }, []string{"WithRetention(0s)", "not positive"}},
 		{"max hold 0", func() { warlock.WithMaxHold(0) }, []string{"WithMaxHold(0s)"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

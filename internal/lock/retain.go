@@ -3,6 +3,7 @@ package lock
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jonboulle/clockwork"
@@ -74,7 +75,7 @@ func (g *grant) hear(s wait.Signal) {
 	if g.turns.recallIdle(g) {
 		return
 	}
-	if s.Token != 0 && g.answering.CompareAndSwap(false, true) {
+	if s.Token != 0 && g.turns.using(g) && g.answering.CompareAndSwap(false, true) {
 		go g.answer()
 	}
 }
@@ -183,34 +184,51 @@ func (t *turns) retains() bool {
 	return t.past.pays(t.Clock.Now(), keep) && t.box.Reaches()
 }
 
-// retainLocked makes the lease of h idle, which reads under s, if s is not nil,
-// and reports whether it did. The caller has the turn, and leaves it.
-func (t *turns) retainLocked(h *Hold, s *share) bool {
+// retainLocked makes the lease of h idle, which writes, and reports whether it did.
+// The caller has the turn, and leaves it.
+func (t *turns) retainLocked(h *Hold) bool {
 	if t.Retention == 0 {
 		return false
 	}
 	if idle, ok := h.retain(); ok {
-		t.idle = idler{idle, s}
-		t.idles.Add(1)
+		t.restLocked(idler{hold: idle})
 		return true
 	}
-	now := t.Clock.Now()
-	if g := h.grant; !g.alone || g.wanted.Load() != 0 {
-		t.past.recalled(now, g.rest.uses)
-	} else {
-		t.past.used = now
-	}
+	t.forgoLocked(h.grant)
 	return false
 }
 
 // retainShareLocked makes the lease of s idle, which has no readers any more, and
-// reports whether it did.
+// reports whether it did. The caller has the turn, and leaves it.
 func (t *turns) retainShareLocked(s *share) bool {
-	if t.Retention == 0 || !s.listening || !s.open(t.Clock.Now()) || !t.retainLocked(s.hold, s) {
+	if t.Retention == 0 {
 		return false
 	}
-	s.hold = t.idle.hold
-	return true
+	if s.listening && s.open(t.Clock.Now()) {
+		if idle, ok := s.hold.retain(); ok {
+			s.hold = idle
+			t.restLocked(idler{idle, s})
+			return true
+		}
+	}
+	t.forgoLocked(s.hold.grant)
+	return false
+}
+
+// restLocked records an idle lease.
+func (t *turns) restLocked(i idler) {
+	t.idle = i
+	t.idles.Add(1)
+}
+
+// forgoLocked notes that a lease goes back to Redis at its unlock.
+func (t *turns) forgoLocked(g *grant) {
+	now := t.Clock.Now()
+	if !g.alone || g.wanted.Load() != 0 {
+		t.past.recalled(now, g.rest.uses)
+	} else {
+		t.past.used = now
+	}
 }
 
 // reuseLocked gives the goroutine that has just come the idle lease to write
@@ -257,6 +275,14 @@ func (t *turns) takeIdle(g *grant) (taken idleTaken, ok bool) {
 		t.past.kept(now)
 	}
 	return idleTaken{h, t.queue.free()}, true
+}
+
+// using reports whether goroutines hold under g.
+func (t *turns) using(g *grant) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	under := func(s *share) bool { return s.hold.grant == g }
+	return t.writer != nil && t.writer.grant == g || slices.ContainsFunc(t.shares, under)
 }
 
 // idleGrant returns the grant whose lease is idle, or nil, and since when.

@@ -222,7 +222,7 @@ func (t *turns) endWrite() (h *Hold, e ending) {
 			t.queue.pass(next) // along with the turn
 			return h, passed
 		}
-	case !waits && t.retainLocked(h, nil):
+	case !waits && t.retainLocked(h):
 		t.queue.leave()
 		return h, retained
 	}

@@ -7,8 +7,8 @@
 -- reply    1: noted
 --          0: the ID does not hold the lock
 --
--- The answer is one ID. It counts only while that ID holds the lock. So nobody
--- need take it back.
+-- The answer is one ID. It counts only while that ID holds the lock, whose release
+-- removes it.
 
 local ID, TTL = ARGV[1], ARGV[2]
 

@@ -24,6 +24,10 @@ local function hurry_first(now, ttl_before)
   end
 end
 
+if retains(ID) and lenient('HGET', WAITERS, BUSY) == ID then
+  redis.call('HDEL', WAITERS, BUSY)
+end
+
 if is_shared(holder) then
   local now, ttl_before = tonumber(now_us()), redis.call('PTTL', LOCK)
   local had_share, shared = leave(now)

@@ -50,7 +50,7 @@ local function renew(id, ttl, floor, token)
 end
 
 local function release(id)
-  if redis.call('GET', LOCK) ~= id or redis.call('ZCARD', QUEUE) > 0 then
+  if redis.call('GET', LOCK) ~= id or retains(id) or redis.call('ZCARD', QUEUE) > 0 then
     return 0
   end
   return redis.call('DEL', LOCK)

@@ -23,6 +23,7 @@ const (
 	self    = "5f0c5b6e-8c3c-4f3e-9d6b-0d9d0e6f3b1a:1"
 	another = "5f0c5b6e-8c3c-4f3e-9d6b-0d9d0e6f3b1a:2"
 	waiting = "5f0c5b6e-8c3c-4f3e-9d6b-0d9d0e6f3b1a:3"
+	retains = "5f0c5b6e-8c3c-4f3e-9d6b-0d9d0e6f3b1a:4r"
 )
 
 // A jointLock is a lock in a state, before a request.
@@ -83,6 +84,17 @@ var lockStates = map[string]func(l jointLock){
 		l.ask(another, 0, protocol.Read)
 		l.ask(waiting, 1, protocol.Write)
 	},
+	"retained": func(l jointLock) { l.ask(retains, 0, protocol.Write) },
+	"retained, and waited for": func(l jointLock) {
+		l.ask(retains, 0, protocol.Write)
+		l.ask(waiting, 1, protocol.Write)
+	},
+	"retained, and in use": func(l jointLock) {
+		l.ask(retains, 0, protocol.Write)
+		if err := l.Busy(l.t.Context(), retains, ttl); err != nil {
+			l.t.Error(err)
+		}
+	},
 	"of another type": func(l jointLock) { l.Do("RPUSH", l.Key(), "x") },
 	"with a fence of another type": func(l jointLock) {
 		l.Do("RPUSH", l.companion("fence"), "x")
@@ -125,9 +137,17 @@ var lockRequests = map[string]func(ctx context.Context, l *protocol.Lock) outcom
 		g, err := l.Acquire(ctx, protocol.Request{ID: self, TTL: ttl, Mode: protocol.Read})
 		return outcome{grant: g, err: text(err)}
 	},
-	"renew": func(ctx context.Context, l *protocol.Lock) outcome { return renewLater(ctx, l, 0) },
+	"renew": func(ctx context.Context, l *protocol.Lock) outcome {
+		return renewLater(ctx, l, self, 0)
+	},
 	"renew, with a token": func(ctx context.Context, l *protocol.Lock) outcome {
-		return renewLater(ctx, l, 77)
+		return renewLater(ctx, l, self, 77)
+	},
+	"renew what is retained": func(ctx context.Context, l *protocol.Lock) outcome {
+		return renewLater(ctx, l, retains, 77)
+	},
+	"release what is retained": func(ctx context.Context, l *protocol.Lock) outcome {
+		return outcome{err: text(l.NewSoleRelease(retains).Try(ctx))}
 	},
 	"release": func(ctx context.Context, l *protocol.Lock) outcome {
 		return outcome{err: text(l.NewSoleRelease(self).Try(ctx))}
@@ -137,9 +157,9 @@ var lockRequests = map[string]func(ctx context.Context, l *protocol.Lock) outcom
 	},
 }
 
-func renewLater(ctx context.Context, l *protocol.Lock, token int64) outcome {
+func renewLater(ctx context.Context, l *protocol.Lock, id string, token int64) outcome {
 	done := make(chan outcome, 1)
-	r := protocol.Renewal{ID: self, Token: token, TTL: ttl}
+	r := protocol.Renewal{ID: id, Token: token, TTL: ttl}
 	l.RenewLater(ctx, r, func(waiting bool, err error) {
 		done <- outcome{waiting: waiting, err: text(err)}
 	})
@@ -223,7 +243,7 @@ func neighbour(t *testing.T, l *protocol.Lock, renews bool) func(ctx context.Con
 	}
 	take(t.Context())
 	return func(ctx context.Context) {
-		if o := renewLater(ctx, l, 0); o.err != "" {
+		if o := renewLater(ctx, l, self, 0); o.err != "" {
 			t.Errorf("a neighbour's lease is not renewed: %s", o.err)
 		}
 	}
@@ -267,7 +287,7 @@ func takes(ctx context.Context, l *protocol.Lock) error {
 }
 
 func renews(ctx context.Context, l *protocol.Lock) error {
-	if o := renewLater(ctx, l, 1); o.err != "" {
+	if o := renewLater(ctx, l, self, 1); o.err != "" {
 		return errors.New(o.err)
 	}
 	return nil
