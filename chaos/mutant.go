@@ -42,6 +42,7 @@ const (
 	leaseFile  = "internal/lease/lease.go"
 	mailbox    = "internal/wait/mailbox.go"
 	session    = "internal/wait/session.go"
+	retainFile = "internal/lock/retain.go"
 )
 
 var mutants = []mutant{
@@ -116,6 +117,21 @@ var mutants = []mutant{
 		"~= id or redis.call('ZCARD', QUEUE) > 0 then", "~= id then"}}},
 	{"the script for many locks renews another's lease", onlySimulated, []edit{{luaJoint,
 		"if redis.call('GET', LOCK) ~= id then", "if not redis.call('GET', LOCK) then"}}},
+	{"a recall is ignored", onlySimulated, []edit{{retainFile,
+		"	if g.turns.recallIdle(g) {\n		return\n	}\n", ""}}},
+	{"a recall before the grant is forgotten", onlySimulated, []edit{{"internal/lock/ask.go",
+		"if g.waiter.Hear(g.hear) {", "if g.waiter.Hear(g.hear); false {"}}},
+	{"an idle lease is renewed for ever", onlySimulated, []edit{{retainFile,
+		"return unused && t.recallIdle(g)", "return unused && false"}, {retainFile,
+		"if left := g.Retention - g.Clock.Since(g.rest.since); left > 0 {", "if left := g.ttl; true {"}}},
+	{"TryLock is false of an idle lock", onlySimulated, []edit{{luaContend,
+		"if ROUND == '0' and redis.call('ZCARD', QUEUE) == 0 and", "if false and"}}},
+	{"a mailbox that breaks recalls nothing", onlySimulated, []edit{{mailbox,
+		"			pending = append(pending, call)\n", ""}}},
+	{"a token is used twice", onlySimulated, []edit{{"internal/lock/hold.go",
+		"r := g.server.NewRelease(g.id, used)", "r := g.server.NewRelease(g.id, min(used, g.first))"}}},
+	{"a lock that was recalled does not cool down", onlySimulated, []edit{{retainFile,
+		"	p.cooled = now.Add(p.pause)\n", ""}}},
 	{"a release is tried without pauses", "refused", []edit{{"internal/protocol/release.go",
 		"for pauses := new(pauses); ; {", "for tries := 1; ; tries++ {"}, {"internal/protocol/release.go",
 		"if pauses.wait(ctx) != nil {", "if tries == 4 {"}}},

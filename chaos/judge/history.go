@@ -38,6 +38,7 @@ type History struct {
 	Requests  []*Request
 	Faults    []*Fault
 	Processes []Process // by number
+	Breaks    []Break
 	Began     Instant
 
 	// The following are set by prepare.
@@ -68,6 +69,7 @@ type Op struct {
 	Called  Instant // when the locking call began
 	Granted Instant // when it returned with the lock; 0: it did not
 	Refused Instant // when it returned without the lock; 0: it did not
+	GaveUp  bool    // it was refused because its context ended, or by an error
 	ID      string  // of the lease; shared by readers, and over local hand-offs
 	Token   int64   // the fencing token
 
@@ -163,6 +165,13 @@ func (f *Fault) overlaps(a, b Instant) bool { return f.Start <= b && f.End >= a 
 
 // losesKey reports whether servers may lose the lock of a key.
 func (f *Fault) losesKey(key int) bool { return f.Key == AllKeys || f.Key == key }
+
+// A Break is the moment at which a process learned that its subscription for the
+// lock of a key has broken.
+type Break struct {
+	Process, Key int
+	At           Instant
+}
 
 // A Process is one process of a run. A slot has one process at a time.
 type Process struct {

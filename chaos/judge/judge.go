@@ -67,7 +67,7 @@ func Judge(h *History) *Report {
 	}
 	r.Violations = slices.Concat(judgeModel(h), overlaps, judgeBelief(h), judgeTokens(h),
 		judgeEarly(h), judgeRevived(h), judgeLost(h), order, turns, judgeIdle(h), crashes, slow,
-		judgeCalls(h))
+		judgeTries(h), judgeRecalls(h), judgeBreaks(h), judgeCalls(h))
 	return r
 }
 

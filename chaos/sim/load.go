@@ -28,7 +28,7 @@ func (w *world) run(p *process, ops int) {
 		p.load.Go(func() {
 			r := w.chance(uint64(p.number), uint64(g), 3)
 			for range ops {
-				if !p.sleep(time.Duration(r.Int64N(int64(w.plan.Pause))) + 1) {
+				if !p.sleep(time.Duration(r.Int64N(int64(w.plan.Pause)))+1) || !p.awaitBeat(g) {
 					return
 				}
 				p.runOp(r, g)
@@ -44,6 +44,24 @@ func (p *process) sleep(d time.Duration) bool {
 	defer timer.Stop()
 	select {
 	case <-timer.Chan():
+		return !p.dead.Load()
+	case <-p.ctx.Done():
+		return false
+	}
+}
+
+// awaitBeat lets goroutine g sleep until the plan's next beat, if it has any, by the
+// bubble's clock. Goroutines are some nanoseconds apart: timers of one instant
+// fire in any order. It reports false if the process has died.
+func (p *process) awaitBeat(g int) bool {
+	if p.plan.Beat == 0 {
+		return true
+	}
+	apart := time.Duration(p.number*p.plan.Goroutines + g)
+	timer := time.NewTimer(p.plan.Beat - time.Since(p.began)%p.plan.Beat + apart)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
 		return !p.dead.Load()
 	case <-p.ctx.Done():
 		return false
@@ -128,7 +146,13 @@ func (p *process) runOp(r *rand.Rand, g int) {
 	a.granted()
 	a.hold(c)
 	a.unlock(c)
+	if p.retains && r.IntN(yieldsOneOf) == 0 {
+		a.tell("yields: %v", a.face.Yield(p.ctx))
+	}
 }
+
+// yieldsOneOf is after how many ops a process that retains locks yields once.
+const yieldsOneOf = 20
 
 // context returns the context of an op, and a function that returns when it
 // ended; zero: it did not.
@@ -236,6 +260,7 @@ func (a *attempt) noteEnd(end time.Time) {
 // refused notes that the call returned without the lock.
 func (a *attempt) refused(err error, c choices) {
 	a.Refused = a.process.now()
+	a.GaveUp = err != nil && !errors.Is(err, warlock.ErrNotAcquired)
 	expected := c.way == tries || errors.Is(err, context.DeadlineExceeded) ||
 		errors.Is(err, context.Canceled) ||
 		a.process.habit == retries && errors.Is(err, warlock.ErrNotAcquired)

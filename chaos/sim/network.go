@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/warlock-go/warlock/chaos/judge"
 	"github.com/warlock-go/warlock/internal/bubble"
 )
 
@@ -20,6 +21,7 @@ type link struct {
 	*world
 	process        *process
 	server         *server
+	site           int
 	name           string
 	client, remote *bubble.Conn // the ends
 
@@ -30,6 +32,7 @@ type link struct {
 	cut       bool         // both ends know that the link is broken
 	noReply   bool         // the next reply is lost, and the link breaks
 	greeted   [2]bool      // by direction: the frame of the greeting has passed
+	listens   bool         // the process hears messages by it
 }
 
 // A direction is a way of a link.
@@ -53,7 +56,7 @@ func (p *process) dial(site int) (net.Conn, error) {
 		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 	}
 	l := &link{
-		world: p.world, process: p, server: s, chance: chance,
+		world: p.world, process: p, server: s, site: site, chance: chance,
 		name: fmt.Sprintf("%d.%d", p.number, number),
 	}
 	l.client, l.remote = bubble.NewConn(end{l, up}), bubble.NewConn(end{l, down})
@@ -96,6 +99,9 @@ func (e end) Closed() {
 	e.mu.Lock()
 	at := later(e.last[e.direction], time.Now().Add(latency(e.chance, nil)))
 	e.last[e.direction] = at
+	if e.direction == up {
+		e.listens = false
+	}
 	swallowed := e.swallowed
 	e.mu.Unlock()
 	if swallowed && e.direction == down {
@@ -202,6 +208,11 @@ func (l *link) arrive(d direction, p []byte) {
 	if l.process.hold(func() { l.arrive(d, p) }) {
 		return
 	}
+	if isPush(p) {
+		l.mu.Lock()
+		l.listens = !l.cut
+		l.mu.Unlock()
+	}
 	l.hash(l.name, p)
 	l.tellFrame(l, d, p)
 	l.client.Deliver(p)
@@ -209,6 +220,7 @@ func (l *link) arrive(d direction, p []byte) {
 
 // cutLocked breaks the link for both ends.
 func (l *link) cutLocked() {
+	l.noteBreakLocked()
 	l.cut = true
 	l.client.End(errReset)
 	l.remote.End(io.EOF)
@@ -217,9 +229,27 @@ func (l *link) cutLocked() {
 // breakClientLocked breaks the link for the client. The server learns of it after
 // d, when it has read what is on the way.
 func (l *link) breakClientLocked(d time.Duration) {
+	l.noteBreakLocked()
 	l.cut = true
 	l.client.End(errReset)
 	l.scheduler.after(d, func() { l.remote.End(io.EOF) })
+}
+
+// noteBreakLocked notes that the process hears no messages any more, if it heard
+// them by this link.
+func (l *link) noteBreakLocked() {
+	if !l.listens || l.cut || l.process.dead.Load() {
+		return
+	}
+	l.world.mu.Lock()
+	defer l.world.mu.Unlock()
+	for key := range l.keys {
+		if l.siteOf(key) == l.site {
+			l.world.breaks = append(l.world.breaks, judge.Break{
+				Process: l.process.number, Key: key, At: l.now(),
+			})
+		}
+	}
 }
 
 // cutBeforeLocked breaks the link before a frame arrives. If that is a reply, the

@@ -25,6 +25,7 @@ type Plan struct {
 	Pause      time.Duration // the longest time from an op to the next
 	Extends    float64       // the share of holds whose lease is extended
 	Retention  time.Duration // for which two of three processes retain locks; 0: none does
+	Beat       time.Duration // goroutines lock at multiples of it, all at once; 0: at any time
 	Sites      int           // independent servers; keys are spread over them
 	Replicas   bool          // each site has a replica
 	Lag        time.Duration // the longest lag of a replica
@@ -37,6 +38,9 @@ func (p *Plan) String() string {
 		p.Seed, p.Processes, p.Goroutines, p.Ops, p.Keys, p.Hold, 100*p.Reads, p.Sites)
 	if p.Retention > 0 {
 		s += fmt.Sprintf(", locks retained for %v", p.Retention)
+	}
+	if p.Beat > 0 {
+		s += fmt.Sprintf(", all at once every %v", p.Beat)
 	}
 	if p.Replicas {
 		s += fmt.Sprintf(" with replicas that lag by up to %v", p.Lag)
@@ -166,7 +170,7 @@ func NewPlan(seed uint64) *Plan {
 	}
 	p.Hold = [...]time.Duration{p.TTL / 20, p.TTL / 5, p.TTL, 2 * p.TTL}[r.IntN(4)]
 	p.Pause = [...]time.Duration{p.TTL / 100, p.TTL / 20, p.TTL}[r.IntN(3)]
-	p.Retention = drawRetention(seed)
+	p.Retention, p.Beat = drawRetention(seed)
 	if r.IntN(8) > 0 { // the others run without faults
 		p.Faults = drawFaults(r, p)
 	}
@@ -174,10 +178,15 @@ func NewPlan(seed uint64) *Plan {
 }
 
 // drawRetention draws for how long locks are retained. In half of the runs none
-// is.
-func drawRetention(seed uint64) time.Duration {
+// is. Where locks are, processes may ask for them at one instant.
+func drawRetention(seed uint64) (retention, beat time.Duration) {
 	r := rand.New(rand.NewPCG(seed, 1))
-	return [...]time.Duration{0, 0, 0, 50 * time.Millisecond, 300 * time.Millisecond, time.Hour}[r.IntN(6)]
+	const ms = time.Millisecond
+	retention = [...]time.Duration{0, 0, 0, 50 * ms, 300 * ms, time.Hour}[r.IntN(6)]
+	if retention > 0 {
+		beat = [...]time.Duration{0, 0, 20 * ms, 100 * ms}[r.IntN(4)]
+	}
+	return retention, beat
 }
 
 // keysOfRun is the number of keys of a run, and crowdKeys that of a crowd: more

@@ -209,7 +209,7 @@ func leftGoroutines(before int) []string {
 // outcome judges the run.
 func (w *world) outcome(left []string) *Outcome {
 	h := w.recorder.History()
-	h.Faults = append(h.Faults, w.faults...)
+	h.Faults, h.Breaks = append(h.Faults, w.faults...), w.breaks
 	o := &Outcome{
 		Plan: w.plan, Report: judge.Judge(h), Ops: len(h.Ops), Mishaps: make(map[string]int),
 		Together: w.together, Digest: w.digest.Sum64(), Took: time.Since(w.began), Faults: w.happened,

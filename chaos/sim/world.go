@@ -37,6 +37,7 @@ type world struct {
 	together int      // requests that were sent with others
 	holders  []string // by key: the ID under which it was last granted
 	faults   []*judge.Fault
+	breaks   []judge.Break
 	happened map[string]int // by kind
 	problems []string       // with the queues of servers
 	closing  bool
