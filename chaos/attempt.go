@@ -52,7 +52,11 @@ func (w *worker) newLockSet() *lockSet {
 		w.send(message{Request: q})
 	})
 	s.client = w.connect(s.hook)
-	s.keyed = warlock.NewKeyed(s.client, prefix, w.TTL)
+	var options []warlock.Option
+	if w.Load.Retains {
+		options = append(options, warlock.WithRetention(time.Hour))
+	}
+	s.keyed = warlock.NewKeyed(s.client, prefix, w.TTL, options...)
 	kinds := w.Load.kinds()
 	for i, key := range w.Keys {
 		kind := kinds[w.Slot%len(kinds)]
@@ -63,9 +67,9 @@ func (w *worker) newLockSet() *lockSet {
 		case keyed:
 			s.locks = append(s.locks, strings.TrimPrefix(key, prefix))
 		case rwMutex:
-			s.locks = append(s.locks, warlock.NewRWMutex(s.client, key, w.TTL))
+			s.locks = append(s.locks, warlock.NewRWMutex(s.client, key, w.TTL, options...))
 		default:
-			s.locks = append(s.locks, warlock.NewMutex(s.client, key, w.TTL))
+			s.locks = append(s.locks, warlock.NewMutex(s.client, key, w.TTL, options...))
 		}
 	}
 	return s

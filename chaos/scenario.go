@@ -19,6 +19,10 @@ var (
 	long  = load{Reads: 0.5, Hold: time.Second}
 )
 
+// retained is a load whose locks are retained. Most holds are of the worker that
+// retains the lock.
+var retained = load{Reads: 0.5, Hold: 50 * time.Millisecond, Retains: true}
+
 var scenarios = []scenario{
 	{name: "calm", backend: single, load: usual},
 	{name: "crash", backend: single, load: usual, faults: []fault{killWorkers}, killAtEnd: true},
@@ -47,9 +51,20 @@ var scenarios = []scenario{
 	{name: "moved", backend: pair, load: usual, faults: []fault{moveAddress}},
 	{name: "cluster", backend: cluster, load: usual,
 		faults: []fault{killMaster, moveSlot, moveSlot, failOver}},
-	{name: "storm", backend: single, load: usual, faults: []fault{
-		killWorkers, stopWorkers, latency, cutLines, halfOpen, dropReplies, slowThenGone,
-		killPubSub, killNormal, pauseServer, flushScripts, fillMemory, deleteLock, deleteAll,
-		releaseReaders, noReplicas, readOnly, restartEmpty,
-	}},
+	{name: "storm", backend: single, load: usual, faults: ofStorm},
+	{name: "retained, crash", backend: single, load: retained, faults: []fault{killWorkers},
+		killAtEnd: true},
+	{name: "retained, stop", backend: single, load: retained, faults: []fault{stopWorkers}},
+	{name: "retained, cut", backend: single, load: retained,
+		faults: []fault{cutLines, halfOpen, dropReplies, killPubSub}},
+	{name: "retained, sentinel", backend: sentinel, load: retained,
+		faults: []fault{killMaster, stopMaster, failOver}},
+	{name: "retained, storm", backend: single, load: retained, faults: ofStorm},
+}
+
+// ofStorm are all faults of one server.
+var ofStorm = []fault{
+	killWorkers, stopWorkers, latency, cutLines, halfOpen, dropReplies, slowThenGone,
+	killPubSub, killNormal, pauseServer, flushScripts, fillMemory, deleteLock, deleteAll,
+	releaseReaders, noReplicas, readOnly, restartEmpty,
 }

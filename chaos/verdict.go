@@ -96,6 +96,9 @@ func (r *scenarioRun) invalid(v *verdict) string {
 	if len(r.scenario.faults) > 0 && v.Faults < least {
 		return fmt.Sprintf("%d faults, %d is the least", v.Faults, least)
 	}
+	if r.scenario.load.Retains && v.Relocks == 0 {
+		return "no lock was retained"
+	}
 	for _, kind := range r.scenario.load.kinds() {
 		if v.Kinds[kind]+v.Kinds[kind+judge.Reading] == 0 {
 			return "no grant of a " + kind

@@ -55,6 +55,8 @@ type load struct {
 	Even   bool          // all lengths of holds are equally likely; if not, most holds are short
 	Single bool          // each op has its own client and lock
 	Pause  time.Duration // the longest time from an op to the next; 0: 20 ms
+	// Retains says that locks are retained, and that each worker mostly uses one.
+	Retains bool
 }
 
 // goroutines is how many goroutines of each worker lock.
@@ -213,13 +215,22 @@ func (w *worker) run(ctx context.Context, g int, s *lockSet) {
 	for ctx.Err() == nil {
 		w.runOp(&judge.Op{
 			Process: w.Process, Slot: w.Slot, Number: int(w.ops.Add(1)), Goroutine: g,
-			Key: rng.IntN(len(w.Keys)),
+			Key: w.chooseKey(rng),
 		}, rng, s)
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Duration(rng.Int64N(int64(pause)))):
 		}
 	}
+}
+
+// chooseKey returns the key of an op.
+func (w *worker) chooseKey(rng *rand.Rand) int {
+	const own = 0.95
+	if key := rng.IntN(len(w.Keys)); !w.Load.Retains || rng.Float64() >= own {
+		return key
+	}
+	return w.Slot % len(w.Keys)
 }
 
 // runOp carries out an op.
@@ -245,7 +256,7 @@ func (w *worker) runOp(o *judge.Op, rng *rand.Rand, s *lockSet) {
 	granted, err := a.lock(c)
 	o.Try = c.try
 	if !granted {
-		o.Refused = now()
+		o.Refused, o.GaveUp = now(), err != nil
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) && !c.try {
 			o.Problem = fmt.Sprintf("LockContext: %v", err)
 		}

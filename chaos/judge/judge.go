@@ -33,6 +33,7 @@ func (f *Findings) Add(key int, format string, args ...any) {
 type Report struct {
 	Grants   int
 	Kinds    map[string]int // grants by kind of lock; see Reading
+	Relocks  int            // grants of a lease that the process may have retained
 	Lost     int            // leases that were lost
 	Excused  int            // overlaps that the loss of a lease by servers excuses
 	Pairs    int            // pairs of ops whose order was judged
@@ -73,10 +74,15 @@ func Judge(h *History) *Report {
 
 // count counts the grants and the lost leases.
 func (r *Report) count(h *History) {
+	used := make(map[string]bool) // by ID
 	for _, o := range h.Ops {
 		if !o.granted() {
 			continue
 		}
+		if used[o.ID] && retains(o.ID) {
+			r.Relocks++
+		}
+		used[o.ID] = true
 		r.Grants++
 		kind := o.Kind
 		if o.Read {

@@ -13,6 +13,9 @@ const (
 	coolDown = 10 * time.Millisecond
 )
 
+// retains reports whether the holder of an ID may retain the lock.
+func retains(id string) bool { return strings.HasSuffix(id, "r") }
+
 // mostHasty is how often a process may retain a lock again too soon. A lease may
 // go back for another reason at the instant at which it is recalled.
 const mostHasty = 2
@@ -24,10 +27,13 @@ func judgeRecalls(h *History) []Violation {
 	type lock struct{ process, key int }
 	last, hasty := make(map[lock]Instant), make(map[lock]int)
 	uses := h.usesOfLeases()
+	if !h.Punctual { // a process may be late
+		return nil
+	}
 	for _, q := range h.Requests { // in the order in which they were sent
 		l := lock{q.Process, q.Key}
 		switch {
-		case !strings.HasSuffix(q.ID, "r"): // it does not retain
+		case !retains(q.ID): // it does not retain
 		case q.Script == Release && uses[q.ID] <= paid && h.recalled(q):
 			last[l] = q.Sent
 		case q.Script == Acquire && last[l] != 0 && q.Sent < last[l].Add(coolDown-2*time.Millisecond):
@@ -102,7 +108,7 @@ func (h *History) retainedAt(b Break, until Instant) (last *Op) {
 			last = o
 		}
 	}
-	if last == nil || !strings.HasSuffix(last.ID, "r") || h.releasedBetween(last.ID, last.Called, b.At) || h.expiry(last) <= until {
+	if last == nil || !retains(last.ID) || h.releasedBetween(last.ID, last.Called, b.At) || h.expiry(last) <= until {
 		return nil
 	}
 	return last

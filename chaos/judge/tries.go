@@ -14,16 +14,21 @@ const afterwards = 200 * time.Millisecond
 // use must be given to them.
 func judgeTries(h *History) []Violation {
 	f := &Findings{Judge: "tries"}
+	tries := 0
 	for _, o := range h.Ops {
 		if !o.Try || o.GaveUp || o.Refused == 0 || !h.wellBetween(o.Called, o.Refused) {
 			continue
 		}
+		tries++
 		wanted := slices.ContainsFunc(h.Ops, func(b *Op) bool {
 			return b != o && b.Key == o.Key && b.Called <= o.Refused && h.wantedUntil(b) >= o.Called
 		})
 		if !wanted {
 			f.Add(o.Key, "%s was refused the lock, which nobody held or wanted", o)
 		}
+	}
+	if !h.Punctual && len(f.Violations) <= 2+tries/50 { // a holder may be late with its answer
+		return nil
 	}
 	return f.Violations
 }

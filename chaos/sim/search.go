@@ -38,8 +38,9 @@ type Search struct {
 // Totals are what came of a search.
 type Totals struct {
 	Runs, Ops, Grants int
-	Together          int // requests that were sent with others
-	Again, Differ     int // how many seeds were run twice, and how many differed
+	Together          int      // requests that were sent with others
+	Again             int      // how many seeds were run twice
+	Differ            []uint64 // the seeds whose second run was another
 	Faults, Mishaps   map[string]int
 	Idle              time.Duration
 	IdleSeed          uint64
@@ -177,7 +178,7 @@ func (t *Totals) add(r *Result) {
 		t.Again++
 	}
 	if r.Differs {
-		t.Differ++
+		t.Differ = append(t.Differ, r.Seed)
 	}
 	if r.Idle > t.Idle {
 		t.Idle, t.IdleSeed = r.Idle, r.Seed
@@ -232,7 +233,7 @@ func (t *Totals) Print(w io.Writer) {
 	row("faults", "%d: %s", faults, counts(t.Faults))
 	row("frames lost or strayed", "%d: %s", mishaps, counts(t.Mishaps))
 	row("longest idle", "%v, in seed %d", t.Idle, t.IdleSeed)
-	row("run twice", "%d, of which %d differed", t.Again, t.Differ)
+	row("run twice", "%d, of which %d differed %v", t.Again, len(t.Differ), t.Differ)
 	row("seeds with violations", "%d", len(t.Failed))
 	row("seeds that are undecided", "%d %v", len(t.Undecided), t.Undecided)
 	_ = table.Flush() // fails only if w does
