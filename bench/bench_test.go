@@ -36,7 +36,7 @@ func tiny(t *testing.T) *bench {
 	}
 	return &bench{
 		ttl: 10 * time.Second, rounds: 1, window: 50 * time.Millisecond, systems: systems[:1],
-		park: 100 * time.Millisecond, parkPeers: 100 * time.Millisecond,
+		warmUp: 100 * time.Millisecond, park: 100 * time.Millisecond, parkPeers: 100 * time.Millisecond,
 		settleParked: 200 * time.Millisecond,
 		killsOurs:    1, killsPeers: 1, few: 1,
 		hold: 50 * time.Millisecond, heldLocks: 300, usedIDs: 300, idsAtOnce: 300,
@@ -47,10 +47,54 @@ func tiny(t *testing.T) *bench {
 func TestRun(t *testing.T) {
 	b := tiny(t)
 	b.systems = systems
-	b.cases = []string{uncontended, oneProcess, manyKeys, clients(2), handOver, park, killed}
-	alone := []string{among, manyHeld, manyUsed, manyAtOnce} // cases with one system
-	compared := len(b.cases)
-	b.cases = append(b.cases, alone...)
+	b.cases = []string{
+		uncontended, uncontendedPlain, uncontendedTimed, oneProcess, oneProcessTimed, manyKeys,
+		clients(2), handOver, park, killed,
+	}
+	present := []row{
+		{uncontended, rawName}, {uncontended, cancellable.name}, {uncontended, keyed.name},
+		{uncontendedPlain, rawName}, {uncontendedTimed, rawName},
+		{oneProcess, reading.name}, {manyKeys, keyed.name},
+	}
+	for _, name := range b.cases {
+		for _, s := range systems {
+			present = append(present, row{name, s.name})
+		}
+	}
+	b.cases = append(b.cases, among, manyHeld, manyAtOnce)
+	present = append(present, row{among, reading.name}, row{manyHeld, keyed.name},
+		row{manyAtOnce, keyed.name})
+	checkWritten(t, checkRows(t, b, present))
+}
+
+// The cases of retention work, and warlock retains the locks in them.
+func TestRetained(t *testing.T) {
+	b := tiny(t)
+	b.cases = []string{relock, idleTaken, twoInTurn, twoAtOnce, hotKeys, manyUsed}
+	r := checkRows(t, b, []row{
+		{relock, rawName}, {relock, retained.name}, {relock, fenced.name},
+		{idleTaken, ours}, {idleTaken, retained.name},
+		{twoInTurn, ours}, {twoInTurn, retained.name},
+		{twoAtOnce, ours}, {twoAtOnce, retained.name},
+		{hotKeys, keyed.name}, {hotKeys, retainedKeyed.name}, {hotKeys, redislock1},
+		{manyUsed, keyed.name}, {manyUsed, retainedKeyed.name},
+	})
+	for _, c := range []row{
+		{relock, retained.name}, {relock, fenced.name}, {hotKeys, retainedKeyed.name},
+	} {
+		if res := r.find(c.name, c.system); res != nil && res.Median.Commands > 0.1 {
+			t.Errorf("%v: %.3f commands each", c, res.Median.Commands)
+		}
+	}
+}
+
+// A row names a row of the table of results.
+type row struct{ name, system string }
+
+// checkRows runs b, and fails the test unless its results are the rows and
+// exclusion held.
+func checkRows(t *testing.T, b *bench, rows []row) *report {
+	t.Helper()
 	r, err := b.measure()
 	if err != nil {
 		t.Fatal(err)
@@ -58,24 +102,61 @@ func TestRun(t *testing.T) {
 	if n := r.broken(); n != 0 {
 		t.Errorf("%d sections overlapped", n)
 	}
-	present := []struct{ name, system string }{
-		{uncontended, rawName}, {uncontended, cancellable.name}, {uncontended, keyed.name},
-		{oneProcess, reading.name}, {manyKeys, keyed.name},
-		{among, reading.name}, {manyHeld, keyed.name}, {manyUsed, keyed.name},
-		{manyAtOnce, keyed.name},
-	}
-	if got, want := len(r.Results), compared*len(systems)+len(present); got != want {
+	if got, want := len(r.Results), len(rows); got != want {
 		t.Errorf("%d results, want %d", got, want)
 	}
-	for _, name := range b.cases[:compared] {
-		present = append(present, struct{ name, system string }{name, ours})
-	}
-	for _, c := range present {
+	for _, c := range rows {
 		if res := r.find(c.name, c.system); res == nil || res.Median.Samples == 0 {
 			t.Errorf("%v: %+v", c, res)
 		}
 	}
-	checkWritten(t, r)
+	return r
+}
+
+// A lock that does not stay with its client is found out.
+func TestRetainNeedsRetention(t *testing.T) {
+	w := new(wire)
+	if err := retain(free{}, w, new(section)); err != nil {
+		t.Error(err)
+	}
+	p := &pair{locks: [2]locker{free{}, free{}}}
+	if _, err := p.takeOver(); err == nil {
+		t.Error("a lock was taken over from a client that was not asked")
+	}
+}
+
+// The contexts that timed locks get have a deadline, and end after the unlock.
+func TestTimed(t *testing.T) {
+	var to setup
+	inner := new(noting)
+	s := timed([]system{{connect: func(s setup) (client, error) { to = s; return inner, nil }}})[0]
+	c, err := s.connect(setup{})
+	if err != nil || !to.plain {
+		t.Fatalf("the setup is %+v: %v", to, err)
+	}
+	l := c.locker("")
+	if err := l.lock(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := inner.ctx.Deadline(); !ok || inner.ctx.Err() != nil {
+		t.Error("the context has no deadline, or has ended")
+	}
+	if err := l.unlock(); err != nil || inner.ctx.Err() == nil {
+		t.Errorf("the context goes on after the unlock: %v", err)
+	}
+}
+
+// noting is free, and notes the context of its lock.
+type noting struct {
+	free
+	ctx context.Context
+}
+
+func (n *noting) locker(string) locker { return n }
+
+func (n *noting) lock(ctx context.Context) error {
+	n.ctx = ctx
+	return nil
 }
 
 // checkWritten writes the report, and looks at its files.

@@ -61,10 +61,6 @@ func newHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, int64(10*time.Minute), 3)
 }
 
-// warmUp is how long a load runs before its measurement starts. Meanwhile it
-// opens connections, loads scripts and subscribes.
-const warmUp = 300 * time.Millisecond
-
 // A contest is one system under one load.
 type contest struct {
 	sys      system
@@ -79,11 +75,16 @@ func (b *bench) contend(sys system, l load, window time.Duration) (m measurement
 	c := &contest{sys: sys, wire: new(wire), sections: make([]section, l.keys)}
 	defer func() { err = firstOf(err, c.close()) }()
 	for range l.clients {
-		if err := c.connect(setup{b.server.addr, b.ttl, c.wire.dial}, l.goroutines); err != nil {
+		if err := c.connect(b.setup(c.wire), l.goroutines); err != nil {
 			return m, err
 		}
 	}
-	before, after := c.run(window)
+	if sys.retains && l.clients == 1 {
+		if err := c.retain(); err != nil {
+			return m, err
+		}
+	}
+	before, after := c.run(b.warmUp, window)
 	return c.result(before, after)
 }
 
@@ -121,9 +122,9 @@ func (c *contest) tally() tally {
 	return tally{counts(c.workers), c.wire.commands.Load(), time.Now()}
 }
 
-// run lets the workers run for the warm-up and for window. It returns the
-// tallies at the start and at the end of window.
-func (c *contest) run(window time.Duration) (before, after tally) {
+// run lets the workers run for warmUp and for window. It returns the tallies at
+// the start and at the end of window.
+func (c *contest) run(warmUp, window time.Duration) (before, after tally) {
 	ctx, cancel := context.WithCancel(context.Background())
 	waiting := ctx
 	if c.sys.endless {

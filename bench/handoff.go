@@ -25,29 +25,48 @@ func lockInBackground(ctx context.Context, l locker) <-chan locked {
 	return done
 }
 
-// handOff measures the time from the call of unlock in one client to the return
-// of lock in another. The two clients take turns. It collects at least b.few
-// samples, however long a slow system takes.
-func (b *bench) handOff(sys system, window time.Duration) (m measurement, err error) {
-	const many = 1000
-	w := new(wire)
-	var locks [2]locker
-	for i := range locks {
-		c, err := sys.connect(setup{b.server.addr, b.ttl, w.dial})
+// A pair is the lock of one key in two clients.
+type pair struct {
+	clients []client
+	wires   [2]wire // of the clients
+	locks   [2]locker
+	sec     section
+}
+
+func (b *bench) connectPair(sys system, key string) (*pair, error) {
+	p := new(pair)
+	for i := range p.locks {
+		c, err := sys.connect(b.setup(&p.wires[i]))
 		if err != nil {
-			return m, err
+			return nil, firstOf(err, p.close())
 		}
-		defer func() { err = firstOf(err, c.close()) }()
-		locks[i] = c.locker("handed on")
+		p.clients = append(p.clients, c)
+		p.locks[i] = c.locker(key)
 	}
-	sec, times := new(section), newHistogram()
-	if err := locks[0].lock(context.Background()); err != nil {
-		return m, err
+	return p, nil
+}
+
+func (p *pair) close() (err error) {
+	for _, c := range p.clients {
+		err = firstOf(err, c.close())
 	}
-	const warm = 4 // hand-offs that open connections and subscriptions
+	return err
+}
+
+// sent returns how many commands both clients have sent.
+func (p *pair) sent() int64 { return p.wires[0].commands.Load() + p.wires[1].commands.Load() }
+
+// sample calls once again and again for window, and reports the times that it
+// returns. It collects at least b.few, however long a slow system takes.
+func (b *bench) sample(
+	window time.Duration, once func() (time.Duration, error),
+) (m measurement, err error) {
+	const many = 1000
+	const warm = 4 // calls that open connections and subscriptions
+	times := newHistogram()
 	start := time.Now()
 	for n := int64(0); n < b.few+warm || n < many && time.Since(start) < window; n++ {
-		took, err := passOn(locks[0], locks[1], sec)
+		took, err := once()
 		if err != nil {
 			return m, err
 		}
@@ -55,10 +74,32 @@ func (b *bench) handOff(sys system, window time.Duration) (m measurement, err er
 			_ = times.RecordValue(int64(took)) // never out of range
 			m.Samples++
 		}
-		locks[0], locks[1] = locks[1], locks[0]
 	}
 	m.latencies(times)
-	m.Broken = sec.broken()
+	return m, nil
+}
+
+// handOff measures the time from the call of unlock in one client to the return
+// of lock in another. The two clients take turns.
+func (b *bench) handOff(sys system, window time.Duration) (m measurement, err error) {
+	p, err := b.connectPair(sys, "handed on")
+	if err != nil {
+		return m, err
+	}
+	defer func() { err = firstOf(err, p.close()) }()
+	locks := &p.locks
+	if err := locks[0].lock(context.Background()); err != nil {
+		return m, err
+	}
+	m, err = b.sample(window, func() (time.Duration, error) {
+		took, err := passOn(locks[0], locks[1], &p.sec)
+		locks[0], locks[1] = locks[1], locks[0]
+		return took, err
+	})
+	if err != nil {
+		return m, err
+	}
+	m.Broken = p.sec.broken()
 	return m, locks[0].unlock()
 }
 

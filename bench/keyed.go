@@ -18,9 +18,12 @@ type keyedClient struct {
 	keyed *warlock.Keyed
 }
 
-func connectKeyed(s setup) (client, error) {
-	c := newRedis(s)
-	return &keyedClient{c, warlock.NewKeyed(c, "key:", s.ttl)}, nil
+// connectKeyed connects a Keyed with these options.
+func connectKeyed(opts ...warlock.Option) func(setup) (client, error) {
+	return func(s setup) (client, error) {
+		c := newRedis(s)
+		return &keyedClient{c, warlock.NewKeyed(c, "key:", s.ttl, opts...)}, nil
+	}
 }
 
 func (c *keyedClient) locker(id string) locker { return keyedLock{c.keyed, id} }
@@ -42,7 +45,7 @@ func (l keyedLock) unlock() error {
 // each with its own key.
 func (b *bench) held(_ system, locks int, window time.Duration) (m measurement, err error) {
 	w := new(wire)
-	c := newRedis(setup{b.server.addr, b.ttl, w.dial})
+	c := newRedis(b.setup(w))
 	defer func() { err = firstOf(err, c.Close()) }()
 	k := warlock.NewKeyed(c, "held:", b.ttl)
 	before := inUse()
@@ -74,20 +77,26 @@ func (b *bench) held(_ system, locks int, window time.Duration) (m measurement, 
 	return m, nil
 }
 
-// used measures what ids leave in the process once they were locked and
-// unlocked.
-func (b *bench) used(_ system, ids int) (m measurement, err error) {
-	c := newRedis(setup{addr: b.server.addr, ttl: b.ttl})
-	defer func() { err = firstOf(err, c.Close()) }()
-	k := warlock.NewKeyed(c, "used:", b.ttl)
+// used measures what ids cost that are locked and unlocked once each by a Keyed,
+// and what they leave in the process.
+func (b *bench) used(sys system, ids int) (m measurement, err error) {
+	w := new(wire)
+	c, err := sys.connect(b.setup(w))
+	if err != nil {
+		return m, err
+	}
+	defer func() { err = firstOf(err, c.close()) }()
+	k := c.(*keyedClient).keyed
 	use := func(id string) {
 		k.Lock(id)
 		k.Unlock(id)
 	}
-	lockEach(crowd, use) // connections are open, and scripts loaded
-	before, start := inUse(), time.Now()
+	// Connections are open then, and scripts loaded.
+	lockEach(crowd, func(id string) { use("warm " + id) })
+	before, sent, start := inUse(), w.commands.Load(), time.Now()
 	lockEach(ids, use)
 	m.Rate = float64(ids) / time.Since(start).Seconds()
+	m.Commands = float64(w.commands.Load()-sent) / float64(ids)
 	m.Grown = float64(inUse()-before) / (1 << 20)
 	m.Samples = int64(ids)
 	if n := k.Len(); n != 0 {
@@ -100,7 +109,7 @@ func (b *bench) used(_ system, ids int) (m measurement, err error) {
 // window.
 func (b *bench) lockAll(_ system, ids int, window time.Duration) (m measurement, err error) {
 	w := new(wire)
-	c := newRedis(setup{b.server.addr, b.ttl, w.dial})
+	c := newRedis(b.setup(w))
 	defer func() { err = firstOf(err, c.Close()) }()
 	k := warlock.NewKeyed(c, "all:", b.ttl)
 	all := make([]string, ids)

@@ -73,7 +73,7 @@ func (b *bench) kill(sys system, key string) (took time.Duration, err error) {
 		return 0, err
 	}
 	defer holder.kill() // for the returns before the kill
-	c, err := sys.connect(setup{b.server.addr, killTTL, new(wire).dial})
+	c, err := sys.connect(setup{addr: b.server.addr, ttl: killTTL, dial: new(wire).dial})
 	if err != nil {
 		return 0, err
 	}
@@ -133,7 +133,7 @@ func hold(name string) error {
 	if err != nil {
 		return err
 	}
-	c, err := sys.connect(setup{os.Getenv(addrVar), killTTL, new(wire).dial})
+	c, err := sys.connect(setup{addr: os.Getenv(addrVar), ttl: killTTL, dial: new(wire).dial})
 	if err != nil {
 		return err
 	}

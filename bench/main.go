@@ -17,10 +17,13 @@ import (
 
 // A bench has the settings of one run, and its server.
 type bench struct {
-	server       *server
-	ttl          time.Duration
-	rounds       int
-	window       time.Duration
+	server *server
+	ttl    time.Duration
+	rounds int
+	window time.Duration
+	// warmUp is how long a load runs before its measurement starts. Meanwhile it
+	// opens connections, loads scripts and subscribes.
+	warmUp       time.Duration
 	park         time.Duration // how long waiters of warlock are counted
 	parkPeers    time.Duration // how long waiters of a peer are counted
 	settleParked time.Duration // from the start of the waiters to the count
@@ -40,7 +43,8 @@ func main() {
 		exit(hold(name))
 	}
 	b := &bench{
-		ttl: 10 * time.Second, systems: systems, settleParked: 2 * time.Second,
+		ttl: 10 * time.Second, systems: systems,
+		warmUp: 300 * time.Millisecond, settleParked: 2 * time.Second,
 		few: 30, heldLocks: 100_000, usedIDs: 1_000_000, idsAtOnce: 1000,
 	}
 	flag.IntVar(&b.rounds, "rounds", 5, "number of rounds; the report shows medians")
@@ -73,7 +77,7 @@ func main() {
 
 // shorten makes the run last less than a minute.
 func (b *bench) shorten() {
-	b.rounds, b.window = 1, 300*time.Millisecond
+	b.rounds, b.window, b.warmUp = 1, 200*time.Millisecond, 100*time.Millisecond
 	b.park, b.settleParked = 3*time.Second, time.Second
 	b.killsOurs, b.few = 5, 5
 	b.hold, b.heldLocks, b.usedIDs = 5*time.Second, 5_000, 20_000
@@ -145,47 +149,90 @@ type step struct {
 	run  func(system) (measurement, error)
 }
 
-// plan returns the steps in their order. The systems take turns in each case,
-// so that a disturbance of the machine meets all of them.
-func (b *bench) plan() (steps []step) {
-	under := func(l load) func(system) (measurement, error) {
-		return func(s system) (measurement, error) { return b.contend(s, l, b.window) }
-	}
-	turns := func(name string, rounds int, systems []system, run func(system) (measurement, error)) {
-		if len(b.cases) > 0 && !slices.Contains(b.cases, name) {
-			return
-		}
-		for range rounds {
-			for _, s := range systems {
-				steps = append(steps, step{name, s, run})
-			}
-		}
-	}
-	alone := append([]system{raw, cancellable, keyed}, b.systems...)
-	turns(uncontended, b.rounds, alone, under(load{1, 1, 1}))
-	turns(oneProcess, b.rounds, append([]system{reading}, b.systems...), under(load{1, 64, 1}))
-	turns(manyKeys, b.rounds, append([]system{keyed}, b.systems...), under(load{1, crowd, crowd}))
-	turns(among, b.rounds, []system{reading}, func(s system) (measurement, error) {
-		return b.writerAmong(s, b.window)
-	})
-	for _, n := range crowds {
-		turns(clients(n), b.rounds, b.systems, under(load{n, 1, 1}))
-	}
-	turns(handOver, b.rounds, b.systems, func(s system) (measurement, error) {
-		return b.handOff(s, b.window)
-	})
-	turns(manyHeld, 1, []system{keyed}, func(s system) (measurement, error) {
+// plan returns the steps in their order.
+func (b *bench) plan() []step {
+	p := &planner{bench: b}
+	p.contended()
+	p.turns(handOver, b.rounds, b.systems, p.inWindow(b.handOff))
+	p.retained()
+	p.turns(manyHeld, 1, []system{keyed}, func(s system) (measurement, error) {
 		return b.held(s, b.heldLocks, b.hold)
 	})
-	turns(manyUsed, 1, []system{keyed}, func(s system) (measurement, error) {
+	p.turns(manyUsed, 1, []system{keyed, retainedKeyed}, func(s system) (measurement, error) {
 		return b.used(s, b.usedIDs)
 	})
-	turns(manyAtOnce, b.rounds, []system{keyed}, func(s system) (measurement, error) {
+	p.turns(manyAtOnce, b.rounds, []system{keyed}, func(s system) (measurement, error) {
 		return b.lockAll(s, b.idsAtOnce, b.window)
 	})
-	turns(park, 1, b.systems, b.parkedOf)
-	turns(killed, 1, b.systems, b.killsOf)
-	return steps
+	p.turns(park, 1, b.systems, b.parkedOf)
+	p.turns(killed, 1, b.systems, b.killsOf)
+	return p.steps
+}
+
+// A planner collects the steps of a bench.
+type planner struct {
+	*bench
+	steps []step
+}
+
+// turns adds a case, unless it is not to run. The systems take turns in it, so
+// that a disturbance of the machine meets all of them.
+func (p *planner) turns(
+	name string, rounds int, systems []system, run func(system) (measurement, error),
+) {
+	if len(p.cases) > 0 && !slices.Contains(p.cases, name) {
+		return
+	}
+	for range rounds {
+		for _, s := range systems {
+			p.steps = append(p.steps, step{name, s, run})
+		}
+	}
+}
+
+// under returns a run of a system under l.
+func (p *planner) under(l load) func(system) (measurement, error) {
+	return func(s system) (measurement, error) { return p.contend(s, l, p.window) }
+}
+
+// inWindow returns a run of a system by measure.
+func (p *planner) inWindow(
+	measure func(system, time.Duration) (measurement, error),
+) func(system) (measurement, error) {
+	return func(s system) (measurement, error) { return measure(s, p.window) }
+}
+
+// contended adds the cases in which goroutines lock without a pause.
+func (p *planner) contended() {
+	one, many := p.under(load{1, 1, 1}), p.under(load{1, 64, 1})
+	withRaw := append([]system{raw}, p.systems...)
+	p.turns(uncontended, p.rounds, append([]system{raw, cancellable, keyed}, p.systems...), one)
+	p.turns(uncontendedPlain, p.rounds, plain(withRaw), one)
+	p.turns(uncontendedTimed, p.rounds, timed(withRaw), one)
+	p.turns(oneProcess, p.rounds, append([]system{reading}, p.systems...), many)
+	p.turns(oneProcessTimed, p.rounds, timed(p.systems), many)
+	p.turns(manyKeys, p.rounds, append([]system{keyed}, p.systems...),
+		p.under(load{1, crowd, crowd}))
+	p.turns(among, p.rounds, []system{reading}, p.inWindow(p.writerAmong))
+	for _, n := range crowds {
+		p.turns(clients(n), p.rounds, p.systems, p.under(load{n, 1, 1}))
+	}
+}
+
+// retained adds the cases in which clients retain locks.
+func (p *planner) retained() {
+	with := []system{systems[0], retained}
+	p.turns(relock, p.rounds, []system{raw, retained, fenced}, p.under(load{1, 1, 1}))
+	p.turns(idleTaken, p.rounds, with, func(s system) (measurement, error) {
+		if s.retains {
+			return p.takeOver(s, p.window)
+		}
+		return p.handOff(s, p.window)
+	})
+	p.turns(twoInTurn, p.rounds, with, p.inWindow(p.inTurn))
+	p.turns(twoAtOnce, p.rounds, with, p.under(load{2, 1, 1}))
+	p.turns(hotKeys, p.rounds, []system{keyed, retainedKeyed, redislockFast},
+		p.under(load{1, hot, hot}))
 }
 
 // parkedOf is parked for as long as the system's waiters are counted.
@@ -216,10 +263,24 @@ const (
 	handOver    = "hand-off"
 	park        = "parked"
 	killed      = "killed"
+
+	uncontendedPlain = "uncontended on a default client"
+	uncontendedTimed = "uncontended with a deadline"
+	oneProcessTimed  = "one process with a deadline"
+
+	relock    = "relock"
+	idleTaken = "idle takeover"
+	twoInTurn = "two in turn"
+	twoAtOnce = "two at once"
+	hotKeys   = "64 hot keys"
 )
 
 // crowd is how many goroutines one client has where each has its own key.
 const crowd = 256
+
+// hot is how many goroutines one client has in the case of hot keys, each with
+// its own key.
+const hot = 64
 
 // crowds are the numbers of clients that contend for one key.
 var crowds = []int{2, 8, 32, 128}

@@ -24,7 +24,7 @@ func (b *bench) parked(sys system, window time.Duration) (m measurement, err err
 	const clients, goroutines = 20, 10
 	w := new(wire)
 	p := &parking{
-		setup: setup{b.server.addr, b.ttl, w.dial}, sys: sys,
+		setup: b.setup(w), sys: sys,
 		failed: make(chan error, clients*goroutines+1),
 	}
 	defer func() { err = firstOf(err, p.closeAll()) }()

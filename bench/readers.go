@@ -15,7 +15,7 @@ type readersClient struct {
 }
 
 func connectReaders(s setup) (client, error) {
-	c := &warlockClient{Client: newRedis(s), ttl: s.ttl}
+	c := newWarlock(s, nil)
 	return &readersClient{c, warlock.NewRWMutex(c.Client, "contended", s.ttl)}, nil
 }
 
@@ -43,7 +43,7 @@ func (b *bench) writerAmong(_ system, window time.Duration) (m measurement, err 
 	w := new(wire)
 	var locks [readersAmong + 1]*warlock.RWMutex
 	for i := range locks {
-		c := newRedis(setup{b.server.addr, b.ttl, w.dial})
+		c := newRedis(b.setup(w))
 		defer func() { err = firstOf(err, c.Close()) }()
 		locks[i] = warlock.NewRWMutex(c, "read and written", b.ttl)
 	}
@@ -60,7 +60,7 @@ func (b *bench) writerAmong(_ system, window time.Duration) (m measurement, err 
 			}
 		})
 	}
-	<-time.After(warmUp)
+	<-time.After(b.warmUp)
 	for start := time.Now(); time.Since(start) < window; m.Samples++ {
 		<-time.After(writerPause/2 + rand.N(writerPause))
 		asked := time.Now()

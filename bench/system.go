@@ -12,6 +12,7 @@ type system struct {
 	connect func(setup) (client, error)
 	endless bool // lock under contexts that never end; at the end all waiters are served
 	shares  bool // several goroutines hold a lock at once
+	retains bool // the lock stays with its client after an unlock
 }
 
 // A setup has what a system needs to connect.
@@ -19,6 +20,13 @@ type setup struct {
 	addr string
 	ttl  time.Duration
 	dial dialer // counts the commands that are sent
+	// plain leaves out ContextTimeoutEnabled, as a go-redis client does by default.
+	plain bool
+}
+
+// setup returns the setup of a client whose commands w counts.
+func (b *bench) setup(w *wire) setup {
+	return setup{addr: b.server.addr, ttl: b.ttl, dial: w.dial}
 }
 
 type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -48,13 +56,16 @@ const (
 // systems are warlock, first, and its peers. A peer that polls takes part
 // twice: with the interval of its default or its examples, and with 1 ms.
 var systems = []system{
-	{name: ours, connect: connectWarlock, endless: true},
+	{name: ours, connect: connectWarlock(), endless: true},
 	{name: redsync1, connect: redsyncEvery(time.Millisecond)},
 	{name: "redsync", connect: redsyncEvery(0)},
-	{name: redislock1, connect: redislockEvery(time.Millisecond)},
+	redislockFast,
 	{name: "redislock, 100 ms", connect: redislockEvery(100 * time.Millisecond)},
 	{name: rueidisName, connect: connectRueidis},
 }
+
+// redislockFast is redislock with the interval of 1 ms.
+var redislockFast = system{name: redislock1, connect: redislockEvery(time.Millisecond)}
 
 // raw is the floor: SET NX PX, and a script that compares and deletes. It does
 // not wait, so it takes part only without contention.
@@ -63,7 +74,7 @@ var raw = system{name: rawName, connect: connectRaw, endless: true}
 // cancellable is warlock under contexts that can be cancelled. Each request
 // then costs a goroutine, since go-redis does not notice a cancellation while
 // it reads.
-var cancellable = system{name: "warlock, LockContext", connect: connectWarlock}
+var cancellable = system{name: "warlock, LockContext", connect: connectWarlock()}
 
 // reading is warlock's RWMutex with readers only. Peers have no lock for
 // readers, so their exclusive locks are the comparison.
@@ -71,4 +82,4 @@ var reading = system{name: "warlock, RLock", connect: connectReaders, endless: t
 
 // keyed is warlock's Keyed, a lock per id. It sends simultaneous requests
 // together.
-var keyed = system{name: "warlock, Keyed", connect: connectKeyed, endless: true}
+var keyed = system{name: "warlock, Keyed", connect: connectKeyed(), endless: true}

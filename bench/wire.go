@@ -30,10 +30,11 @@ type wireConn struct {
 	line []byte // the beginning of a line whose end is still to come
 }
 
+// Write counts before it writes. So a request is counted before its effect can
+// be seen anywhere.
 func (c *wireConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.follow(p[:n])
-	return n, err
+	c.follow(p)
+	return c.Conn.Write(p)
 }
 
 func (c *wireConn) follow(p []byte) {
