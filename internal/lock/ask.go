@@ -192,6 +192,7 @@ func (a *ask) newHold(token int64) (*Hold, error) {
 	g := &grant{
 		site: a.site, turns: a.turns, id: a.id, mode: a.mode, alone: a.uncontended, doubt: a.doubt(),
 		first: token, last: token + a.reserve, since: a.Clock.Now(), known: time.Now(),
+		hears: a.retains && a.waiter != nil && a.uncontended && a.listening, // before a timer looks
 	}
 	leased, err := lease.Start(lease.Terms{
 		Clock:    a.Clock,
@@ -223,7 +224,6 @@ func (a *ask) newHold(token int64) (*Hold, error) {
 // released. A message may have come before the grant.
 func (a *ask) hear(g *grant) {
 	g.waiter, a.waiter = a.waiter, nil
-	g.hears = a.uncontended && a.listening
 	if g.waiter.Hear(g.hear) {
 		g.want(g.since)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -50,6 +52,7 @@ func (t *Table) Yield(ctx context.Context) error {
 		}
 	}
 	t.mu.Unlock()
+	slices.SortFunc(idle, func(a, b *entry) int { return strings.Compare(a.server.Key(), b.server.Key()) })
 	errs := make([]error, len(idle))
 	for from := 0; from < len(idle); from += atOnce {
 		n := min(atOnce, len(idle)-from)
