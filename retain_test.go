@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -655,4 +656,195 @@ func TestRetainedForTheOtherMode(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Goroutines of one process read and write at once a lock that the process
+// retains. They exclude each other, and all get there.
+func TestModesOfARetainedLockAtOnce(t *testing.T) {
+	for _, k := range []string{"RWMutex", "Keyed"} {
+		t.Run(k, func(t *testing.T) {
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+				client := s.Client()
+				p := kinds[k](client, long, warlock.WithRetention(time.Hour))
+				writes, reads := p.lock(id)
+				scripts := redistest.CountScripts(client)
+				var inside atomic.Int64 // readers, and 1000 for a writer
+				use := func(f face, n int64) {
+					f.Lock()
+					if in := inside.Add(n); in > 1000 || n == 1000 && in != 1000 {
+						t.Errorf("inside are %d", in)
+					}
+					inside.Add(-n)
+					f.Unlock()
+				}
+				for range 50 {
+					(&retainer{writes, t, s, scripts}).retain()
+					var done []<-chan error
+					for i := range 4 {
+						done = append(done, result(func() error {
+							for range 5 {
+								if i%2 == 0 {
+									use(reads, 1)
+								} else {
+									use(writes, 1000)
+								}
+							}
+							return nil
+						}))
+					}
+					for _, d := range done {
+						if err := wait(t, d, "all have had the lock"); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+				if err := writes.Yield(t.Context()); err != nil {
+					t.Error(err)
+				}
+				p.unused(t)
+				onlyFence(t, s)
+			})
+		})
+	}
+}
+
+// A wait of a Keyed ends at its grant. The lease that nobody takes may become idle.
+func TestWaitForARetainedLockEndsAtItsGrant(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		client := s.Client()
+		k := warlock.NewKeyed(client, prefix, long, warlock.WithRetention(time.Hour))
+		r := &retainer{writesOfID(k, id), t, s, redistest.CountScripts(client)}
+		for range 100 {
+			r.retain()
+			k.Lock(id)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := result(func() error { return k.LockContext(ctx, id) })
+			redistest.Eventually(t, func() bool { return k.Waiting(id) == 1 }, "another goroutine waits")
+			go cancel()
+			k.Unlock(id)
+			if err := wait(t, done, "the wait ends"); err == nil {
+				k.Unlock(id)
+			}
+			redistest.Eventually(t, func() bool { return k.Len() == 0 }, "the id is not in use")
+			if err := k.Yield(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if s.Get(key) != "" {
+				t.Fatal("Yield does not find the idle lease")
+			}
+		}
+	})
+}
+
+// A holder that reads answers that the lock is in use. The lock is not retained
+// after that: others would go on to believe the answer.
+func TestLockIsNotRetainedAfterAnAnswer(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		client := s.Client()
+		m := warlock.NewRWMutex(client, key, long, warlock.WithRetention(time.Hour))
+		r := &retainer{readsOf(m), t, s, redistest.CountScripts(client)}
+		r.retain()
+		m.RLock()
+		if newMutex(s, long).TryLock() {
+			t.Fatal("two hold the lock")
+		}
+		m.RLock() // asks Redis whether others wait
+		m.RUnlock()
+		m.RUnlock()
+		r.wantGone("another has asked for it")
+	})
+}
+
+// A lease of a limited hold is idle for no longer than any other.
+func TestLimitedLeaseIsIdle(t *testing.T) {
+	redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
+		const ttl = 30 * time.Second
+		m := warlock.NewMutex(s.Client(), key, ttl,
+			warlock.WithRetention(time.Hour), warlock.WithMaxHold(time.Second))
+		m.Lock()
+		m.Unlock()
+		time.Sleep(time.Second)
+		m.Lock()
+		m.Unlock()
+		time.Sleep(2*ttl/3 - 1)
+		if s.Get(key) == "" {
+			t.Error("the lock is not retained")
+		}
+		time.Sleep(1)
+		redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "the lock goes back")
+	})
+}
+
+// Two goroutines try to read a lock that another process retains. Both read.
+func TestTwoTriesOfARetainedLock(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		newRetainer(t, s, faces["Mutex"], long).retain()
+		other := warlock.NewRWMutex(s.Client(), key, long)
+		var tries []<-chan error
+		for range 2 {
+			tries = append(tries, result(func() error { return takings["TryLockContext"](readsOf(other)) }))
+		}
+		for _, try := range tries {
+			if err := wait(t, try, "the try ends"); err != nil {
+				t.Error(err)
+			}
+			other.RUnlock()
+		}
+	})
+}
+
+// Yield waits for a release that is under way.
+func TestYieldDuringARelease(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		client := s.Client()
+		m := warlock.NewMutex(client, key, long, warlock.WithRetention(time.Hour))
+		r := &retainer{writesOf(m), t, s, redistest.CountScripts(client)}
+		id := r.retain()
+		reached, open := make(chan struct{}), make(chan struct{})
+		client.AddHook(redistest.Before(func(redis.Cmder) {
+			close(reached)
+			<-open
+		}))
+		tell(s, id, 0, 0)
+		wait(t, reached, "the release is under way")
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := m.Yield(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("Yield with a cancelled context: %v", err)
+		}
+		done := result(func() error { return m.Yield(t.Context()) })
+		close(open)
+		if err := wait(t, done, "Yield returns"); err != nil || s.Get(key) != "" {
+			t.Errorf("Yield: %v; the key has %q", err, s.Get(key))
+		}
+	})
+}
+
+// A hook of the client panics in the release of a lease that was idle. The panic
+// reaches a caller, and the lock can be used afterwards.
+func TestHookPanicsWhenARetainedLockGoesBack(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		client := s.Client()
+		var panics atomic.Bool
+		client.AddHook(redistest.Before(func(redis.Cmder) {
+			if panics.Load() {
+				panic("a hook")
+			}
+		}))
+		m := warlock.NewRWMutex(client, key, long, warlock.WithRetention(time.Hour),
+			warlock.WithLogger(slog.New(slog.DiscardHandler)))
+		r := &retainer{writesOf(m), t, s, redistest.CountScripts(client)}
+		for name, f := range map[string]func(){
+			"RLock": m.RLock, "TryRLock": func() { m.TryRLock() }, "Yield": func() { _ = m.Yield(t.Context()) },
+		} {
+			r.retain()
+			panics.Store(true)
+			if p := panicOf(f); p != "a hook" {
+				t.Errorf("%s panics with %q", name, p)
+			}
+			panics.Store(false)
+			s.Do("DEL", key)
+		}
+		r.use()
+	})
 }

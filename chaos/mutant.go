@@ -123,7 +123,7 @@ var mutants = []mutant{
 		"if g.waiter.Hear(g.hear) {", "if g.waiter.Hear(g.hear); false {"}}},
 	{"an idle lease is renewed for ever", onlySimulated, []edit{{retainFile,
 		"return unused && t.recallIdle(g)", "return unused && false"}, {retainFile,
-		"if left := g.Retention - g.Clock.Since(g.rest.since); left > 0 {", "if left := g.ttl; true {"}}},
+		"if left := g.keep() - g.Clock.Since(g.rest.since); left > 0 {", "if left := g.ttl; true {"}}},
 	{"TryLock is false of an idle lock", onlySimulated, []edit{{luaContend,
 		"if ROUND == '0' and redis.call('ZCARD', QUEUE) == 0 and", "if false and"}}},
 	{"a mailbox that breaks recalls nothing", onlySimulated, []edit{{mailbox,

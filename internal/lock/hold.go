@@ -64,7 +64,8 @@ type grant struct {
 	// See retain.go.
 	hears     bool         // this process hears of others that ask for the lock
 	wanted    atomic.Int64 // when it first heard of one, in ns after since; 0: it did not
-	answering atomic.Bool  // a request is under way that answers one
+	asked     atomic.Bool  // one asked whether the lock is in use
+	answering atomic.Bool  // a request is under way that answers it
 	rest      rest         // the mu of turns guards it
 }
 
@@ -155,7 +156,10 @@ func (g *grant) mayHandOff(now time.Time) bool {
 	if g.undisturbed() {
 		return true
 	}
-	passed := now.Sub(g.since) - time.Duration(g.wanted.Load())
+	passed := now.Sub(g.since)
+	if g.hears {
+		passed -= time.Duration(g.wanted.Load())
+	}
 	return passed < HandOffTime && g.handOffs < g.last-g.first
 }
 

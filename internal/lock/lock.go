@@ -162,10 +162,10 @@ func (l *Lock) wait(ctx context.Context, mode Mode) (h *Hold, err error) {
 			l.leave()
 		}
 	}()
+	l.makeWay(ctx)
 	if h, _ = l.rejoin(ctx, mode); h != nil {
 		return h, nil
 	}
-	l.makeWay(ctx)
 	a.expect()
 	return l.repeat(ctx, a, l.queueOnce, 0)
 }
@@ -246,6 +246,7 @@ func (l *Lock) tryOnce(ctx context.Context, a *ask) (h *Hold, err error) {
 			l.leave()
 		}
 	}()
+	l.makeWay(ctx)
 	h, err = l.rejoin(ctx, a.mode)
 	switch {
 	case h != nil:
@@ -253,7 +254,6 @@ func (l *Lock) tryOnce(ctx context.Context, a *ask) (h *Hold, err error) {
 	case err != nil: // a writer waits
 		return nil, nil
 	}
-	l.makeWay(ctx)
 	a.listen()
 	h, err = l.request(ctx, a)
 	if h == nil && err == nil && a.answer.Asked {
@@ -270,7 +270,9 @@ func (l *Lock) request(ctx context.Context, a *ask) (*Hold, error) {
 	if h != nil {
 		return l.hold(ctx, a, h), nil
 	}
-	l.refuse()
+	if !a.answer.Asked { // it may be granted soon
+		l.refuse()
+	}
 	return nil, err
 }
 
@@ -306,7 +308,7 @@ func (l *Lock) takeTurn(ctx context.Context, mode Mode) (*Hold, error) {
 		switch {
 		case err != nil:
 			if h != nil { // the wait ended at its grant
-				go l.dispose(ctx, mode)
+				l.dispose(ctx, mode)
 			}
 			return nil, err
 		case h == nil || !waited || h.lease.Err() == nil:
@@ -318,16 +320,28 @@ func (l *Lock) takeTurn(ctx context.Context, mode Mode) (*Hold, error) {
 			go h.grant.abandon(ctx)
 			return nil, nil // the turn is this goroutine's
 		}
-		go l.dispose(ctx, mode)
+		l.dispose(ctx, mode)
 	}
 }
 
 // dispose unlocks in the background, where there is no caller to return an
-// error to or to panic in.
+// error to or to panic in. Until then it uses the lock beside its caller.
 func (l *Lock) dispose(ctx context.Context, mode Mode) {
-	defer l.survive("warlock: an unlock in the background panicked")
-	err := l.UnlockContext(context.WithoutCancel(ctx), mode)
-	if err != nil && !errors.Is(err, ErrLeaseLost) {
-		l.log().Warn("warlock: an unlock in the background failed", "error", err)
+	if l.gone != nil {
+		l.uses.Add(1)
 	}
+	go func() {
+		keeps := false
+		defer func() {
+			if !keeps && l.gone != nil {
+				l.gone()
+			}
+		}()
+		defer l.survive("warlock: an unlock in the background panicked")
+		var err error
+		keeps, err = l.unlock(context.WithoutCancel(ctx), mode)
+		if err != nil && !errors.Is(err, ErrLeaseLost) {
+			l.log().Warn("warlock: an unlock in the background failed", "error", err)
+		}
+	}()
 }

@@ -88,9 +88,9 @@ func (l *Lock) beginShare(ctx context.Context, a *ask, h *Hold) *Hold {
 // readUnlock takes one reader out of a share, and frees the lock after the last.
 // keeps reports whether the lease stays with the process, idle.
 func (l *Lock) readUnlock(ctx context.Context) (keeps bool, err error) {
-	s, e := l.endRead()
+	h, e := l.endRead()
 	switch {
-	case s == nil:
+	case h == nil:
 		return false, l.server.Explain("read-unlock", errRUnlocked)
 	case e.retained:
 		return true, nil
@@ -98,9 +98,9 @@ func (l *Lock) readUnlock(ctx context.Context) (keeps bool, err error) {
 		defer l.leave()
 	}
 	if e.last {
-		return false, s.hold.end(ctx)
+		return false, h.end(ctx)
 	}
-	err = s.hold.lease.Err()
+	err = h.lease.Err()
 	if errors.Is(err, lease.ErrLost) { // and not released since, by the last reader
 		return false, l.server.Explain("read-unlock", err)
 	}

@@ -105,10 +105,10 @@ func TestShareEndsWhileItIsConfirmed(t *testing.T) {
 			ended, e := l.endRead() // readUnlock, up to here
 			close(gate.open)
 			h := await(t, done, "Redis has confirmed the share")
-			if !e.last || h == ended.hold || h != l.Held(Read) {
+			if !e.last || h == ended || h != l.Held(Read) {
 				t.Fatalf("the reader was let in under %p, which has ended; the share is %p", h, l.Held(Read))
 			}
-			if err := ended.hold.end(t.Context()); err != nil { // and the rest of readUnlock
+			if err := ended.end(t.Context()); err != nil { // and the rest of readUnlock
 				t.Error(err)
 			}
 			if granted {

@@ -34,8 +34,8 @@ import (
 //     the mu of turns held. While a lease is idle, no goroutine has the turn or
 //     waits for it.
 //  4. An idle lease is not kept alive. When its renewal is due, it is renewed if
-//     it was used since the last one, and goes back otherwise (lapse). It goes
-//     back after Retention, too.
+//     it was used since the last one, and goes back otherwise (lapse). It also
+//     goes back after Retention, and after 2/3 of the ttl (expire).
 //  5. A recall may be lost. A renewal that finds others waiting counts as one. A
 //     waiter at the head of the queue recalls the lease each time that it asks.
 //
@@ -55,6 +55,14 @@ type rest struct {
 	uses  int             // how often a lease that was idle was used again
 }
 
+// stop stops the timer of a lease that goes back.
+func (r *rest) stop() {
+	if r.timer != nil {
+		r.timer.Stop()
+		r.timer = nil
+	}
+}
+
 // An idler is the idle lease of a lock.
 type idler struct {
 	hold  *Hold  // the next hold under the lease; nil: no lease is idle
@@ -72,6 +80,9 @@ func (g *grant) hear(s wait.Signal) {
 		return
 	}
 	g.want(g.Clock.Now())
+	if s.Token != 0 {
+		g.asked.Store(true)
+	}
 	if g.turns.recallIdle(g) {
 		return
 	}
@@ -93,7 +104,7 @@ func (g *grant) answer() {
 // idle hold. ok is false if the lease is not to be retained.
 func (h *Hold) retain() (idle *Hold, ok bool) {
 	g := h.grant
-	if !g.hears || g.wanted.Load() != 0 {
+	if !g.hears || g.wanted.Load() != 0 || g.asked.Load() {
 		return nil, false
 	}
 	now := g.Clock.Now()
@@ -105,19 +116,22 @@ func (h *Hold) retain() (idle *Hold, ok bool) {
 	}
 	g.rest.since = now
 	if g.rest.timer == nil {
-		g.rest.timer = g.timers.AfterFunc(g.Retention, g.expire)
+		g.rest.timer = g.timers.AfterFunc(g.keep(), g.expire)
 	}
 	return idle, true
 }
 
-// expire gives the lease back that has been idle for Retention.
+// keep is for how long a lease may be idle.
+func (t *terms) keep() time.Duration { return min(t.Retention, 2*t.ttl/3) }
+
+// expire gives the lease back that has been idle for as long as it may.
 func (g *grant) expire() {
 	t := g.turns
 	t.mu.Lock()
 	g.rest.timer = nil
 	mine := t.idle.hold != nil && t.idle.hold.grant == g
 	if mine {
-		if left := g.Retention - g.Clock.Since(g.rest.since); left > 0 {
+		if left := g.keep() - g.Clock.Since(g.rest.since); left > 0 {
 			g.rest.timer = g.timers.AfterFunc(left, g.expire)
 			mine = false
 		}
@@ -157,6 +171,11 @@ const (
 func (l *Lock) pursue(ctx context.Context, a *ask) (h *Hold, err error) {
 	patient, cancel := context.WithTimeout(ctx, l.pursuit())
 	defer cancel()
+	defer func() {
+		if h == nil {
+			l.refuse()
+		}
+	}()
 	for pause := firstPursuit; ; pause *= 2 {
 		timer := time.NewTimer(pause)
 		select {
@@ -174,10 +193,10 @@ func (l *Lock) pursue(ctx context.Context, a *ask) (h *Hold, err error) {
 
 // retains reports whether the lock is to be asked for with an ID that retains it.
 func (t *turns) retains() bool {
-	keep := min(t.Retention, t.ttl)
-	if keep == 0 || t.NoRenewal {
+	if t.Retention == 0 || t.NoRenewal {
 		return false
 	}
+	keep := t.keep()
 	t.box.KeepOpen(t.server, keep)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -229,16 +248,21 @@ func (t *turns) forgoLocked(g *grant) {
 	} else {
 		t.past.used = now
 	}
+	g.rest.stop()
 }
 
-// reuseLocked gives the goroutine that has just come the idle lease to write
-// under, along with the turn. It returns nil if the lease is lost, or reads.
-func (t *turns) reuseLocked() *Hold {
+// reuseLocked returns the hold of the idle lease, if the goroutine that has just
+// got the turn can write under it. If there is a lease that it cannot use, the
+// goroutine must make way before it asks Redis.
+func (t *turns) reuseLocked(mode Mode) *Hold {
 	h := t.idle.hold
-	if h.grant.mode == Read || !h.lease.Join(t.Clock.Now()) {
+	switch {
+	case h == nil:
+		return nil
+	case mode == Read || h.grant.mode == Read || !h.lease.Join(t.Clock.Now()):
+		t.displaced = t.takeLocked()
 		return nil
 	}
-	t.queue.enter(Write, false)
 	t.idle, t.writer = idler{}, h
 	t.served++
 	t.reusedLocked(h.grant)
@@ -252,29 +276,34 @@ func (t *turns) reusedLocked(g *grant) {
 	t.uses.Add(-1) // the goroutine's own counts
 }
 
-// takeIdle takes the idle lease, which the caller gives back by releaseIdle. It takes
-// that of one grant, or any if g is nil.
-func (t *turns) takeIdle(g *grant) (taken idleTaken, ok bool) {
+// takeIdle takes the idle lease, and the turn. The caller ends the lease and leaves
+// the turn. It takes the lease of one grant, or any if g is nil. It returns nil if
+// there is none.
+func (t *turns) takeIdle(g *grant) *Hold {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h := t.idle.hold
 	if h == nil || g != nil && h.grant != g {
-		return taken, false
+		return nil
 	}
+	t.queue.free()
+	return t.takeLocked()
+}
+
+// takeLocked takes the idle lease, which the caller ends.
+func (t *turns) takeLocked() *Hold {
+	h := t.idle.hold
 	t.idle = idler{}
 	t.idles.Add(-1)
 	rest := &h.grant.rest
-	if rest.timer != nil {
-		rest.timer.Stop()
-		rest.timer = nil
-	}
+	rest.stop()
 	now := t.Clock.Now()
 	if h.grant.wanted.Load() != 0 {
 		t.past.recalled(now, rest.uses)
 	} else {
 		t.past.kept(now)
 	}
-	return idleTaken{h, t.queue.free()}, true
+	return h
 }
 
 // using reports whether goroutines hold under g.
@@ -296,63 +325,84 @@ func (t *turns) idleGrant() (g *grant, since time.Time) {
 	return g, g.rest.since
 }
 
-// An idleTaken is an idle lease that goes back.
-type idleTaken struct {
-	hold *Hold
-	turn bool // the turn came with it: no goroutine had it
-}
-
 // recallIdle releases the idle lease of g in the background, and reports
 // whether it was idle.
 func (t *turns) recallIdle(g *grant) bool {
-	taken, ok := t.takeIdle(g)
-	if ok {
+	h := t.takeIdle(g)
+	if h != nil {
 		go func() {
-			defer t.survive("warlock: an unlock in the background panicked")
-			err := t.releaseIdle(context.Background(), taken)
-			if err != nil && !errors.Is(err, redis.ErrClosed) {
-				t.log().Warn("warlock: an unlock in the background failed", "error", err)
-			}
+			defer t.leave()
+			t.endIdleOrLog(context.Background(), h)
 		}()
 	}
-	return ok
+	return h != nil
 }
 
-// releaseIdle releases an idle lease. It returns no error if the lease was lost: it
-// was nobody's.
-func (t *turns) releaseIdle(ctx context.Context, taken idleTaken) (err error) {
+// endIdle releases a lease that was idle. It returns no error if the lease was
+// lost: it was nobody's.
+func (t *turns) endIdle(ctx context.Context, h *Hold) (err error) {
 	defer func() {
-		if taken.turn {
-			t.leave()
-		}
 		if t.gone != nil {
 			t.gone()
 		}
 	}()
-	if err = taken.hold.end(ctx); errors.Is(err, lease.ErrLost) {
+	if err = h.end(ctx); errors.Is(err, lease.ErrLost) {
 		return nil
 	}
 	return err
 }
 
-// makeWay gives the idle lease back that the caller, which has the turn, cannot
-// use. It returns at the end of ctx at the latest.
+// makeWay gives the lease back that was idle, and that the caller, which has the
+// turn, cannot use. It returns at the end of ctx at the latest.
 func (l *Lock) makeWay(ctx context.Context) {
-	taken, ok := l.takeIdle(nil)
-	if !ok {
+	l.mu.Lock()
+	h := l.displaced
+	l.displaced = nil
+	l.mu.Unlock()
+	if h == nil {
 		return
 	}
-	_, _ = send.Wait(ctx, func() error { return l.releaseIdle(context.WithoutCancel(ctx), taken) })
+	_, _ = send.Wait(ctx, func() error {
+		l.endIdleOrLog(context.WithoutCancel(ctx), h)
+		return nil
+	})
+}
+
+// endIdleOrLog is endIdle where there is no caller to return an error to or to
+// panic in.
+func (t *turns) endIdleOrLog(ctx context.Context, h *Hold) {
+	defer t.survive("warlock: an unlock in the background panicked")
+	err := t.endIdle(ctx, h)
+	if err != nil && !errors.Is(err, redis.ErrClosed) {
+		t.log().Warn("warlock: an unlock in the background failed", "error", err)
+	}
 }
 
 // Yield gives the lease back that is idle, if one is.
 func (l *Lock) Yield(ctx context.Context) error {
 	l.check()
-	taken, ok := l.takeIdle(nil)
-	if !ok {
+	h := l.takeIdle(nil)
+	if h == nil {
+		return l.awaitRelease(ctx)
+	}
+	defer l.leave()
+	return l.endIdle(ctx, h)
+}
+
+// awaitRelease waits for the end of the release that is under way, if one is.
+func (l *Lock) awaitRelease(ctx context.Context) error {
+	l.mu.Lock()
+	released := l.queue.underway(Write)
+	l.mu.Unlock()
+	if released == nil {
 		return nil
 	}
-	return l.releaseIdle(ctx, taken)
+	select {
+	case <-released:
+		return nil
+	case <-ctx.Done():
+		return l.server.ExplainEnd(ctx, "yield", errNotYet)
+	}
 }
 
 // A past is what a process remembers of a lock between two grants, in order to

@@ -24,13 +24,16 @@ type turns struct {
 	writer *Hold  // the hold under which a goroutine writes; nil: none writes
 	shares shares // the holds under which goroutines read
 	idle   idler  // the lease that is retained; see retain.go
-	past   past
-	served uint64 // counts the writers that have got the lock in this process
-	stuck  stuck
+	// displaced is the lease that was idle when a goroutine got the turn that cannot
+	// use it. That goroutine gives it back. nil: there is none.
+	displaced *Hold
+	past      past
+	served    uint64 // counts the writers that have got the lock in this process
+	stuck     stuck
 
 	// Of the lock of a Table.
 	uses atomic.Int32 // calls that lock, holds, and the idle lease: each counts once
-	gone func()       // called when an idle lease has gone back; nil: of no Table
+	gone func()       // counts a use less; nil: of no Table, or nothing is retained
 }
 
 // enter waits for the turn until ctx ends. It returns a hold if the goroutine got
@@ -86,15 +89,10 @@ func (t *turns) tryEnter(ctx context.Context, mode Mode) (h *Hold, entered bool)
 // admitLocked gives a goroutine that has just come the turn or a hold, if it
 // need not wait.
 func (t *turns) admitLocked(mode Mode) (h *Hold, entered bool) {
-	if mode == Write && t.idle.hold != nil {
-		if h := t.reuseLocked(); h != nil {
-			return h, true
-		}
-	}
 	s, now := t.openLocked(mode)
 	switch t.queue.admit(mode, s != nil) {
 	case mayAsk:
-		return nil, true
+		return t.reuseLocked(mode), true
 	case mayJoin:
 		t.joinLocked(s, 1, now)
 		return s.hold, true
@@ -253,20 +251,20 @@ func (t *turns) letInLocked(s *share) {
 	t.advanceLocked() // a writer asks while they read
 }
 
-// endRead takes one reader out of a share, which it returns, or nil if nobody
-// reads. last says that the share has no other reader, and was not retained. frees
-// says that the caller is to free the lock, and has the turn until it has done so.
-func (t *turns) endRead() (s *share, e readEnding) {
+// endRead takes one reader out of a share. It returns the hold of the share, or nil
+// if nobody reads, and what becomes of the share.
+func (t *turns) endRead() (h *Hold, e readEnding) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.shares) == 0 {
 		return nil, e
 	}
 	i := t.shares.first()
-	s = t.shares[i]
+	s := t.shares[i]
+	h = s.hold
 	s.readers--
 	if s.readers > 0 {
-		return s, e
+		return h, e
 	}
 	t.shares = slices.Delete(t.shares, i, i+1)
 	e.last = true
@@ -274,10 +272,10 @@ func (t *turns) endRead() (s *share, e readEnding) {
 		e.frees = true
 		if _, waits := t.queue.next(); !waits && t.retainShareLocked(s) {
 			t.queue.leave()
-			return s, readEnding{retained: true}
+			return h, readEnding{retained: true}
 		}
 	}
-	return s, e
+	return h, e
 }
 
 // A readEnding says what becomes of a share when one of its readers leaves.

@@ -66,7 +66,7 @@ func TestWaitThatEndsAtItsGrant(t *testing.T) {
 				t.Fatalf("withdrawn: %p, %v; want the hold that it got, %p", h, served, held)
 			}
 			if mode == Read {
-				l.dispose(t.Context(), Read) // its own
+				l.Unlock(Read) // its own
 			}
 			l.Unlock(mode)
 			if h := l.Held(mode); h != nil {
