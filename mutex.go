@@ -18,7 +18,8 @@ import (
 // A Mutex serves waiters in order. Processes get the lock in the order in which
 // they asked Redis for it. The goroutines of one Mutex get it in the order in
 // which they called Lock. A process that has the lock hands it from goroutine
-// to goroutine for at most 10 ms before the next process gets it. TryLock, and
+// to goroutine for at most 10 ms before the next process gets it. With
+// [WithRetention] the 10 ms count from when another process asks. TryLock, and
 // the tries of [WithRetry], do not queue: they find the lock taken while others
 // wait for it.
 //
@@ -65,7 +66,9 @@ func (m *Mutex) LockContext(ctx context.Context) error {
 
 // TryLock tries once to lock m and reports whether it did. It reports false on
 // any error, and logs the error. It asks Redis once, or not at all if this
-// process knows that m is locked. It waits for an answer for at most the ttl.
+// process knows that m is locked. It waits for an answer for at most the ttl. If
+// another process retains m, TryLock asks again until that process has answered,
+// for a tenth of the ttl and 50 ms at most.
 func (m *Mutex) TryLock() bool { return m.lock.TryLock(lock.Write) }
 
 // TryLockContext tries once to lock m and reports whether it did. It returns an
