@@ -108,6 +108,46 @@ func (b *builder) handsOn(o, next *Op) {
 	next.ID = o.ID
 }
 
+// tries adds an op that does not queue, and is refused.
+func (b *builder) tries(process, called, refused int) *Op {
+	o := &Op{
+		Process: process, Slot: process, Number: len(b.Ops), Kind: "Mutex", Try: true,
+		ID: fmt.Sprintf("%d:%d", process, len(b.Ops)), Called: at(called), Refused: at(refused),
+	}
+	b.Ops = append(b.Ops, o)
+	b.asks(o, Acquire, called, No)
+	return o
+}
+
+// retains makes o retain its lease at its unlock, and release it at released; 0:
+// never.
+func (b *builder) retains(o *Op, released int) {
+	for _, q := range b.Requests {
+		if q.ID == o.ID {
+			q.ID += "r"
+		}
+	}
+	o.ID += "r"
+	b.Requests = slices.DeleteFunc(b.Requests, func(q *Request) bool {
+		return q.ID == o.ID && q.Script == Release
+	})
+	if released != 0 {
+		b.asks(o, Release, released, Yes)
+	}
+}
+
+// recalls lets process 0 retain the lock, and give it back to process 1 when that
+// asks, so many times. Process 0 asks again so many ms later.
+func (b *builder) recalls(times, later int) {
+	b.Punctual = true
+	for i := range times {
+		start := 100 * i
+		b.retains(b.holds(0, start, start+1, start+10, int64(10*i+1)), start+20)
+		b.holds(1, start+19, start+21, start+23, int64(10*i+2))
+		b.retains(b.holds(0, start+20+later, start+24+later, start+26+later, int64(10*i+3)), start+60)
+	}
+}
+
 // The slot of a fault that hits all processes.
 const everywhere = -1
 
@@ -390,6 +430,57 @@ var histories = map[string]struct {
 		h.suffers(StopsProcess|KillsProcess, 0, AllKeys, 30, 40)
 		h.asks(h.holds(1, 5, 1300, 1310, 20), Acquire, 900, No)
 	}, []string{"crash"}},
+	"a try that is refused a lock in use": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.tries(1, 20, 22)
+	}, nil},
+	"a try that is refused a lock nobody wants": {func(h *builder) {
+		h.Punctual = true
+		h.holds(0, 0, 1, 50, 10)
+		h.tries(1, 60, 110)
+	}, []string{"tries"}},
+	"a few tries that are refused a lock nobody wants, of real processes": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		h.tries(1, 60, 110)
+	}, nil},
+	"many tries that are refused a lock nobody wants": {func(h *builder) {
+		h.holds(0, 0, 1, 50, 10)
+		for i := range 4 {
+			h.tries(1, 60+300*i, 110+300*i)
+		}
+	}, []string{"tries"}},
+	"a try that ended with its context": {func(h *builder) {
+		h.Punctual = true
+		h.holds(0, 0, 1, 50, 10)
+		h.tries(1, 60, 110).GaveUp = true
+	}, nil},
+	"a try that is refused, and the holder's answer was lost": {func(h *builder) {
+		h.Punctual = true
+		h.holds(0, 0, 1, 50, 10)
+		h.tries(1, 60, 110)
+		h.suffers(LosesMessages, 0, AllKeys, 55, 65)
+	}, nil},
+	"a process that retains a lock right after each recall": {func(h *builder) {
+		h.recalls(3, 5)
+	}, []string{"recalls"}},
+	"a process that retains a lock twice right after a recall": {func(h *builder) {
+		h.recalls(2, 5)
+	}, nil},
+	"a process that cools down after a recall": {func(h *builder) { h.recalls(3, 10) }, nil},
+	"a lease that stays idle when the subscription breaks": {func(h *builder) {
+		h.retains(h.holds(0, 0, 1, 50, 10), 700)
+		h.Breaks = []Break{{Process: 0, At: at(100)}}
+	}, []string{"breaks"}},
+	"a lease that goes back when the subscription breaks": {func(h *builder) {
+		h.retains(h.holds(0, 0, 1, 50, 10), 101)
+		h.Breaks = []Break{{Process: 0, At: at(100)}}
+	}, nil},
+	"a lease that is used again right after the subscription broke": {func(h *builder) {
+		first := h.holds(0, 0, 1, 50, 10)
+		h.handsOn(first, h.holds(0, 150, 151, 160, 11))
+		h.retains(first, 700)
+		h.Breaks = []Break{{Process: 0, At: at(100)}}
+	}, nil},
 	"waiters that are not told": {func(h *builder) {
 		h.holds(0, 0, 1, 100, 1)
 		for i := range 4 {

@@ -171,6 +171,9 @@ func NewPlan(seed uint64) *Plan {
 	p.Hold = [...]time.Duration{p.TTL / 20, p.TTL / 5, p.TTL, 2 * p.TTL}[r.IntN(4)]
 	p.Pause = [...]time.Duration{p.TTL / 100, p.TTL / 20, p.TTL}[r.IntN(3)]
 	p.Retention, p.Beat = drawRetention(seed)
+	if p.Beat > 0 { // so that requests meet at one key, and idle times follow holds
+		p.Keys, p.Hold = 1, p.TTL/20
+	}
 	if r.IntN(8) > 0 { // the others run without faults
 		p.Faults = drawFaults(r, p)
 	}
