@@ -159,6 +159,17 @@ func TestNothingRunsWhenTheClientIsClosed(t *testing.T) {
 	}
 }
 
+// Nor is anything left of a lock that was idle when its client was closed.
+func TestNothingRunsWhenTheClientOfARetainedLockIsClosed(t *testing.T) {
+	for face, newFace := range faces {
+		testNothingRuns(t, face, func(t *testing.T, s *redistest.Server, client *redis.Client) <-chan error {
+			f := newFace(client, long, warlock.WithRetention(time.Hour))
+			(&retainer{f, t, s, redistest.CountScripts(client)}).retain()
+			return nil
+		})
+	}
+}
+
 // testNothingRuns closes a client with which prepare has locked, or waits: then
 // done yields its error. It fails if goroutines of the library run for longer
 // after that.

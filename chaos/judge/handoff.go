@@ -7,9 +7,8 @@ import "time"
 // ask: that takes up to a third of the ttl.
 const slowHandOff = 75 * time.Millisecond
 
-// firstWait is how many round trips a new client makes before it hears of
-// grants, and has asked for those that came before: to connect, to greet, to
-// subscribe, and to ask.
+// firstWait is how many round trips a new client makes before it hears of grants,
+// and has asked for earlier grants: to connect, to greet, to subscribe, and to ask.
 const firstWait = 4
 
 // punctualHandOff is longer than any hand-off takes, and than any lock is idle

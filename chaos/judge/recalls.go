@@ -108,7 +108,8 @@ func (h *History) retainedAt(b Break, until Instant) (last *Op) {
 			last = o
 		}
 	}
-	if last == nil || !retains(last.ID) || h.releasedBetween(last.ID, last.Called, b.At) || h.expiry(last) <= until {
+	if last == nil || !retains(last.ID) || h.expiry(last) <= until ||
+		h.releasedBetween(last.ID, last.Called, b.At) {
 		return nil
 	}
 	return last

@@ -98,7 +98,8 @@ func (a *ask) queue() {
 	}
 }
 
-// listen makes a request that does not queue one that is told of others.
+// listen lets this process hear of others from before a request that does not
+// queue, if the ID retains.
 func (a *ask) listen() {
 	if a.retains && a.waiter == nil {
 		a.waiter = a.box.Join(a.id, a.server)
@@ -190,7 +191,8 @@ func (a *ask) rename(ctx context.Context) {
 // it has been released: such a message may come late.
 func (a *ask) newHold(token int64) (*Hold, error) {
 	g := &grant{
-		site: a.site, turns: a.turns, id: a.id, mode: a.mode, alone: a.uncontended, doubt: a.doubt(),
+		site: a.site, turns: a.turns, id: a.id, mode: a.mode,
+		alone: a.uncontended, doubt: a.doubt(),
 		first: token, last: token + a.reserve, since: a.Clock.Now(), known: time.Now(),
 		hears: a.retains && a.waiter != nil && a.uncontended && a.listening, // before a timer looks
 	}

@@ -259,8 +259,8 @@ func (g *group) letGo(ctx context.Context) {
 
 // lost reports whether the lease under which id is locked has ended.
 func (t *Table) lost(id string) bool {
-	l := t.Held(id, Write)
-	return l != nil && l.lease.Err() != nil
+	e := t.lookUp(id)
+	return e != nil && e.lost()
 }
 
 // letGo unlocks ids, and logs errors. It returns letGoTime after the end of ctx

@@ -325,6 +325,13 @@ func (t *turns) idleGrant() (g *grant, since time.Time) {
 	return g, g.rest.since
 }
 
+// yields reports whether a lease is idle, or goes back.
+func (t *turns) yields() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.idle.hold != nil || t.queue.underway(Write) != nil
+}
+
 // recallIdle releases the idle lease of g in the background, and reports
 // whether it was idle.
 func (t *turns) recallIdle(g *grant) bool {

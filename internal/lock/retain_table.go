@@ -10,11 +10,12 @@ import (
 )
 
 // maxIdle is how many leases of a Table may be idle. Each takes about 1.2 KB in
-// this process. If there are more, one that has been idle for long goes back.
+// this process. If there are more, a lease goes back that has been idle for long.
 const maxIdle = 4096
 
-// limitIdle lets a lease go back if too many are idle. Of a few leases it takes the
-// one that has been idle for longest, which comes near to the least recently used.
+// limitIdle lets a lease go back if too many are idle. It looks at a few leases, and
+// takes the lease that has been idle for longest. That is near to the least
+// recently used.
 func (t *Table) limitIdle() {
 	if t.idles.Load() <= maxIdle {
 		return
@@ -40,19 +41,21 @@ func (t *Table) limitIdle() {
 	}
 }
 
-// Yield gives all leases back that are idle. It returns when all are released, or
-// with the errors.
+// Yield gives all leases back that are idle. It returns their errors when all are
+// released, and when releases have ended that were under way before.
 func (t *Table) Yield(ctx context.Context) error {
 	t.check()
 	t.mu.Lock()
 	var idle []*entry
 	for _, e := range t.entries {
-		if g, _ := e.idleGrant(); g != nil {
+		if e.yields() {
 			idle = append(idle, e)
 		}
 	}
 	t.mu.Unlock()
-	slices.SortFunc(idle, func(a, b *entry) int { return strings.Compare(a.server.Key(), b.server.Key()) })
+	slices.SortFunc(idle, func(a, b *entry) int {
+		return strings.Compare(a.server.Key(), b.server.Key())
+	})
 	errs := make([]error, len(idle))
 	for from := 0; from < len(idle); from += atOnce {
 		n := min(atOnce, len(idle)-from)

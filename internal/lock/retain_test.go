@@ -50,7 +50,7 @@ func TestRecalledLockCoolsDown(t *testing.T) {
 	}
 	recall(0, firstPause)
 	recall(paid-1, 2*firstPause)
-	p.recalled(now.Add(firstPause), 0) // while it cools down: one recall of a lock that is not retained
+	p.recalled(now.Add(firstPause), 0) // while it cools down: it was not retained
 	recall(1, 4*firstPause)
 	recall(paid, 0)
 	recall(0, 4*firstPause)
@@ -78,8 +78,6 @@ func TestPasts(t *testing.T) {
 		t.Errorf("the past of an id that was never used is %+v", got)
 	}
 }
-
-const lockQueue = "warlock:{" + lockKey + "}:queue"
 
 // newAnswerGate returns a checkpoint that stops one answer of a client on its way
 // back.
@@ -126,15 +124,24 @@ func TestRecallBeforeTheAnswer(t *testing.T) {
 			gate.armed.Store(true)
 			done := result(func() error { return l.LockContext(t.Context(), mode) })
 			await(t, gate.reached, "the lock is granted, and this process does not know")
-			other := newLock(s.Client(), time.Minute, Options{})
+			if id := s.Get(lockKey); mode == Write && !protocol.Retains(id) {
+				t.Fatalf("the lock is not to be retained: %q", id)
+			}
+			another := s.Client()
+			asked := answers(another)
+			other := newLock(another, time.Minute, Options{})
 			waits := result(func() error { return other.LockContext(t.Context(), Write) })
-			redistest.Eventually(t, func() bool { return s.Do("ZCARD", lockQueue) == int64(1) }, "another waits")
+			// It asks, sends itself a message, and asks again when that has arrived.
+			redistest.Eventually(t, func() bool { return asked.Load() >= 3 }, "another waits")
 			heard(t, s, l)
 			close(gate.open)
 			if err := await(t, done, "this process has the lock"); err != nil {
 				t.Fatal(err)
 			}
 			l.Unlock(mode)
+			if g, _ := l.idleGrant(); g != nil {
+				t.Error("the lock is idle, though another waits")
+			}
 			if err := await(t, waits, "the other has it after the unlock"); err != nil {
 				t.Error(err)
 			}
@@ -189,4 +196,55 @@ func TestEndsOfAnIdleLeaseAtOnce(t *testing.T) {
 			redistest.Eventually(t, func() bool { return s.Get(lockKey) == "" }, "the lock is free")
 		}
 	})
+}
+
+// The holds under a retained lease have at most a token for each microsecond, apart
+// from the first few.
+func TestTokensDoNotRunAhead(t *testing.T) {
+	g := &grant{mode: Write, hears: true, first: 1000, last: 1000 + MaxHandOffs, known: time.Now()}
+	token := g.first
+	for {
+		next, ok := g.tokenAfter(token)
+		passed := time.Since(g.known).Microseconds()
+		switch {
+		case !ok && token == g.last:
+			return
+		case !ok:
+			continue // a goroutine that cannot wait so long would ask Redis
+		case next != token+1 || next-g.first > passed+20:
+			t.Fatalf("the token after %d is %d, %d us after %d", token, next, passed, g.first)
+		}
+		token = next
+	}
+}
+
+// A Table retains about maxIdle ids, however many are used again and again.
+func TestIdleLeasesOfATableAreLimited(t *testing.T) {
+	s := redistest.StartMini(t)
+	table := new(Table)
+	table.Init(s.Client(), "invoice:", time.Minute, Options{Clock: RealClock, Retention: time.Hour})
+	ids := make([]string, maxIdle+1000)
+	for i := range ids {
+		ids[i] = fmt.Sprint(i)
+	}
+	reached := func() bool { return table.idles.Load() >= maxIdle }
+	redistest.Eventually(t, func() bool {
+		unlock, err := table.LockAll(t.Context(), ids...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock()
+		return reached()
+	}, "many are retained")
+	if n := table.idles.Load(); n > maxIdle+16 {
+		t.Errorf("%d leases are idle, want about %d", n, maxIdle)
+	}
+	redistest.Eventually(t, func() bool { return table.Len() == 0 }, "the others have gone back")
+	if err := table.Yield(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := table.idles.Load(); n != 0 {
+		t.Errorf("%d leases are idle after Yield", n)
+	}
+	redistest.Eventually(t, func() bool { return table.Len() == 0 }, "no id is in use")
 }

@@ -37,7 +37,8 @@ func (t *turns) look() {
 	t.mu.Lock()
 	_, waits := t.queue.next()
 	s, holder := &t.stuck, t.holderLocked()
-	long := waits && holder != nil && holder == s.holder && t.served == s.served && holder != s.warned &&
+	same := holder != nil && holder == s.holder && t.served == s.served
+	long := waits && same && holder != s.warned &&
 		t.Clock.Since(s.since) >= t.ttl // by the lock's clock, too
 	if long {
 		s.warned = holder

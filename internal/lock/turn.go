@@ -159,22 +159,34 @@ func (t *turns) leave() {
 	t.advanceLocked()
 }
 
-// Held returns the hold of the goroutine that writes, or of those that read,
-// and nil if there is none.
+// Held returns the hold of the goroutine that writes, or of the goroutines that
+// read, for a user. It returns nil if there is none.
 func (t *turns) Held(mode Mode) *Hold {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	h := t.writer
-	if mode == Read {
-		h = nil
-		if s := t.shares.newest(); s != nil {
-			h = s.hold
-		}
-	}
+	h := t.heldLocked(mode)
 	if h != nil {
 		h.shown.Store(true)
 	}
 	return h
+}
+
+func (t *turns) heldLocked(mode Mode) *Hold {
+	if mode == Write {
+		return t.writer
+	}
+	if s := t.shares.newest(); s != nil {
+		return s.hold
+	}
+	return nil
+}
+
+// lost reports whether the lease under which a goroutine writes has ended.
+func (t *turns) lost() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.heldLocked(Write)
+	return h != nil && h.lease.Err() != nil
 }
 
 // Waiting returns how many goroutines wait for their turn.

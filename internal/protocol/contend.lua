@@ -98,9 +98,8 @@ end
 -- Returns a refusal, as acquire.lua describes it. more: ID is to ask again at
 -- once, because the queue has waiters that this call did not look at.
 local function refuse(now, holder, shared, place, reachable, more)
-  -- The ID of a holder that hands off is a UUID, a colon and a number.
-  local pattern = '^%x+%-%x+%-%x+%-%x+%-%x+:%d+r?$'
-  local will_tell = shared or string.find(holder, pattern)
+  -- Of another ID, the holder does not hand off, or may not publish.
+  local will_tell = shared or string.find(holder, OURS .. 'r?$')
   if ROUND == '0' and redis.call('ZCARD', QUEUE) == 0 and ask_holders(holder, shared) then
     return {redis.call('PTTL', LOCK), ASKED, 0, 1, string.sub(holder, 1, 256)}
   end

@@ -23,6 +23,7 @@ local LOCK, FENCE, QUEUE = KEYS[1], KEYS[2], KEYS[3]
 local WAITERS, READERS, DEADLINES = KEYS[4], KEYS[5], KEYS[6]
 local SHARED = 'warlock:readers'
 local EXACT = 9007199254740992 -- 2^53: Lua counts exactly below it
+local OURS = '^%x+%-%x+%-%x+%-%x+%-%x+:%d+' -- an ID of this library begins so
 
 -- Returns the server's time in microseconds, as text. Lua formats a number of
 -- this size slowly, and tostring gives it an exponent.
@@ -34,8 +35,11 @@ end
 local function int(n) return string.format('%.0f', n) end
 
 -- Reports whether the holder id may keep the lock while no goroutine uses it. It
--- is told of others that ask. Such an ID ends with an r.
-local function retains(id) return string.sub(id, -1) == 'r' end
+-- is told of others that ask. Such an ID ends with an r. So may the ID of a plain
+-- holder, which nobody can tell anything.
+local function retains(id)
+  return string.sub(id, -1) == 'r' and string.find(id, OURS .. 'r$') ~= nil
+end
 
 -- Returns the next fencing token, and makes it the fence. The token is the
 -- server's time in microseconds, or the last token + 1 if that is higher.
