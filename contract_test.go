@@ -54,7 +54,7 @@ func (f face) misused() string {
 }
 
 // reads reports whether f is a side that reads.
-func (f face) reads() bool { return f.Do == nil }
+func (f face) reads() bool { return f.TryDo == nil }
 
 // holds reports whether f holds its lease, as the server has it.
 func holds(s *redistest.Server, f face) bool {
@@ -470,14 +470,17 @@ func TestEndedContextSendsNothing(t *testing.T) {
 }
 
 func TestDo(t *testing.T) {
-	eachWriter(t, func(t *testing.T, s *redistest.Server, newFace newFace) {
+	eachFace(t, func(t *testing.T, s *redistest.Server, newFace newFace) {
 		f := newFace(s.Client(), long)
 		type ctxKey struct{}
 		ctx, cancel := context.WithCancel(context.WithValue(within(t), ctxKey{}, "value"))
 		fail := errors.New("the invoice is paid")
 		err := f.Do(ctx, func(ctx context.Context) error {
-			if f.Lease() == nil || s.Get(key) != f.Lease().ID() {
+			if f.Lease() == nil || !holds(s, f) {
 				t.Error("fn runs without the lock")
+			}
+			if l := warlock.LeaseFrom(ctx); l == nil || l != f.Lease() {
+				t.Error("the context does not carry the lease")
 			}
 			if ctx.Value(ctxKey{}) != "value" || ctx.Err() != nil {
 				t.Error("fn's context is not a living child of Do's")

@@ -202,7 +202,8 @@ func ExampleWithRetry() {
 	defer server.Close()
 	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
 	defer client.Close()
-	elsewhere := warlock.NewMutex(client, "invoice:42", 10*time.Second) // as in another process
+	elsewhere := warlock.NewMutex(client, "invoice:42", 10*time.Second, // as in another process
+		warlock.WithOwner("web-2/4711"))
 	elsewhere.Lock()
 	defer elsewhere.Unlock()
 
@@ -210,10 +211,13 @@ func ExampleWithRetry() {
 		warlock.WithRetry(3, 5*time.Millisecond))
 	err = mu.LockContext(context.Background())
 	fmt.Println(errors.Is(err, warlock.ErrNotAcquired))
-	fmt.Println(err)
+	var busy *warlock.BusyError
+	if errors.As(err, &busy) {
+		fmt.Println(busy.Key, "is held by", busy.Owner)
+	}
 	// Output:
 	// true
-	// warlock: lock not acquired in 3 tries (lock "invoice:42")
+	// invoice:42 is held by web-2/4711
 }
 
 // Any process that knows a lease's ID can release the lock.

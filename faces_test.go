@@ -25,8 +25,10 @@ type face struct {
 	Lease          func() *warlock.Lease
 	Yield          func(ctx context.Context) error // of all locks of a Keyed
 
-	// Do is nil for a side that reads.
 	Do func(ctx context.Context, fn func(context.Context) error) error
+
+	// TryDo is nil for a side that reads.
+	TryDo func(ctx context.Context, fn func(context.Context) error) (bool, error)
 
 	process process // to which the lock belongs
 }
@@ -93,10 +95,11 @@ func writesOf(m interface {
 	Lease() *warlock.Lease
 	Yield(ctx context.Context) error
 	Do(ctx context.Context, fn func(context.Context) error) error
+	TryDo(ctx context.Context, fn func(context.Context) error) (bool, error)
 }) face {
 	return face{
 		m.Lock, m.LockContext, m.TryLock, m.TryLockContext, m.Unlock, m.UnlockContext, m.Lease,
-		m.Yield, m.Do, process{},
+		m.Yield, m.Do, m.TryDo, process{},
 	}
 }
 
@@ -104,7 +107,7 @@ func writesOf(m interface {
 func readsOf(rw *warlock.RWMutex) face {
 	return face{
 		rw.RLock, rw.RLockContext, rw.TryRLock, rw.TryRLockContext, rw.RUnlock, rw.RUnlockContext,
-		rw.RLease, rw.Yield, nil, process{},
+		rw.RLease, rw.Yield, rw.RDo, nil, process{},
 	}
 }
 
@@ -122,6 +125,9 @@ func writesOfID(k *warlock.Keyed, id string) face {
 		func(ctx context.Context, fn func(context.Context) error) error {
 			return k.Do(ctx, id, fn)
 		},
+		func(ctx context.Context, fn func(context.Context) error) (bool, error) {
+			return k.TryDo(ctx, id, fn)
+		},
 		process{},
 	}
 }
@@ -137,6 +143,9 @@ func readsOfID(k *warlock.Keyed, id string) face {
 		func(ctx context.Context) error { return k.RUnlockContext(ctx, id) },
 		func() *warlock.Lease { return k.RLease(id) },
 		k.Yield,
+		func(ctx context.Context, fn func(context.Context) error) error {
+			return k.RDo(ctx, id, fn)
+		},
 		nil,
 		process{},
 	}

@@ -75,6 +75,26 @@ func (k *Keyed) Do(ctx context.Context, id string, fn func(context.Context) erro
 	return k.table.Do(ctx, id, lock.Write, fn)
 }
 
+// TryDo tries once to lock id, as TryLockContext does. If it gets the lock, it runs
+// fn as Do does, and returns true and the error of that. It returns false, and does
+// not run fn, if the lock is taken, or if an error leaves that unknown.
+func (k *Keyed) TryDo(ctx context.Context, id string, fn func(context.Context) error) (bool, error) {
+	return k.table.TryDo(ctx, id, lock.Write, fn)
+}
+
+// RDo locks id for reading, runs fn, and unlocks id, as [Mutex.Do] does. The lease is
+// that of the readers of this process, which may be others' too.
+func (k *Keyed) RDo(ctx context.Context, id string, fn func(context.Context) error) error {
+	return k.table.Do(ctx, id, lock.Read, fn)
+}
+
+// DoAll locks all of ids as [Keyed.LockAll] does, runs fn, and unlocks them. The
+// context of fn ends with ctx and with the first of the leases that is lost. DoAll
+// returns errors as [Mutex.Do] does.
+func (k *Keyed) DoAll(ctx context.Context, ids []string, fn func(context.Context) error) error {
+	return k.table.DoAll(ctx, ids, fn)
+}
+
 // Lease returns the lease under which id is locked, or nil if it is not, as
 // [Mutex.Lease] does.
 func (k *Keyed) Lease(id string) *Lease { return (*Lease)(k.table.Held(id, lock.Write)) }

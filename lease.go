@@ -11,7 +11,18 @@ import (
 // loss. Its methods may be called concurrently, and after its end.
 type Lease lock.Hold
 
-func (l *Lease) hold() *lock.Hold { return (*lock.Hold)(l) }
+func (l *Lease) hold() *lock.Hold {
+	if l == nil {
+		panic("warlock: the *Lease is nil: the lock is not held, or the context is not that of a Do")
+	}
+	return (*lock.Hold)(l)
+}
+
+// LeaseFrom returns the lease under which a function runs, given the context that
+// Do, TryDo or RDo gave it, or a context made from that. It returns nil for any
+// other context, also that of [Keyed.DoAll], which has several leases. Unlike
+// [Keyed.Lease], it never returns the lease of another goroutine that locks later.
+func LeaseFrom(ctx context.Context) *Lease { return (*Lease)(lock.HoldFrom(ctx)) }
 
 // ID returns the value under the lock's key in Redis while the lease lasts.
 // With the ID any process can [Release] or [Extend] the lease.

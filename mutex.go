@@ -111,6 +111,13 @@ func (m *Mutex) Do(ctx context.Context, fn func(context.Context) error) error {
 	return m.lock.Do(ctx, lock.Write, fn)
 }
 
+// TryDo tries once to lock m, as TryLockContext does. If it gets the lock, it runs
+// fn as Do does, and returns true and the error of that. It returns false, and does
+// not run fn, if the lock is taken, or if an error leaves that unknown.
+func (m *Mutex) TryDo(ctx context.Context, fn func(context.Context) error) (bool, error) {
+	return m.lock.TryDo(ctx, lock.Write, fn)
+}
+
 // Yield gives m back to Redis if this process retains it idle, see [WithRetention],
 // and leaves a locked m alone. A process that ends soon may call it, so that
 // others need not wait for the lease to run out. It returns errors as

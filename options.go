@@ -16,7 +16,7 @@ type Option func(*options)
 type options = lock.Options
 
 func newOptions(opts []Option) options {
-	o := options{Clock: lock.RealClock}
+	o := options{Clock: lock.RealClock, Owner: lock.DefaultOwner(), Busy: newBusyError}
 	for _, opt := range opts {
 		if opt == nil {
 			panic("warlock: nil Option")
@@ -56,6 +56,47 @@ func WithRetry(attempts int, wait time.Duration) Option {
 			attempts, wait))
 	}
 	return func(o *options) { o.Attempts, o.Interval = max(attempts, 0), wait }
+}
+
+// WithMaxWait makes LockContext, RLockContext, LockAll and the Do methods wait for d
+// at most, by the lock's clock, and then return [ErrNotAcquired]. What runs under
+// the lock may take longer, so one context serves for the wait and the work.
+// WithMaxWait panics if d is not positive.
+func WithMaxWait(d time.Duration) Option {
+	if d <= 0 {
+		panic(fmt.Sprintf("warlock: WithMaxWait(%v): not positive: "+
+			"leave the option out to wait until the context ends, or use TryLock", d))
+	}
+	return func(o *options) { o.MaxWait = d }
+}
+
+// WithMinHold makes a lock that is unlocked early stay taken in Redis until d after
+// its acquisition. So of many machines that start a short job at about the same
+// time, by TryLock or TryDo, one runs it. The unlock itself does not wait. It wakes
+// no waiter, and outlives the process.
+//
+// With WithMinHold, each acquisition asks Redis: a process hands the lock from
+// goroutine to goroutine through Redis, and retains nothing. The lock is free
+// earlier than d only if its lease is lost, or if [Release] frees it. WithMinHold
+// panics if d is not positive or longer than a year.
+func WithMinHold(d time.Duration) Option {
+	if d <= 0 || d > lock.MaxTTL {
+		panic(fmt.Sprintf("warlock: WithMinHold(%v): give the time, up to a year, "+
+			"for which an early unlock leaves the lock taken", d))
+	}
+	return func(o *options) { o.MinHold = d }
+}
+
+// WithOwner names this process to people: label is part of each lease's ID, which is
+// the value of the lock's key in Redis, and of [BusyError]. The default is the name
+// of the host and the number of the process, as in web-3/4711. An empty label leaves
+// the owner out. WithOwner panics if label is longer than 64 bytes, or has
+// characters that are not printable ASCII.
+func WithOwner(label string) Option {
+	if !lock.IsOwner(label) {
+		panic(fmt.Sprintf("warlock: WithOwner(%.80q): use at most 64 printable ASCII characters", label))
+	}
+	return func(o *options) { o.Owner = label }
 }
 
 // WithoutRenewal makes a lease live for its ttl and no longer, unless

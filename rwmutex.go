@@ -83,6 +83,19 @@ func (rw *RWMutex) Do(ctx context.Context, fn func(context.Context) error) error
 	return rw.lock.Do(ctx, lock.Write, fn)
 }
 
+// TryDo tries once to lock rw for writing, as TryLockContext does. If it gets the lock, it runs
+// fn as Do does, and returns true and the error of that. It returns false, and does
+// not run fn, if the lock is taken, or if an error leaves that unknown.
+func (rw *RWMutex) TryDo(ctx context.Context, fn func(context.Context) error) (bool, error) {
+	return rw.lock.TryDo(ctx, lock.Write, fn)
+}
+
+// RDo locks rw for reading, runs fn, and unlocks rw, as [Mutex.Do] does. The lease is
+// that of the readers of this process, which may be others' too.
+func (rw *RWMutex) RDo(ctx context.Context, fn func(context.Context) error) error {
+	return rw.lock.Do(ctx, lock.Read, fn)
+}
+
 // Yield gives rw back to Redis if this process retains it idle, as [Mutex.Yield]
 // does.
 func (rw *RWMutex) Yield(ctx context.Context) error { return rw.lock.Yield(ctx) }

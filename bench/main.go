@@ -58,7 +58,11 @@ func main() {
 	short := flag.Bool("short", false, "run everything in less than a minute, for a look")
 	out := flag.String("out", "",
 		`folder for the results; empty: "results", or none with -short or -cases`)
+	draw := flag.String("draw", "", "draw the plots of the results in this folder anew, and measure nothing")
 	flag.Parse()
+	if *draw != "" {
+		exit(drawAnew(*draw))
+	}
 	if flag.NArg() > 0 || b.rounds < 1 || b.window <= 0 || b.killsOurs < 1 {
 		exit(fmt.Errorf("bad arguments %q: see -help", flag.Args()))
 	}

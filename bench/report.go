@@ -255,6 +255,19 @@ func (r *report) write(dir string) error {
 	return os.WriteFile(readme, updated, 0o644)
 }
 
+// drawAnew draws the plots of the results in dir.
+func drawAnew(dir string) error {
+	text, err := os.ReadFile(filepath.Join(dir, "results.json"))
+	if err != nil {
+		return err
+	}
+	var r report
+	if err := json.Unmarshal(text, &r); err != nil {
+		return err
+	}
+	return r.plot(dir)
+}
+
 const (
 	begin = "<!-- results -->"
 	end   = "<!-- /results -->"

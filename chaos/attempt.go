@@ -196,7 +196,7 @@ func (a *attempt) unlock(c choices) {
 	if errors.Is(err, warlock.ErrNotHeld) {
 		a.Problem = "UnlockContext: " + err.Error()
 	}
-	if a.held != nil && !a.Read { // after a local hand-off the ID has the token behind it
-		a.ID, _, _ = strings.Cut(a.held.ID(), "/")
+	if a.held != nil && !a.Read { // after a local hand-off the ID has the token in it
+		a.ID = judge.InRedis(a.held.ID())
 	}
 }

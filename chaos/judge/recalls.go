@@ -13,8 +13,19 @@ const (
 	coolDown = 10 * time.Millisecond
 )
 
+// InRedis returns the ID that a lease has in Redis. The ID of a hold that was handed
+// off locally has the hold's token in it, after a point.
+func InRedis(id string) string {
+	unique, label, _ := strings.Cut(id, "/")
+	unique, _, _ = strings.Cut(unique, ".")
+	return unique + "/" + label
+}
+
 // retains reports whether the holder of an ID may retain the lock.
-func retains(id string) bool { return strings.HasSuffix(id, "r") }
+func retains(id string) bool {
+	unique, _, _ := strings.Cut(id, "/") // the owner's label follows
+	return strings.HasSuffix(unique, "r")
+}
 
 // mostHasty is how often a process may retain a lock again too soon. A lease may
 // go back for another reason at the instant at which it is recalled.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/warlock-go/warlock"
@@ -374,8 +373,8 @@ func (a *attempt) unlocked(err error) {
 	if errors.Is(err, warlock.ErrNotHeld) {
 		a.problem("UnlockContext: %v", err)
 	}
-	if a.held != nil && !a.Read { // after a local hand-off the ID has the token behind it
-		a.ID, _, _ = strings.Cut(a.held.ID(), "/")
+	if a.held != nil && !a.Read { // after a local hand-off the ID has the token in it
+		a.ID = judge.InRedis(a.held.ID())
 	}
 	a.tell("has unlocked: %v", err)
 	a.note()
@@ -470,7 +469,7 @@ func (p *process) unlockAll(attempts []*attempt, unlock func()) {
 	for _, a := range attempts {
 		a.Unlocked = p.now()
 		if a.held != nil {
-			a.ID, _, _ = strings.Cut(a.held.ID(), "/")
+			a.ID = judge.InRedis(a.held.ID())
 		}
 		a.tell("has unlocked")
 		a.note()

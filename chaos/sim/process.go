@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"slices"
@@ -60,7 +61,10 @@ const (
 // options returns the options of the habit.
 func (p *process) options() []warlock.Option {
 	silent := slog.New(slog.DiscardHandler)
-	o := []warlock.Option{warlock.WithClock(p.clock), warlock.WithLogger(silent)}
+	o := []warlock.Option{
+		warlock.WithClock(p.clock), warlock.WithLogger(silent),
+		warlock.WithOwner(fmt.Sprint("process ", p.number)), // in each run the same
+	}
 	switch p.habit {
 	case retries:
 		o = append(o, warlock.WithRetry(3, p.plan.TTL/20))

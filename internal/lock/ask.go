@@ -74,7 +74,7 @@ type ask struct {
 
 func newAsk(t *turns, mode Mode) *ask {
 	a := &ask{turns: t, mode: mode}
-	a.id, a.channel = t.box.NewID()
+	a.id, a.channel = t.box.NewID(t.label)
 	if t.Interval > 0 {
 		a.backoff = wait.Steady(t.Interval)
 	}
@@ -132,7 +132,7 @@ func (a *ask) request(ctx context.Context, reserve int64) (h *Hold, err error) {
 		a.answer = answer
 		a.place = answer.Place
 		a.told = a.listening && a.waiter.TakeRefusal(answer, a.subscription)
-		a.refusedBy(answer.Holder, now)
+		a.refusedBy(refusal{answer.Holder, answer.Remaining, now})
 	}
 	return h, err
 }
@@ -178,7 +178,7 @@ func (a *ask) rename(ctx context.Context) {
 		a.waiter = nil
 	}
 	old := a.id
-	a.id, _ = a.box.NewID()
+	a.id, _ = a.box.NewID(a.label)
 	a.retains = false
 	if a.round > 0 {
 		a.box.Expect(a.id)

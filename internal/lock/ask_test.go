@@ -178,7 +178,7 @@ func TestMailboxClosesWhileAWaiterHolds(t *testing.T) {
 	if err := await(t, done, "it has the lock"); err != nil {
 		t.Fatal(err)
 	}
-	id, _ := l.box.NewID()
+	id, _ := l.box.NewID("")
 	mailbox, _, _ := strings.Cut(id, ":")
 	channel := protocol.Channel(mailbox)
 	redistest.Eventually(t, func() bool {

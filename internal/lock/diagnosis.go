@@ -37,8 +37,8 @@ type diagnosis struct {
 	answered bool      // Redis has answered a request with yes or no
 
 	loggedAt   time.Time // when a problem was last logged; zero: none was
-	holder     string    // the ID that the last refusal named
-	holderFrom time.Time // when a refusal first named it
+	refusal    refusal   // the last
+	holderFrom time.Time // when a refusal first named its holder
 	holderTold bool      // the log has been told that it holds for long
 }
 
@@ -65,11 +65,12 @@ func (d *diagnosis) note(ctx context.Context, sent, now time.Time, err error) {
 	}
 }
 
-// refusedBy notes which ID holds the lock.
-func (d *diagnosis) refusedBy(holder string, now time.Time) {
-	if d.holder != holder {
-		d.holder, d.holderFrom, d.holderTold = holder, now, false
+// refusedBy takes in the last refusal.
+func (d *diagnosis) refusedBy(r refusal) {
+	if d.refusal.holder != r.holder {
+		d.holderFrom, d.holderTold = r.at, false
 	}
+	d.refusal = r
 }
 
 // inTrouble reports whether Redis answered the last request with an error, or
@@ -90,31 +91,32 @@ func (d *diagnosis) report(s site, now time.Time) {
 // reportHolder logs once if one holder has had the lock for longer than the ttl
 // while the call waited.
 func (d *diagnosis) reportHolder(s site, now time.Time) {
-	if d.problem != nil || d.holder == "" || d.holderTold || now.Sub(d.holderFrom) <= s.ttl {
+	if d.problem != nil || d.refusal.holder == "" || d.holderTold || now.Sub(d.holderFrom) <= s.ttl {
 		return
 	}
 	d.holderTold = true
 	s.log().Warn("warlock: Lock has waited for longer than the ttl behind one holder; it may be stuck, "+
-		"never expire, or be this goroutine's own", "holder", d.holder, "waited", now.Sub(d.holderFrom))
+		"never expire, or be this goroutine's own", "holder", d.refusal.holder, "waited", now.Sub(d.holderFrom))
 }
 
 // failure returns the error of a call that ends for its problem, or with ctx.
-func (d *diagnosis) failure(ctx context.Context, server *protocol.Lock) error {
+func (d *diagnosis) failure(ctx context.Context, s site) error {
 	switch {
 	case d.final != nil:
 		send.Repanic(d.final)
-		return server.Explain("lock", d.final)
+		return s.server.Explain("lock", d.final)
 	case ctx.Err() != nil:
-		return server.ExplainEnd(ctx, "lock", d.problem)
+		return s.ended(ctx, d.problem, d.refusal)
 	}
-	return server.Explain("lock", d.problem)
+	return s.server.Explain("lock", d.problem)
 }
 
 // exhausted returns the error of a call whose tries are used up.
-func (d *diagnosis) exhausted(server *protocol.Lock, tries int) error {
-	err := fmt.Errorf("%w in %d tries", ErrNotAcquired, tries)
+func (d *diagnosis) exhausted(s site, tries int) error {
 	if d.problem != nil {
-		err = fmt.Errorf("%w in %d tries: %w", protocol.ErrUnavailable, tries, d.problem)
+		return s.server.Explain("lock",
+			fmt.Errorf("%w in %d tries: %w", protocol.ErrUnavailable, tries, d.problem))
 	}
-	return server.Explain("lock", err)
+	err := s.server.Explain("lock", fmt.Errorf("%w in %d tries", ErrNotAcquired, tries))
+	return s.busy(err, d.refusal)
 }

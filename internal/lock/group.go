@@ -64,6 +64,50 @@ const (
 // LockAll locks all of ids for writing, or none, and returns a function that
 // unlocks them. If a hook of the client panics, LockAll lets all ids go.
 func (t *Table) LockAll(ctx context.Context, ids ...string) (unlock func(), err error) {
+	ids, err = t.lockAll(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	var called atomic.Bool
+	return func() {
+		if called.Swap(true) {
+			panic("warlock: unlock of LockAll was called twice")
+		}
+		for i, err := range t.unlockAll(context.Background(), ids) {
+			reportUnlock(func() *slog.Logger { return t.logOf(ids[i]) }, "unlock", err)
+		}
+	}, nil
+}
+
+// DoAll locks all of ids for writing, runs fn, and unlocks them.
+func (t *Table) DoAll(ctx context.Context, ids []string, fn func(context.Context) error) error {
+	ids, err := t.lockAll(ctx, ids)
+	if err != nil {
+		return err
+	}
+	var holds []*Hold
+	for _, id := range ids {
+		if h := t.Held(id, Write); h != nil { // unless somebody unlocked it by mistake
+			holds = append(holds, h)
+		}
+	}
+	return doUnder(ctx, holds, fn, func(ctx context.Context) error {
+		var lost []error
+		for i, err := range t.unlockAll(ctx, ids) {
+			switch {
+			case errors.Is(err, ErrLeaseLost), errors.Is(err, ErrNotHeld):
+				lost = append(lost, err)
+			case err != nil:
+				t.logOf(ids[i]).Warn("warlock: DoAll could not unlock", "error", err)
+			}
+		}
+		return errors.Join(lost...)
+	})
+}
+
+// lockAll locks all of ids for writing, or none. It returns them in order, each
+// once.
+func (t *Table) lockAll(ctx context.Context, ids []string) (ordered []string, err error) {
 	t.check()
 	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
 	for _, id := range ids {
@@ -71,6 +115,8 @@ func (t *Table) LockAll(ctx context.Context, ids ...string) (unlock func(), err 
 			return nil, err
 		}
 	}
+	ctx, stop := t.limitWait(ctx)
+	defer stop()
 	g := &group{t: t, ids: ids, held: make([]bool, len(ids))}
 	all := false
 	defer func() {
@@ -82,28 +128,19 @@ func (t *Table) LockAll(ctx context.Context, ids ...string) (unlock func(), err 
 		return nil, err
 	}
 	all = true
-	var called atomic.Bool
-	return func() {
-		if called.Swap(true) {
-			panic("warlock: unlock of LockAll was called twice")
-		}
-		t.unlockAll(ids)
-	}, nil
+	return ids, nil
 }
 
-// unlockAll unlocks ids. It panics if one is not locked, when the others are
-// unlocked.
-func (t *Table) unlockAll(ids []string) {
+// unlockAll unlocks ids, and returns the error of each.
+func (t *Table) unlockAll(ctx context.Context, ids []string) []error {
 	errs := make([]error, len(ids))
 	for from := 0; from < len(ids); from += atOnce {
 		to := min(from+atOnce, len(ids))
-		together(context.Background(), to-from, func(ctx context.Context, i int) {
+		together(ctx, to-from, func(ctx context.Context, i int) {
 			errs[from+i] = t.UnlockContext(ctx, ids[from+i], Write)
 		})
 	}
-	for i, err := range errs {
-		reportUnlock(func() *slog.Logger { return t.logOf(ids[i]) }, "unlock", err)
-	}
+	return errs
 }
 
 // A group is what one LockAll has locked so far. One goroutine uses it.
@@ -218,7 +255,7 @@ func (g *group) waitFor(ctx context.Context, next int) error {
 
 // lockNext locks the id of index next, and keeps the others.
 func (g *group) lockNext(ctx context.Context, next int) error {
-	err := g.t.LockContext(ctx, g.ids[next], Write)
+	err := g.t.lockWithin(ctx, g.ids[next], Write)
 	if err == nil {
 		g.hold(next, g.t.Clock.Now())
 	}
@@ -286,6 +323,9 @@ func (t *Table) unlockOrLog(ctx context.Context, id string) {
 			t.logOf(id).Error("warlock: LockAll could not unlock: a hook panicked", "panic", v)
 		}
 	}()
+	if e := t.lookUp(id); e != nil {
+		e.disclaim()
+	}
 	err := t.UnlockContext(ctx, id, Write)
 	if err != nil && !errors.Is(err, ErrLeaseLost) {
 		t.logOf(id).Warn("warlock: LockAll could not unlock", "error", err)

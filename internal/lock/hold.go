@@ -3,7 +3,6 @@ package lock
 import (
 	"context"
 	"errors"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -57,6 +56,10 @@ type grant struct {
 	since time.Time // when the grant was known here
 	known time.Time // the same in real time
 
+	// Of MinHold. The mu of turns guards them.
+	lastIn time.Time // when a reader was last let in
+	unused bool      // no goroutine came to use the lock
+
 	handOffs int64 // while others may want the lock; the mu of turns guards it
 
 	contended atomic.Bool // a renewal found that others wait
@@ -96,7 +99,7 @@ func (h *Hold) claim() bool {
 // ID that holds nothing.
 func (h *Hold) ID() string {
 	if !h.claim() {
-		return h.grant.id + "/" + strconv.FormatInt(h.fence, 10)
+		return protocol.Former(h.grant.id, h.fence)
 	}
 	return h.grant.id
 }
@@ -153,6 +156,9 @@ func (h *Hold) handOff() (next *Hold, ok bool) {
 // mayHandOff reports whether this process may go on with the lock at now. Where it
 // hears of others that want the lock, its turn counts from when it first did.
 func (g *grant) mayHandOff(now time.Time) bool {
+	if g.MinHold > 0 { // counts from an acquisition
+		return false
+	}
 	if g.undisturbed() {
 		return true
 	}
@@ -260,11 +266,32 @@ func (g *grant) free(ctx context.Context, used int64, deadline time.Time) (err e
 		}
 	}()
 	r := g.server.NewRelease(g.id, used)
-	if g.alone && g.mode == Write && used == 0 {
+	if ends := g.lingersUntil(); g.Clock.Now().Before(ends) {
+		r = g.server.NewLingeringRelease(g.id, func() time.Duration { return g.Clock.Until(ends) })
+	} else if g.alone && g.mode == Write && used == 0 {
 		r = g.server.NewSoleRelease(g.id)
 	}
 	err = g.release(ctx, r, deadline)
 	return err
+}
+
+// lingersUntil returns until when the lock stays taken in Redis although it is
+// unlocked. It counts from when the last acquisition was known here, so it is not
+// too early.
+func (g *grant) lingersUntil() (ends time.Time) {
+	if g.MinHold == 0 {
+		return ends
+	}
+	g.turns.mu.Lock()
+	defer g.turns.mu.Unlock()
+	if g.unused {
+		return ends
+	}
+	begins := g.since
+	if g.lastIn.After(begins) {
+		begins = g.lastIn
+	}
+	return begins.Add(g.MinHold)
 }
 
 // abandon frees the lock in Redis for a grant that no goroutine has any more.

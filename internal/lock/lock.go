@@ -120,9 +120,15 @@ func (l *Lock) UnlockContext(ctx context.Context, mode Mode) error {
 // unlock is UnlockContext. keeps reports whether the lease stays with the process,
 // idle.
 func (l *Lock) unlock(ctx context.Context, mode Mode) (keeps bool, err error) {
+	return l.unlockHold(ctx, nil, mode)
+}
+
+// unlockHold is unlock for the goroutine that locked with h. Of readers, which
+// RUnlock cannot tell apart, it ends one of h's.
+func (l *Lock) unlockHold(ctx context.Context, h *Hold, mode Mode) (keeps bool, err error) {
 	l.check()
 	if mode == Read {
-		return l.readUnlock(ctx)
+		return l.readUnlock(ctx, h)
 	}
 	return l.writeUnlock(ctx)
 }
@@ -130,11 +136,18 @@ func (l *Lock) unlock(ctx context.Context, mode Mode) (keeps bool, err error) {
 // acquire locks as LockContext does.
 func (l *Lock) acquire(ctx context.Context, mode Mode) (*Hold, error) {
 	l.check()
+	ctx, stop := l.limitWait(ctx)
+	defer stop()
+	return l.acquireWithin(ctx, mode)
+}
+
+// acquireWithin is acquire without the limit of MaxWait.
+func (l *Lock) acquireWithin(ctx context.Context, mode Mode) (*Hold, error) {
 	if l.Attempts == 0 {
 		return l.wait(ctx, mode)
 	}
 	if ctx.Err() != nil {
-		return nil, l.server.ExplainEnd(ctx, "lock", nil)
+		return nil, l.ended(ctx, nil, refusal{})
 	}
 	a := newAsk(&l.turns, mode)
 	defer a.end(ctx)
@@ -146,12 +159,12 @@ func (l *Lock) acquire(ctx context.Context, mode Mode) (*Hold, error) {
 func (l *Lock) wait(ctx context.Context, mode Mode) (h *Hold, err error) {
 	l.check()
 	if ctx.Err() != nil {
-		return nil, l.server.ExplainEnd(ctx, "lock", nil)
+		return nil, l.ended(ctx, nil, refusal{})
 	}
 	h, err = l.takeTurn(ctx, mode)
 	switch {
 	case err != nil:
-		return nil, l.server.ExplainEnd(ctx, "lock", nil)
+		return nil, l.ended(ctx, nil, l.lastKnown())
 	case h != nil:
 		return h, nil
 	}
@@ -175,13 +188,13 @@ func (l *Lock) wait(ctx context.Context, mode Mode) (h *Hold, err error) {
 func (l *Lock) try(ctx context.Context, mode Mode) (*Hold, error) {
 	l.check()
 	if ctx.Err() != nil {
-		return nil, l.server.ExplainEnd(ctx, "lock", nil)
+		return nil, l.ended(ctx, nil, refusal{})
 	}
 	a := newAsk(&l.turns, mode)
 	defer a.end(ctx)
 	h, err := l.tryOnce(ctx, a)
 	if err != nil {
-		return nil, a.failure(ctx, l.server)
+		return nil, a.failure(ctx, l.site)
 	}
 	return h, nil
 }
@@ -206,15 +219,15 @@ func (l *Lock) repeat(
 		case h != nil:
 			return h, nil
 		case a.final != nil || ctx.Err() != nil:
-			return nil, a.failure(ctx, l.server)
+			return nil, a.failure(ctx, l.site)
 		case n == tries:
-			return nil, a.exhausted(l.server, n)
+			return nil, a.exhausted(l.site, n)
 		}
 		if h := a.sleep(ctx); h != nil {
 			return l.hold(ctx, a, h), nil
 		}
 		if ctx.Err() != nil {
-			return nil, a.failure(ctx, l.server)
+			return nil, a.failure(ctx, l.site)
 		}
 	}
 }
@@ -271,7 +284,7 @@ func (l *Lock) request(ctx context.Context, a *ask) (*Hold, error) {
 		return l.hold(ctx, a, h), nil
 	}
 	if !a.answer.Asked { // it may be granted soon
-		l.refuse()
+		l.refuse(a.refusal)
 	}
 	return nil, err
 }
@@ -327,6 +340,9 @@ func (l *Lock) takeTurn(ctx context.Context, mode Mode) (*Hold, error) {
 // dispose unlocks in the background, where there is no caller to return an
 // error to or to panic in. Until then it uses the lock beside its caller.
 func (l *Lock) dispose(ctx context.Context, mode Mode) {
+	if mode == Write {
+		l.disclaim()
+	}
 	if l.gone != nil {
 		l.uses.Add(1)
 	}

@@ -85,10 +85,11 @@ func (l *Lock) beginShare(ctx context.Context, a *ask, h *Hold) *Hold {
 	return s.hold
 }
 
-// readUnlock takes one reader out of a share, and frees the lock after the last.
-// keeps reports whether the lease stays with the process, idle.
-func (l *Lock) readUnlock(ctx context.Context) (keeps bool, err error) {
-	h, e := l.endRead()
+// readUnlock takes one reader out of the share of that hold, or out of any if hold
+// is nil. It frees the lock after the last. keeps reports whether the lease stays
+// with the process, idle.
+func (l *Lock) readUnlock(ctx context.Context, hold *Hold) (keeps bool, err error) {
+	h, e := l.endRead(hold)
 	switch {
 	case h == nil:
 		return false, l.server.Explain("read-unlock", errRUnlocked)

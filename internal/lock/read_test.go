@@ -102,7 +102,7 @@ func TestShareEndsWhileItIsConfirmed(t *testing.T) {
 			gate.armed.Store(true)
 			done := result(lets)
 			await(t, gate.reached, "Redis is asked about the share")
-			ended, e := l.endRead() // readUnlock, up to here
+			ended, e := l.endRead(nil) // readUnlock, up to here
 			close(gate.open)
 			h := await(t, done, "Redis has confirmed the share")
 			if !e.last || h == ended || h != l.Held(Read) {

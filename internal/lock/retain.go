@@ -173,7 +173,7 @@ func (l *Lock) pursue(ctx context.Context, a *ask) (h *Hold, err error) {
 	defer cancel()
 	defer func() {
 		if h == nil {
-			l.refuse()
+			l.refuse(a.refusal)
 		}
 	}()
 	for pause := firstPursuit; ; pause *= 2 {
@@ -193,7 +193,7 @@ func (l *Lock) pursue(ctx context.Context, a *ask) (h *Hold, err error) {
 
 // retains reports whether the lock is to be asked for with an ID that retains it.
 func (t *turns) retains() bool {
-	if t.Retention == 0 || t.NoRenewal {
+	if t.Retention == 0 || t.NoRenewal || t.MinHold > 0 {
 		return false
 	}
 	keep := t.keep()

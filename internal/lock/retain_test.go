@@ -153,7 +153,7 @@ func TestRecallBeforeTheAnswer(t *testing.T) {
 // heard waits until the mailbox of l has taken in all that was published before.
 func heard(t *testing.T, s *redistest.Server, l *Lock) {
 	t.Helper()
-	id, _ := l.box.NewID()
+	id, _ := l.box.NewID("")
 	w := l.box.Join(id, l.server)
 	defer w.Leave()
 	mailbox, _, _ := strings.Cut(id, ":")

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/warlock-go/warlock/internal/protocol"
@@ -40,7 +41,7 @@ import (
 // that stands does not end while a lost share has a reader. Otherwise RUnlock
 // counts for the oldest share, and the newest ends last. Without renewal it
 // counts for the share whose lease ends first: a lease that was extended
-// outlives later ones.
+// outlives later ones. An RDo knows under which share it reads, and ends that.
 
 // A share is a hold under which goroutines read. The mu of turns guards it.
 type share struct {
@@ -63,9 +64,12 @@ func (s shares) newest() *share {
 	return s[len(s)-1]
 }
 
-// first returns the index of the share for which an unlock counts. There must be
-// one.
-func (s shares) first() (first int) {
+// of returns the index of the share of h. If there is none, it returns that of the
+// share for which an unlock counts. There must be one.
+func (s shares) of(h *Hold) (first int) {
+	if i := slices.IndexFunc(s, func(s *share) bool { return s.hold == h }); i >= 0 {
+		return i
+	}
 	for i := 1; i < len(s); i++ {
 		if s[i].endsBefore(s[first]) {
 			first = i

@@ -116,9 +116,14 @@ func (t *Table) Unlock(id string, mode Mode) {
 }
 
 // UnlockContext ends a hold of id, as that of Lock does.
-func (t *Table) UnlockContext(ctx context.Context, id string, mode Mode) (err error) {
+func (t *Table) UnlockContext(ctx context.Context, id string, mode Mode) error {
+	return t.unlockHold(ctx, id, nil, mode)
+}
+
+// unlockHold is UnlockContext for the goroutine that locked with h.
+func (t *Table) unlockHold(ctx context.Context, id string, h *Hold, mode Mode) (err error) {
 	e := t.lookUp(id)
-	if e == nil { // UnlockContext will say that it is not locked
+	if e == nil { // unlockHold will say that it is not locked
 		if e, err = t.newEntry(id); err != nil {
 			return fmt.Errorf("%w (%w)", err, ErrNotHeld)
 		}
@@ -133,7 +138,7 @@ func (t *Table) UnlockContext(ctx context.Context, id string, mode Mode) (err er
 			t.leave(id, e)
 		}
 	}()
-	keeps, err = e.unlock(ctx, mode)
+	keeps, err = e.unlockHold(ctx, h, mode)
 	return err
 }
 
@@ -143,7 +148,19 @@ func (t *Table) Do(ctx context.Context, id string, mode Mode, fn func(context.Co
 	if err != nil {
 		return err
 	}
-	return do(ctx, h, fn, func(ctx context.Context) error { return t.UnlockContext(ctx, id, mode) })
+	return do(ctx, h, fn, func(ctx context.Context) error { return t.unlockHold(ctx, id, h, mode) })
+}
+
+// TryDo is Do with one try. It reports whether fn ran.
+func (t *Table) TryDo(
+	ctx context.Context, id string, mode Mode, fn func(context.Context) error,
+) (bool, error) {
+	h, err := t.hold(id, func(l *Lock) (*Hold, error) { return l.try(ctx, mode) })
+	if h == nil {
+		return false, err
+	}
+	unlock := func(ctx context.Context) error { return t.unlockHold(ctx, id, h, mode) }
+	return true, do(ctx, h, fn, unlock)
 }
 
 // Held returns the hold under which id is locked, or nil.
@@ -176,6 +193,12 @@ func (t *Table) Len() int {
 		}
 	}
 	return n
+}
+
+// lockWithin locks id as LockContext does, apart from MaxWait.
+func (t *Table) lockWithin(ctx context.Context, id string, mode Mode) error {
+	_, err := t.hold(id, func(l *Lock) (*Hold, error) { return l.acquireWithin(ctx, mode) })
+	return err
 }
 
 // acquire locks id as LockContext does.

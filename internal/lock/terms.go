@@ -25,12 +25,19 @@ const (
 	maxTTL = protocol.MaxTTL
 )
 
+// MaxTTL is the longest ttl.
+const MaxTTL = maxTTL
+
 // Options say how a lock behaves.
 type Options struct {
 	Clock     clockwork.Clock // of timers and deadlines; never nil
 	Logger    *slog.Logger    // nil: slog.Default(), as of when it is used
+	Busy      Busy            // nil: errors do not say who has the lock
+	Owner     string          // names this process to people
 	Attempts  int             // tries of LockContext; 0: no limit, and the call queues
 	Interval  time.Duration   // between two tries or requests; 0: the defaults of interval
+	MaxWait   time.Duration   // the longest time for which LockContext waits; 0: no limit
+	MinHold   time.Duration   // the lock is not free earlier than that after its acquisition
 	NoRenewal bool            // a lease lives for its ttl and no longer
 	MaxHold   time.Duration   // a lease is renewed for that long; 0: no limit
 	Retention time.Duration   // an idle lease stays with the process for that long; 0: none does
@@ -62,6 +69,7 @@ func (o *Options) log() *slog.Logger {
 type terms struct {
 	Options
 	ttl    time.Duration
+	label  string // ends the IDs, and names the owner
 	box    *wait.Mailbox
 	timers lease.Timers  // of the leases
 	spread time.Duration // a renewal may be ahead of its time by up to that
@@ -71,7 +79,10 @@ type terms struct {
 
 // newTerms returns the terms of the lock, or of the locks, with that name.
 func newTerms(client redis.UniversalClient, name string, ttl time.Duration, o Options) *terms {
-	t := &terms{Options: o, ttl: ttl.Truncate(time.Millisecond), box: wait.Of(client), timers: o.Clock}
+	t := &terms{
+		Options: o, ttl: ttl.Truncate(time.Millisecond), label: protocol.Label(o.Owner),
+		box: wait.Of(client), timers: o.Clock,
+	}
 	t.silent.report = func() {
 		t.log().Warn("warlock: Redis has not answered for a while; waiting on",
 			"lock", protocol.Quote(name), "while", silentFor)

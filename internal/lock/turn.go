@@ -26,10 +26,11 @@ type turns struct {
 	idle   idler  // the lease that is retained; see retain.go
 	// displaced is the lease that was idle when a goroutine got the turn that cannot
 	// use it. That goroutine gives it back. nil: there is none.
-	displaced *Hold
-	past      past
-	served    uint64 // counts the writers that have got the lock in this process
-	stuck     stuck
+	displaced   *Hold
+	lastRefusal refusal // empty: nobody was refused since a goroutine got the lock
+	past        past
+	served      uint64 // counts the writers that have got the lock in this process
+	stuck       stuck
 
 	// Of the lock of a Table.
 	uses atomic.Int32 // calls that lock, holds, and the idle lease: each counts once
@@ -108,6 +109,7 @@ func (t *turns) joinLocked(s *share, readers int, now time.Time) {
 		t.reusedLocked(s.hold.grant)
 	}
 	s.join(readers, now)
+	s.hold.grant.lastIn = now
 }
 
 // advanceLocked serves the goroutines that wait, as far as they need not wait
@@ -143,11 +145,12 @@ func (t *turns) openLocked(mode Mode) (s *share, now time.Time) {
 	return nil, now
 }
 
-// refuse tells goroutines that only try that Redis has refused the reader that
-// asks.
-func (t *turns) refuse() {
+// refuse takes in that Redis has refused the goroutine that asks, and tells those
+// that wait for its answer.
+func (t *turns) refuse(last refusal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.lastRefusal = last
 	t.queue.refuse()
 }
 
@@ -196,12 +199,21 @@ func (t *turns) Waiting() int {
 	return t.queue.waiting.Len()
 }
 
+// disclaim says that no goroutine came to use the lock that is held for writing.
+func (t *turns) disclaim() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.writer != nil {
+		t.writer.grant.unused = true
+	}
+}
+
 // setWriter records h as the hold under which the goroutine writes that has the
 // turn, or nil.
 func (t *turns) setWriter(h *Hold) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.writer = h
+	t.writer, t.lastRefusal = h, refusal{}
 	t.served++
 }
 
@@ -259,19 +271,24 @@ func (t *turns) reserve(a *ask) int64 {
 // letInLocked ends the turn of a reader, and lets it in under s along with the
 // readers that wait next to it.
 func (t *turns) letInLocked(s *share) {
+	t.lastRefusal = refusal{}
+	if t.MinHold > 0 {
+		s.hold.grant.lastIn = t.Clock.Now()
+	}
 	s.readers += 1 + t.queue.letIn(s.hold)
 	t.advanceLocked() // a writer asks while they read
 }
 
-// endRead takes one reader out of a share. It returns the hold of the share, or nil
-// if nobody reads, and what becomes of the share.
-func (t *turns) endRead() (h *Hold, e readEnding) {
+// endRead takes one reader out of the share of that hold, or of another share if
+// an RUnlock has ended that one. It returns the hold of the share, or nil if nobody
+// reads, and what becomes of the share.
+func (t *turns) endRead(hold *Hold) (h *Hold, e readEnding) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.shares) == 0 {
 		return nil, e
 	}
-	i := t.shares.first()
+	i := t.shares.of(hold)
 	s := t.shares[i]
 	h = s.hold
 	s.readers--

@@ -37,6 +37,7 @@ var known = map[string]command{
 	"GET":     {since: "1.0.0"},
 	"HDEL":    {since: "2.0.0"},
 	"HGET":    {since: "2.0.0"},
+	"HMGET":   {since: "2.0.0"},
 	"HSET":    {since: "2.0.0"},
 	"PEXPIRE": {since: "2.6.0", options: map[string]string{
 		"NX": "7.0.0", "XX": "7.0.0", "GT": "7.0.0", "LT": "7.0.0",
@@ -52,19 +53,24 @@ var known = map[string]command{
 		},
 		together: map[string]string{"GET NX": "7.0.0"},
 	},
+	"SCAN":      {since: "2.8.0", options: map[string]string{"MATCH": "2.8.0", "COUNT": "2.8.0"}},
 	"SUBSCRIBE": {since: "2.0.0"},
 	"TIME":      {since: "2.6.0"},
 	"UNLINK":    {since: "4.0.0"},
 	"ZADD": {since: "1.2.0", options: map[string]string{
 		"NX": "3.0.2", "XX": "3.0.2", "CH": "3.0.2", "INCR": "3.0.2", "GT": "6.2.0", "LT": "6.2.0",
 	}},
-	"ZCARD": {since: "1.2.0"},
+	"ZCARD":  {since: "1.2.0"},
+	"ZCOUNT": {since: "2.0.0"},
 	"ZRANGE": {since: "1.2.0", options: map[string]string{
 		"WITHSCORES": "1.2.0",
 		"BYSCORE":    "6.2.0", "BYLEX": "6.2.0", "REV": "6.2.0", "LIMIT": "6.2.0",
 	}},
 	"ZRANGEBYSCORE": {since: "1.0.5", options: map[string]string{
 		"WITHSCORES": "2.0.0", "LIMIT": "1.0.5",
+	}},
+	"ZREVRANGEBYSCORE": {since: "2.2.0", options: map[string]string{
+		"WITHSCORES": "2.2.0", "LIMIT": "2.2.0",
 	}},
 	"ZRANK":  {since: "2.0.0", options: map[string]string{"WITHSCORE": "7.2.0"}},
 	"ZREM":   {since: "1.2.0"},
@@ -79,6 +85,8 @@ var sends = map[string]string{
 	"Exec":           "",
 	"MasterForKey":   "", // go-redis asks for a cluster's layout by itself, too
 	"ReloadState":    "", // likewise
+	"ForEachMaster":  "", // likewise
+	"Scan":           "SCAN",
 	"Subscribe":      "SUBSCRIBE",
 	"ReceiveTimeout": "SUBSCRIBE", // on a new connection
 }

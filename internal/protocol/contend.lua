@@ -99,7 +99,7 @@ end
 -- once, because the queue has waiters that this call did not look at.
 local function refuse(now, holder, shared, place, reachable, more)
   -- Of another ID, the holder does not hand off, or may not publish.
-  local will_tell = shared or string.find(holder, OURS .. 'r?$')
+  local will_tell = shared or flagged(holder, 'r?')
   if ROUND == '0' and redis.call('ZCARD', QUEUE) == 0 and ask_holders(holder, shared) then
     return {redis.call('PTTL', LOCK), ASKED, 0, 1, string.sub(holder, 1, 256)}
   end

@@ -70,6 +70,31 @@ func companionOf(key string) string {
 	return ""
 }
 
+// CompanionPatterns returns patterns of Redis for the names of the fences and the
+// queues of locks whose keys match pattern. A lock that is held has a fence, unless
+// another program holds it, and one that is waited for has a queue.
+func CompanionPatterns(pattern string) []string {
+	return []string{prefixed + pattern + "}:[fq]*e", pattern + tagged + ":[fq]*e"}
+}
+
+// KeyOf returns the key of the lock whose fence or queue has that name, or "".
+func KeyOf(name string) (key string) {
+	base, ok := strings.CutSuffix(name, companions[0])
+	if !ok {
+		base, ok = strings.CutSuffix(name, companions[1])
+	}
+	if !ok {
+		return ""
+	}
+	if key, ok = strings.CutSuffix(base, tagged); ok && hasTag(key) {
+		return key
+	}
+	if key, ok = strings.CutPrefix(base, prefixed); ok && strings.HasSuffix(key, "}") {
+		return key[:len(key)-1]
+	}
+	return ""
+}
+
 // companionNames sets names to those of the companions, which begin with base.
 // They share one string, since there may be many locks.
 func companionNames(base string, names []string) {

@@ -34,12 +34,15 @@ end
 
 local function int(n) return string.format('%.0f', n) end
 
--- Reports whether the holder id may keep the lock while no goroutine uses it. It
--- is told of others that ask. Such an ID ends with an r. So may the ID of a plain
--- holder, which nobody can tell anything.
-local function retains(id)
-  return string.sub(id, -1) == 'r' and string.find(id, OURS .. 'r$') ~= nil
+-- Reports whether id has that flag behind its number, at its end or before the
+-- owner's label.
+local function flagged(id, flag)
+  return string.find(id, OURS .. flag .. '$') ~= nil or string.find(id, OURS .. flag .. '/') ~= nil
 end
+
+-- Reports whether the holder id may keep the lock while no goroutine uses it. It
+-- is told of others that ask.
+local function retains(id) return flagged(id, 'r') end
 
 -- Returns the next fencing token, and makes it the fence. The token is the
 -- server's time in microseconds, or the last token + 1 if that is higher.

@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -60,6 +59,10 @@ var (
 	busySource string
 	//go:embed joint.lua
 	jointSource string
+	//go:embed inspect.lua
+	inspectSource string
+	//go:embed linger.lua
+	lingerSource string
 
 	// What a free lock needs stands first, ahead of all the rest.
 	acquireScript = newScript(lockSource + acquireSource + shareSource + queueSource + contendSource)
@@ -67,6 +70,8 @@ var (
 	renewScript   = newScript(lockSource + shareSource + renewSource)
 	probeScript   = newScript(probeSource)
 	busyScript    = newScript(lockSource + shareSource + queueSource + busySource)
+	inspectScript = newScript(lockSource + shareSource + queueSource + inspectSource)
+	lingerScript  = newScript(lockSource + shareSource + queueSource + lingerSource)
 
 	joint = newJoint(lockSource + jointSource)
 
@@ -90,17 +95,25 @@ type Lock struct {
 }
 
 // New returns the lock named key on the server of client. It errs if the client
-// is nil or the key unusable.
+// is nil or of a kind that cannot be used, or the key unusable.
 func New(client redis.UniversalClient, key string) (*Lock, error) {
-	if v := reflect.ValueOf(client); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
-		return nil, fmt.Errorf("warlock: the client for key %s is nil: pass a connected redis.UniversalClient", Quote(key))
-	}
-	if IsRing(client) {
-		return nil, fmt.Errorf("warlock: the client for key %s is a redis.Ring, "+
-			"which looks for a key on another shard while its own cannot be reached, "+
-			"so that two could hold one lock: use a client of one server, or a ClusterClient", Quote(key))
+	if err := Check(client); err != nil {
+		return nil, fmt.Errorf("warlock: the client for key %s %w", Quote(key), err)
 	}
 	return Over(send.Direct(client), key)
+}
+
+// Check returns an error that says why client cannot be used, if it cannot.
+func Check(client redis.UniversalClient) error {
+	if v := reflect.ValueOf(client); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
+		return errors.New("is nil: pass a connected redis.UniversalClient")
+	}
+	if IsRing(client) {
+		return errors.New("is a redis.Ring, " +
+			"which looks for a key on another shard while its own cannot be reached, " +
+			"so that two could hold one lock: use a client of one server, or a ClusterClient")
+	}
+	return nil
 }
 
 // IsRing reports whether client spreads keys over shards by itself.
@@ -320,16 +333,6 @@ func renewed(reply any, err error) (waiting bool, _ error) {
 func (l *Lock) Busy(ctx context.Context, id string, ttl time.Duration) error {
 	return yes(l.run(ctx, repeatable, busyScript, nil, id, ttl.Milliseconds()))
 }
-
-// retains ends the IDs of holders that are told of others who ask for the lock.
-const retains = "r"
-
-// Retaining returns id, which has not been used yet, as one of a holder that may
-// keep the lock while no goroutine uses it.
-func Retaining(id string) string { return id + retains }
-
-// Retains reports whether Retaining returned id.
-func Retains(id string) bool { return strings.HasSuffix(id, retains) }
 
 // Extend is Renew for a caller that knows nothing of the lease but its ID.
 func (l *Lock) Extend(ctx context.Context, id string, ttl time.Duration) error {

@@ -35,14 +35,14 @@
 -- 10. Nobody passes a live writer at the head. Newcomers queue behind it, even
 --     readers while readers hold the lock.
 
--- Reports whether the client of id may not publish. Such an ID ends with an m.
-local function cannot_publish(id) return string.sub(id, -1) == 'm' end
+-- Reports whether the client of id may not publish.
+local function cannot_publish(id) return flagged(id, 'm') end
 
 -- The field of WAITERS with the ID of a holder that has the lock in use (see
 -- busy.lua). No waiter has that ID.
 local BUSY = 'busy'
 
-local function channel(id) return 'warlock:mailbox:' .. (string.match(id, '^(.*):') or id) end
+local function channel(id) return 'warlock:mailbox:' .. (string.match(id, '^([^:]*):') or id) end
 
 -- Returns how many subscribers this server has for the mailbox of id. It
 -- returns nil if the client may not ask for that.

@@ -15,6 +15,7 @@ type Release struct {
 	lock       *Lock
 	id         string
 	used       int64
+	left       func() time.Duration // how long the lock stays taken after the release; nil: it does not
 	part       *send.Part
 	unanswered bool // the server may have carried out a request that was not answered
 }
@@ -32,18 +33,34 @@ func (l *Lock) NewSoleRelease(id string) *Release {
 	return &Release{lock: l, id: id, part: releasePart}
 }
 
-// Try makes one request, which go-redis never repeats. If the ID holds the lock, the server hands the lock to
-// the first waiter, or frees it. Otherwise the ID leaves the queue, and Try
+// NewLingeringRelease returns the release of id after which the lock stays taken for
+// as long as left says when a request is sent.
+func (l *Lock) NewLingeringRelease(id string, left func() time.Duration) *Release {
+	return &Release{lock: l, id: id, left: left}
+}
+
+// Try makes one request, which go-redis never repeats. If the ID holds the lock, the
+// server hands the lock to the first waiter, or frees it. Otherwise the ID leaves the queue, and Try
 // returns ErrNotHeld. After a request that was not answered Try returns nil in
 // that case: the server may have carried that request out.
 func (r *Release) Try(ctx context.Context) error {
-	reply, err := r.lock.run(ctx, send.Once, releaseScript, r.part, r.id, floorLifetime, r.used)
-	err = yes(reply, err)
+	err := yes(r.ask(ctx))
 	if errors.Is(err, ErrNotHeld) && r.unanswered {
 		return nil
 	}
 	r.unanswered = r.unanswered || send.Lost(err)
 	return err
+}
+
+// ask makes the request.
+func (r *Release) ask(ctx context.Context) (reply any, err error) {
+	if r.left != nil {
+		if left := r.left(); left > 0 {
+			ms := (left + time.Millisecond - 1).Milliseconds() // rounded up
+			return r.lock.run(ctx, send.Once, lingerScript, nil, r.id, ms, floorLifetime)
+		}
+	}
+	return r.lock.run(ctx, send.Once, releaseScript, r.part, r.id, floorLifetime, r.used)
 }
 
 // Run tries until it is known whether the ID held the lock. Pauses between the

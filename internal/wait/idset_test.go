@@ -12,7 +12,7 @@ func TestGrantThatIsExpected(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		b := newMailbox(s.Client())
 		other, _ := join(t, b) // the mailbox is open for another
-		id, _ := b.NewID()
+		id, _ := b.NewID("")
 		b.Expect(id)
 		s.Do("SET", key, id, "PX", 600_000)
 		tell(s, id, 1, 5)

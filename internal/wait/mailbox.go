@@ -175,22 +175,22 @@ func newMailbox(client redis.UniversalClient) *Mailbox {
 	return b
 }
 
-// NewID returns an ID that no other acquisition has. The ID names its mailbox.
-// It ends with an m if the client may not publish.
+// NewID returns an ID that no other acquisition has. It names its mailbox, says
+// whether the client may publish, and ends with the label.
 //
 // channel is the mailbox's channel if the request of the ID is to check whether
 // the client may publish, and empty otherwise. The caller reports the result to
 // PublishChecked.
-func (b *Mailbox) NewID() (id, channel string) {
-	text := append(make([]byte, 0, 64), b.name...)
+func (b *Mailbox) NewID(label string) (id, channel string) {
+	text := append(make([]byte, 0, 96), b.name...)
 	text = strconv.AppendUint(append(text, ':'), b.sequence.Add(1), 10)
 	if time.Now().UnixNano()-b.checkedAt.Load() >= int64(b.times.publish) {
 		channel = protocol.Channel(b.name)
 	}
 	if b.cannotPublish.Load() {
-		text = append(text, 'm')
+		text = append(text, protocol.Mute)
 	}
-	return string(text), channel
+	return string(append(text, label...)), channel
 }
 
 // PublishChecked records whether the client may publish: err is why it may not,

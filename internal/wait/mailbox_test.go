@@ -45,7 +45,7 @@ func prober(t *testing.T, b *Mailbox) Prober {
 // join adds a waiter to b, and waits until b is open.
 func join(t *testing.T, b *Mailbox) (w *Waiter, id string) {
 	t.Helper()
-	id, _ = b.NewID()
+	id, _ = b.NewID("")
 	open := b.Open()
 	w = b.Join(id, prober(t, b))
 	if !open {
@@ -77,7 +77,7 @@ func TestMailbox(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		b := newMailbox(s.Client())
 		b.times.linger = 10 * time.Millisecond
-		if b.NewID(); b.Open() || subscriptions(t, s) != 0 {
+		if b.NewID(""); b.Open() || subscriptions(t, s) != 0 {
 			t.Error("the mailbox is open before anybody waits")
 		}
 		for range 2 { // the mailbox can open again
@@ -219,7 +219,7 @@ func TestNobodyWaitsWhenAProbeIsDue(t *testing.T) {
 			}
 		}))
 		b.times.linger = time.Hour
-		id, _ := b.NewID()
+		id, _ := b.NewID("")
 		lock := prober(t, b)
 		w := b.Join(id, lock)
 		w.Suspend()
@@ -243,7 +243,7 @@ func TestSubscriptionDenied(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "billing", "on", ">secret", "~*", "+@all", "resetchannels")
 	b := newMailbox(s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }))
-	id, _ := b.NewID()
+	id, _ := b.NewID("")
 	w := b.Join(id, prober(t, b))
 	if got := next(t, w); got != (Signal{}) || b.Open() {
 		t.Errorf("the waiter was told %+v; open: %v", got, b.Open())
@@ -268,12 +268,12 @@ func TestClientThatMayNotPublish(t *testing.T) {
 	b := newMailbox(s.Client(func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }))
 	b.times.publish = redistest.Patience
 	for range 2 { // until the check is answered
-		if id, channel := b.NewID(); channel != protocol.Channel(b.name) || strings.HasSuffix(id, "m") {
+		if id, channel := b.NewID(""); channel != protocol.Channel(b.name) || strings.HasSuffix(id, "m") {
 			t.Errorf("the first ID is %s, with the channel %q to check", id, channel)
 		}
 	}
 	b.PublishChecked(errors.New("denied"))
-	id, channel := b.NewID()
+	id, channel := b.NewID("")
 	if channel != "" || !strings.HasSuffix(id, "m") {
 		t.Errorf("the next ID is %s, with the channel %q to check", id, channel)
 	}
@@ -290,11 +290,11 @@ func TestClientThatMayNotPublish(t *testing.T) {
 	s.Do("ACL", "SETUSER", "billing", "+publish")
 	redistest.Eventually(t, b.Open, "the mailbox opens once the client is allowed")
 	b.times.publish = 0
-	if id, channel := b.NewID(); channel == "" || !strings.HasSuffix(id, "m") {
+	if id, channel := b.NewID(""); channel == "" || !strings.HasSuffix(id, "m") {
 		t.Errorf("a later ID is %s, with the channel %q to check", id, channel)
 	}
 	b.PublishChecked(nil)
-	if id, _ := b.NewID(); strings.HasSuffix(id, "m") {
+	if id, _ := b.NewID(""); strings.HasSuffix(id, "m") {
 		t.Errorf("the client may publish, and the ID is %s", id)
 	}
 	w.Leave()
@@ -334,7 +334,7 @@ func TestMisplacedSubscription(t *testing.T) {
 			})
 			lock := prober(t, b)
 			b.client = sub
-			id, _ := b.NewID()
+			id, _ := b.NewID("")
 			w := b.Join(id, lock)
 			redistest.Eventually(t, b.Open, "the mailbox opens")
 			if _, got := b.Subscription(); got != (misplaced == 1) || subscriptions.Load() != 2 {
@@ -501,7 +501,7 @@ func TestIDs(t *testing.T) {
 	b := newMailbox(nil)
 	seen := make(map[string]bool)
 	for range 100 {
-		id, _ := b.NewID()
+		id, _ := b.NewID("")
 		if seen[id] || !strings.HasPrefix(id, b.name+":") {
 			t.Errorf("ID %q", id)
 		}

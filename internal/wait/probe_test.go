@@ -49,7 +49,7 @@ func TestProbeOfAForbiddenLock(t *testing.T) {
 			t.Fatalf("the mailbox was closed %s, for %v", when, b.TakeTrouble())
 		}
 	}
-	otherID, _ := b.NewID()
+	otherID, _ := b.NewID("")
 	other := b.Join(otherID, forbidden)
 	steady("during the wait for the other lock")
 	other.Leave()
