@@ -61,9 +61,10 @@ func TestRun(t *testing.T) {
 			present = append(present, row{name, s.name})
 		}
 	}
-	b.cases = append(b.cases, among, manyHeld, manyAtOnce)
+	b.cases = append(b.cases, among, manyHeld, manyAtOnce, hotKeys)
 	present = append(present, row{among, reading.name}, row{manyHeld, keyed.name},
-		row{manyAtOnce, keyed.name})
+		row{manyAtOnce, keyed.name}, row{hotKeys, keyed.name}, row{hotKeys, retainedKeyed.name},
+		row{hotKeys, redislock1})
 	checkWritten(t, checkRows(t, b, present))
 }
 

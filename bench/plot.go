@@ -51,6 +51,7 @@ const (
 	width     = 8 * vg.Inch
 	barWidth  = vg.Length(16)
 	labelSize = vg.Length(11)
+	margin    = vg.Length(12)
 )
 
 // plot draws the charts into dir. It leaves out a chart without figures.
@@ -101,12 +102,16 @@ func sans(size vg.Length) font.Font {
 
 // save writes the plot as a picture whose letters any page can show.
 func save(p *plot.Plot, height vg.Length, file string) error {
-	w, err := p.WriterTo(width, height, "svg")
+	canvas, err := draw.NewFormattedCanvas(width, height, "svg")
 	if err != nil {
 		return err
 	}
+	whole := draw.New(canvas)
+	whole.SetColor(ground)
+	whole.Fill(whole.Rectangle.Path())
+	p.Draw(draw.Crop(whole, margin, -margin, margin, -margin))
 	var picture bytes.Buffer
-	if _, err := w.WriteTo(&picture); err != nil {
+	if _, err := canvas.WriteTo(&picture); err != nil {
 		return err
 	}
 	svg := strings.ReplaceAll(picture.String(),
@@ -187,7 +192,7 @@ func (pt point) label(p *plot.Plot, align text.YAlignment) error {
 	if err != nil {
 		return err
 	}
-	labels.Offset = vg.Point{X: 5}
+	labels.Offset = vg.Point{X: 5, Y: 1.5}
 	labels.TextStyle[0].Font, labels.TextStyle[0].Color = sans(labelSize), ink
 	labels.TextStyle[0].YAlign = align
 	p.Add(labels)
@@ -276,6 +281,19 @@ func (r *report) curves() (all []curve) {
 	return all
 }
 
+func (c curve) draw(p *plot.Plot) error {
+	line, err := plotter.NewLine(c.points)
+	if err != nil {
+		return err
+	}
+	line.Color, line.Width = quiet, vg.Points(1.5)
+	if c.system == ours {
+		line.Color, line.Width = strong, vg.Points(4)
+	}
+	p.Add(line)
+	return nil
+}
+
 // lines draws the curves. Each has its name at its end, and names that would
 // meet stand one above the other.
 func (r *report) lines() (*plot.Plot, error) {
@@ -287,18 +305,14 @@ func (r *report) lines() (*plot.Plot, error) {
 	const apart = 1.22 // as a factor: the scale is logarithmic
 	free := 0.0
 	for _, c := range curves {
-		line, err := plotter.NewLine(c.points)
-		if err != nil {
-			return nil, err
-		}
-		line.Color, line.Width = quiet, vg.Points(1.5)
-		if c.system == ours {
-			line.Color, line.Width = strong, vg.Points(4)
-		}
-		p.Add(line)
 		place := max(c.end().Y, free)
 		free = place * apart
 		if err := (point{c.end().X, place, c.system}).label(p, draw.YCenter); err != nil {
+			return nil, err
+		}
+	}
+	for _, c := range slices.Backward(curves) { // the lowest on top of the others
+		if err := c.draw(p); err != nil {
 			return nil, err
 		}
 	}
