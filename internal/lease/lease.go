@@ -93,9 +93,14 @@ type Server interface {
 	// the error, before or after it returns. It may end the lease instead.
 	RenewLater(ctx context.Context, ttl time.Duration, done func(error))
 
-	// Lost takes in that a renewal, or the time, has ended the lease. It reports
-	// whether that concerns a holder, who may read of it in the log.
-	Lost() (concerns bool)
+	// Answered takes in what came of a renewal: what was left of the lease when
+	// the answer came, or an error after which it is tried again.
+	Answered(left time.Duration, err error)
+
+	// Lost takes in that a renewal, or the time, has ended the lease, for the
+	// reason err. It reports whether that concerns a holder, who may read of it in
+	// the log.
+	Lost(err error) (concerns bool)
 }
 
 // A Lease is one hold of a lease. Its methods may be called concurrently.
@@ -134,6 +139,7 @@ type keeper struct {
 	renewAt     time.Time       // when the next renewal is due
 	renewalsEnd time.Time       // no renewal from then on; zero: no such time
 	timer       clockwork.Timer // calls tick; nil unless held
+	unanswered  error           // the error of the last renewal; nil: it was answered
 
 	renewals     context.Context // of the renewals; made for the first
 	stopRenewals context.CancelFunc
@@ -187,7 +193,7 @@ func (l *Lease) Extend(ctx context.Context, ttl time.Duration) (waiting bool, er
 		return false, err
 	}
 	waiting, err = k.terms.Server.Renew(ctx, ttl)
-	err = k.takeAnswer(sent, ttl, err)
+	_, err = k.takeAnswer(sent, ttl, err)
 	if ended := l.errAt(k.terms.Clock.Now()); ended != nil {
 		return waiting, ended
 	}
@@ -336,9 +342,12 @@ func (k *keeper) checkLocked(now time.Time) {
 	if k.current.state != held || now.Before(k.deadline) {
 		return
 	}
-	if k.renewalsEndedLocked(now) {
+	switch {
+	case k.renewalsEndedLocked(now):
 		k.endLocked(lost, errMaxHold)
-	} else {
+	case k.unanswered != nil:
+		k.endLocked(lost, fmt.Errorf("%w: the last renewal failed: %w", errRanOut, k.unanswered))
+	default:
 		k.endLocked(lost, errRanOut)
 	}
 }
@@ -393,7 +402,11 @@ func (k *keeper) tick() {
 		return
 	}
 	k.terms.Server.RenewLater(ctx, k.terms.TTL, func(answer error) {
-		k.report(k.takeAnswer(sent, k.terms.TTL, answer))
+		left, err := k.takeAnswer(sent, k.terms.TTL, answer)
+		if !errors.Is(err, ErrLost) && !errors.Is(err, protocol.ErrNotHeld) {
+			k.terms.Server.Answered(left, err)
+		}
+		k.report(err)
 	})
 }
 
@@ -418,31 +431,35 @@ func (k *keeper) schedule(now time.Time) (renewal context.Context, err error) {
 }
 
 // takeAnswer takes in the answer to a request for ttl that was sent at sent. It
-// returns the answer, or why the lease has ended.
-func (k *keeper) takeAnswer(sent time.Time, ttl time.Duration, answer error) error {
+// returns what was left of the lease, and the answer, or why the lease has ended.
+func (k *keeper) takeAnswer(
+	sent time.Time, ttl time.Duration, answer error,
+) (left time.Duration, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.terms.Clock.Now()
 	k.checkLocked(now)
 	switch {
 	case k.current.state != held:
-		return k.current.errLocked()
+		return 0, k.current.errLocked()
 	case errors.Is(answer, protocol.ErrNotHeld):
 		k.endLocked(lost, ErrTaken)
-		return ErrTaken
+		return 0, ErrTaken
 	case answer != nil:
-		return answer
+		k.unanswered = answer
+		return 0, answer
 	}
+	left, k.unanswered = k.deadline.Sub(now), nil
 	k.prolongLocked(sent, ttl)
 	k.armLocked(now)
-	return nil
+	return left, nil
 }
 
 // report logs the outcome of a renewal, on a goroutine of its own: the logger's
 // handler may block. It starts no goroutine if the logger takes no warnings.
 func (k *keeper) report(err error) {
 	lost := errors.Is(err, ErrLost)
-	if lost && !k.terms.Server.Lost() {
+	if lost && !k.terms.Server.Lost(err) {
 		return
 	}
 	if err == nil || !k.terms.Logger.Enabled(context.Background(), slog.LevelWarn) {

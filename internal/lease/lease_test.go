@@ -65,7 +65,9 @@ func (s *server) Renew(_ context.Context, ttl time.Duration) (waiting bool, err 
 }
 
 // Lost says that a holder is to know.
-func (s *server) Lost() bool { return true }
+func (s *server) Lost(error) bool { return true }
+
+func (s *server) Answered(time.Duration, error) {}
 
 func (s *server) RenewLater(ctx context.Context, ttl time.Duration, done func(error)) {
 	_, err := s.Renew(ctx, ttl)

@@ -80,6 +80,10 @@ type Hold struct {
 	lease *lease.Lease
 	shown atomic.Bool  // a user may have the Hold
 	fate  atomic.Int32 // undecided, own or handedOff
+
+	// For Observers.
+	began   time.Time   // when the writer got the lock; the mu of turns guards it
+	mourned atomic.Bool // they were told that the lease has ended
 }
 
 // The fates of a hold. Each excludes the others.
@@ -328,9 +332,29 @@ func (r *renewer) RenewLater(ctx context.Context, ttl time.Duration, done func(e
 	})
 }
 
-func (r *renewer) Lost() (concerns bool) {
+func (r *renewer) Answered(left time.Duration, err error) {
 	g := (*grant)(r)
-	return !g.turns.recallIdle(g)
+	if !g.observed() {
+		return
+	}
+	e := Event{Kind: Renewed, Mode: g.mode, Slack: left}
+	if err != nil {
+		e = Event{Kind: RenewalFailed, Mode: g.mode, Err: err}
+	}
+	g.observe(context.Background(), e)
+}
+
+func (r *renewer) Lost(err error) (concerns bool) {
+	g := (*grant)(r)
+	if g.turns.recallIdle(g) {
+		return false
+	}
+	if g.observed() {
+		for _, l := range g.turns.holdsUnder(g) {
+			g.loses(l, err)
+		}
+	}
+	return true
 }
 
 // note notes whether a renewal found that others wait. That is a recall, too.

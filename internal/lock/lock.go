@@ -86,9 +86,14 @@ func (l *Lock) check() {
 // Lock waits for as long as it takes. It panics with an error that no waiting
 // can mend.
 func (l *Lock) Lock(mode Mode) {
-	if _, err := l.wait(context.Background(), mode); err != nil {
+	if _, err := l.await(context.Background(), mode); err != nil {
 		panic(err)
 	}
+}
+
+// await is wait, of which Observers are told.
+func (l *Lock) await(ctx context.Context, mode Mode) (*Hold, error) {
+	return l.visit(ctx, mode, func(ctx context.Context) (*Hold, error) { return l.wait(ctx, mode) })
 }
 
 // LockContext waits until ctx ends, or until the tries are used up.
@@ -143,9 +148,16 @@ func (l *Lock) acquire(ctx context.Context, mode Mode) (*Hold, error) {
 
 // acquireWithin is acquire without the limit of MaxWait.
 func (l *Lock) acquireWithin(ctx context.Context, mode Mode) (*Hold, error) {
-	if l.Attempts == 0 {
-		return l.wait(ctx, mode)
-	}
+	return l.visit(ctx, mode, func(ctx context.Context) (*Hold, error) {
+		if l.Attempts == 0 {
+			return l.wait(ctx, mode)
+		}
+		return l.tryOften(ctx, mode)
+	})
+}
+
+// tryOften makes as many tries as WithRetry says.
+func (l *Lock) tryOften(ctx context.Context, mode Mode) (*Hold, error) {
 	if ctx.Err() != nil {
 		return nil, l.ended(ctx, nil, refusal{})
 	}
@@ -177,6 +189,7 @@ func (l *Lock) wait(ctx context.Context, mode Mode) (h *Hold, err error) {
 	}()
 	l.makeWay(ctx)
 	if h, _ = l.rejoin(ctx, mode); h != nil {
+		l.comes(ctx, ByShare)
 		return h, nil
 	}
 	a.expect()
@@ -187,6 +200,11 @@ func (l *Lock) wait(ctx context.Context, mode Mode) (h *Hold, err error) {
 // the lock is taken.
 func (l *Lock) try(ctx context.Context, mode Mode) (*Hold, error) {
 	l.check()
+	return l.visit(ctx, mode, func(ctx context.Context) (*Hold, error) { return l.tryAlone(ctx, mode) })
+}
+
+// tryAlone is try, of which nobody is told.
+func (l *Lock) tryAlone(ctx context.Context, mode Mode) (*Hold, error) {
 	if ctx.Err() != nil {
 		return nil, l.ended(ctx, nil, refusal{})
 	}
@@ -223,7 +241,9 @@ func (l *Lock) repeat(
 		case n == tries:
 			return nil, a.exhausted(l.site, n)
 		}
+		l.waits(ctx, a.mode)
 		if h := a.sleep(ctx); h != nil {
+			l.comes(ctx, ByQueue)
 			return l.hold(ctx, a, h), nil
 		}
 		if ctx.Err() != nil {
@@ -263,6 +283,7 @@ func (l *Lock) tryOnce(ctx context.Context, a *ask) (h *Hold, err error) {
 	h, err = l.rejoin(ctx, a.mode)
 	switch {
 	case h != nil:
+		l.comes(ctx, ByShare)
 		return h, nil
 	case err != nil: // a writer waits
 		return nil, nil
@@ -281,8 +302,14 @@ func (l *Lock) request(ctx context.Context, a *ask) (*Hold, error) {
 	h, err := a.request(ctx, l.reserve(a))
 	l.crowded.Store(h == nil && err == nil || h != nil && !h.grant.alone)
 	if h != nil {
+		by := ByQueue
+		if a.uncontended {
+			by = ByFree
+		}
+		l.comes(ctx, by)
 		return l.hold(ctx, a, h), nil
 	}
+	l.standsBehind(ctx, a.refusal.holder)
 	if !a.answer.Asked { // it may be granted soon
 		l.refuse(a.refusal)
 	}
@@ -302,15 +329,16 @@ func (l *Lock) hold(ctx context.Context, a *ask, h *Hold) *Hold {
 // writeUnlock hands the writer's hold off, or ends it. keeps reports whether the
 // lease stays with the process, idle.
 func (l *Lock) writeUnlock(ctx context.Context) (keeps bool, err error) {
-	h, ending := l.endWrite()
-	switch {
-	case h == nil:
+	left, ending := l.endWrite()
+	if left.hold == nil {
 		return false, l.server.Explain("unlock", errUnlocked)
-	case ending != released:
-		return ending == retained, nil
+	}
+	defer func() { l.leaves(ctx, left, err) }()
+	if ending != released {
+		return l.keeps(ctx, left, ending == retained), nil
 	}
 	defer l.leave()
-	return false, h.end(ctx)
+	return false, left.hold.end(ctx)
 }
 
 // takeTurn waits for the turn. It returns a hold if the goroutine got one in

@@ -89,19 +89,21 @@ func (l *Lock) beginShare(ctx context.Context, a *ask, h *Hold) *Hold {
 // is nil. It frees the lock after the last. keeps reports whether the lease stays
 // with the process, idle.
 func (l *Lock) readUnlock(ctx context.Context, hold *Hold) (keeps bool, err error) {
-	h, e := l.endRead(hold)
-	switch {
-	case h == nil:
+	left, e := l.endRead(hold)
+	if left.hold == nil {
 		return false, l.server.Explain("read-unlock", errRUnlocked)
+	}
+	defer func() { l.leaves(ctx, left, err) }()
+	switch {
 	case e.retained:
-		return true, nil
+		return l.keeps(ctx, left, true), nil
 	case e.frees:
 		defer l.leave()
 	}
 	if e.last {
-		return false, h.end(ctx)
+		return false, left.hold.end(ctx)
 	}
-	err = h.lease.Err()
+	err = left.hold.lease.Err()
 	if errors.Is(err, lease.ErrLost) { // and not released since, by the last reader
 		return false, l.server.Explain("read-unlock", err)
 	}

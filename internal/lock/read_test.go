@@ -30,7 +30,7 @@ func askedBesideShare(t *testing.T, l *Lock) (*ask, *Hold) {
 }
 
 // A reader goes on under the share that Redis has confirmed. The lease that the
-// reader was granted has ended, so that lease is not renewed.
+// reader was granted has left.hold, so that lease is not renewed.
 func TestSpareLeaseEnds(t *testing.T) {
 	s := redistest.StartMini(t)
 	l := newLock(s.Client(), time.Minute, Options{})
@@ -43,7 +43,7 @@ func TestSpareLeaseEnds(t *testing.T) {
 		t.Errorf("the spare lease is kept: %v", err)
 	}
 	if spare.Context().Err() == nil {
-		t.Error("the context of the spare lease has not ended")
+		t.Error("the context of the spare lease has not left.hold")
 	}
 	l.Unlock(Read)
 	l.Unlock(Read)
@@ -102,13 +102,13 @@ func TestShareEndsWhileItIsConfirmed(t *testing.T) {
 			gate.armed.Store(true)
 			done := result(lets)
 			await(t, gate.reached, "Redis is asked about the share")
-			ended, e := l.endRead(nil) // readUnlock, up to here
+			left, e := l.endRead(nil) // readUnlock, up to here
 			close(gate.open)
 			h := await(t, done, "Redis has confirmed the share")
-			if !e.last || h == ended || h != l.Held(Read) {
+			if !e.last || h == left.hold || h != l.Held(Read) {
 				t.Fatalf("the reader was let in under %p, which has ended; the share is %p", h, l.Held(Read))
 			}
-			if err := ended.end(t.Context()); err != nil { // and the rest of readUnlock
+			if err := left.hold.end(t.Context()); err != nil { // and the rest of readUnlock
 				t.Error(err)
 			}
 			if granted {

@@ -71,7 +71,10 @@ type idler struct {
 
 // want notes that others want the lock.
 func (g *grant) want(now time.Time) {
-	g.wanted.CompareAndSwap(0, max(1, int64(now.Sub(g.since))))
+	first := g.wanted.CompareAndSwap(0, max(1, int64(now.Sub(g.since))))
+	if first && g.hears && g.observed() {
+		g.observe(context.Background(), Event{Kind: Recalled, Mode: g.mode})
+	}
 }
 
 // hear takes in what the mailbox tells the holder. It does not block.
@@ -353,6 +356,9 @@ func (t *turns) endIdle(ctx context.Context, h *Hold) (err error) {
 			t.gone()
 		}
 	}()
+	if t.observed() {
+		t.observe(ctx, Event{Kind: Returned, Mode: h.grant.mode, Fence: h.fence})
+	}
 	if err = h.end(ctx); errors.Is(err, lease.ErrLost) {
 		return nil
 	}

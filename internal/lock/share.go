@@ -50,6 +50,8 @@ type share struct {
 	quietAt   time.Time    // when Redis last said that nobody waits; zero: it did not
 	listening bool         // the mailbox was open before Redis was asked at quietAt
 	waiter    *wait.Waiter // hears of writers; nil: the share does not listen yet
+	began     []time.Time  // when each reader got the lock, for Observers
+	reused    bool         // its lease was idle, which Observers have not been told
 }
 
 // shares are the shares of a lock, the oldest first. The last one lets others

@@ -65,6 +65,9 @@ func (t *Table) Init(client redis.UniversalClient, prefix string, ttl time.Durat
 	if err != nil {
 		panic(err)
 	}
+	if o.Name == "" {
+		o.Name = prefix
+	}
 	t.terms, t.prefix = newTerms(client, prefix, ttl, o), prefix
 	t.timers, t.spread = lease.NewAlarms(o.Clock), ttl/spreadShare
 	t.pipeline, t.entries = send.NewPipeline(client), make(map[string]*entry)
@@ -82,7 +85,7 @@ func (t *Table) check() {
 
 // Lock waits for the lock of id.
 func (t *Table) Lock(id string, mode Mode) {
-	_, err := t.hold(id, func(l *Lock) (*Hold, error) { return l.wait(context.Background(), mode) })
+	_, err := t.hold(id, func(l *Lock) (*Hold, error) { return l.await(context.Background(), mode) })
 	if err != nil {
 		panic(err)
 	}

@@ -34,6 +34,8 @@ type Options struct {
 	Logger    *slog.Logger    // nil: slog.Default(), as of when it is used
 	Busy      Busy            // nil: errors do not say who has the lock
 	Owner     string          // names this process to people
+	Name      string          // of the group of locks, for Observers
+	Observers []Observer      // are told of events
 	Attempts  int             // tries of LockContext; 0: no limit, and the call queues
 	Interval  time.Duration   // between two tries or requests; 0: the defaults of interval
 	MaxWait   time.Duration   // the longest time for which LockContext waits; 0: no limit

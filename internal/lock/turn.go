@@ -45,12 +45,15 @@ func (t *turns) enter(ctx context.Context, mode Mode) (h *Hold, waited bool, err
 	t.mu.Lock()
 	if h, ok := t.admitLocked(mode); ok {
 		t.mu.Unlock()
+		t.comesAtOnce(ctx, h, mode)
 		return h, false, nil
 	}
 	c, place := t.queue.wait(mode)
 	t.watchLocked()
 	t.mu.Unlock()
+	t.waits(ctx, mode)
 	if h, served := c.await(ctx); served {
+		t.comesByOthers(ctx, mode)
 		return h, true, nil
 	}
 
@@ -77,6 +80,7 @@ func (t *turns) tryEnter(ctx context.Context, mode Mode) (h *Hold, entered bool)
 		answer := t.queue.underway(mode)
 		t.mu.Unlock()
 		if entered || answer == nil {
+			t.comesAtOnce(ctx, h, mode)
 			return h, entered
 		}
 		select {
@@ -104,7 +108,7 @@ func (t *turns) admitLocked(mode Mode) (h *Hold, entered bool) {
 // joinLocked lets so many more readers in under s, which was open at now.
 func (t *turns) joinLocked(s *share, readers int, now time.Time) {
 	if s == t.idle.share {
-		t.idle = idler{}
+		t.idle, s.reused = idler{}, true
 		t.shares = append(t.shares, s)
 		t.reusedLocked(s.hold.grant)
 	}
@@ -226,15 +230,17 @@ const (
 	retained               // it is idle
 )
 
-// endWrite returns the hold under which a goroutine writes, or nil, and what
-// becomes of its lease.
-func (t *turns) endWrite() (h *Hold, e ending) {
+// endWrite ends the hold under which a goroutine writes, if there is one. It returns
+// that, and what becomes of its lease.
+func (t *turns) endWrite() (l leaving, e ending) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	h, t.writer = t.writer, nil
+	h := t.writer
+	t.writer = nil
 	if h == nil {
-		return nil, released
+		return l, released
 	}
+	l = t.leaveWriterLocked(h)
 	mode, waits := t.queue.next()
 	switch {
 	case waits && mode == Write:
@@ -242,13 +248,13 @@ func (t *turns) endWrite() (h *Hold, e ending) {
 			t.writer = next
 			t.served++
 			t.queue.pass(next) // along with the turn
-			return h, passed
+			return l, passed
 		}
 	case !waits && t.retainLocked(h):
 		t.queue.leave()
-		return h, retained
+		return l, retained
 	}
-	return h, released
+	return l, released
 }
 
 // reserve returns how many tokens a request of a reserves, for hand-offs and for
@@ -280,20 +286,20 @@ func (t *turns) letInLocked(s *share) {
 }
 
 // endRead takes one reader out of the share of that hold, or of another share if
-// an RUnlock has ended that one. It returns the hold of the share, or nil if nobody
-// reads, and what becomes of the share.
-func (t *turns) endRead(hold *Hold) (h *Hold, e readEnding) {
+// an RUnlock has ended that one. It returns what it ended, if anybody reads, and what
+// becomes of the share.
+func (t *turns) endRead(hold *Hold) (l leaving, e readEnding) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.shares) == 0 {
-		return nil, e
+		return l, e
 	}
 	i := t.shares.of(hold)
 	s := t.shares[i]
-	h = s.hold
+	l = s.leaveReaderLocked()
 	s.readers--
 	if s.readers > 0 {
-		return h, e
+		return l, e
 	}
 	t.shares = slices.Delete(t.shares, i, i+1)
 	e.last = true
@@ -301,10 +307,10 @@ func (t *turns) endRead(hold *Hold) (h *Hold, e readEnding) {
 		e.frees = true
 		if _, waits := t.queue.next(); !waits && t.retainShareLocked(s) {
 			t.queue.leave()
-			return h, readEnding{retained: true}
+			return l, readEnding{retained: true}
 		}
 	}
-	return h, e
+	return l, e
 }
 
 // A readEnding says what becomes of a share when one of its readers leaves.

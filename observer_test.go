@@ -1,0 +1,266 @@
+package warlock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+// A notebook is an Observer that keeps what it is told.
+type notebook struct {
+	mu     sync.Mutex
+	events []warlock.Event
+	values []any // of the contexts, for notebookKey
+}
+
+type notebookKey struct{}
+
+func (n *notebook) Observe(ctx context.Context, e warlock.Event) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.events, n.values = append(n.events, e), append(n.values, ctx.Value(notebookKey{}))
+}
+
+// take returns the events so far, and forgets them.
+func (n *notebook) take() []warlock.Event {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	taken := n.events
+	n.events, n.values = nil, nil
+	return taken
+}
+
+// kinds says what events are, and by which path a lock was acquired.
+func kindsOf(events []warlock.Event) string {
+	var all []string
+	for _, e := range events {
+		text := e.Kind.String()
+		if e.Kind == warlock.EventAcquired {
+			text += " by " + e.Path.String()
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, ", ")
+}
+
+func (n *notebook) want(t *testing.T, want string) []warlock.Event {
+	t.Helper()
+	events := n.take()
+	if got := kindsOf(events); got != want {
+		t.Errorf("the events are %q, want %q", got, want)
+	}
+	return events
+}
+
+// Observers are told of a free lock, of a taken one, and of an unlock.
+func TestObserver(t *testing.T) {
+	eachFace(t, func(t *testing.T, s *redistest.Server, newFace newFace) {
+		n, second := new(notebook), new(notebook)
+		f := newFace(s.Client(), long, warlock.WithName("invoices"),
+			warlock.WithObserver(n), warlock.WithObserver(second))
+		ctx := context.WithValue(within(t), notebookKey{}, "the caller's")
+		if err := f.LockContext(ctx); err != nil {
+			t.Fatal(err)
+		}
+		fence := f.Lease().Fence()
+		if err := f.UnlockContext(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(n.values, []any{"the caller's", "the caller's"}) {
+			t.Errorf("the contexts have %v", n.values)
+		}
+		mode := warlock.ModeWrite
+		if f.reads() {
+			mode = warlock.ModeRead
+		}
+		for _, e := range n.want(t, "acquired by free, released") {
+			if e.Name != "invoices" || e.Key != key || e.Mode != mode || e.Fence != fence || e.Err != nil {
+				t.Errorf("an event is %+v", e)
+			}
+		}
+		second.want(t, "acquired by free, released")
+
+		holder := newMutex(s, long, warlock.WithOwner("api-7"))
+		lock(t, holder)
+		if f.TryLock() {
+			t.Fatal("the lock is taken")
+		}
+		if e := n.want(t, "not acquired"); e[0].Err != nil || e[0].Owner != "api-7" {
+			t.Errorf("the event is %+v", e[0])
+		}
+		done := result(func() error { return f.LockContext(ctx) })
+		queued(t, s)
+		redistest.Eventually(t, func() bool { return len(n.copied()) > 0 }, "it waits")
+		unlock(t, holder)
+		if err := wait(t, done, "it has the lock"); err != nil {
+			t.Fatal(err)
+		}
+		events := n.want(t, "waiting, acquired by queued")
+		if last := events[1]; last.Owner != "api-7" || last.Wait <= 0 || last.Fence <= fence {
+			t.Errorf("the event is %+v", last)
+		}
+		unlockFace(t, f)
+		if e := n.want(t, "released"); e[0].Held <= 0 {
+			t.Errorf("the event is %+v", e[0])
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := f.LockContext(ended); err == nil {
+			t.Fatal("it locks")
+		}
+		if e := n.want(t, "not acquired"); !errors.Is(e[0].Err, context.Canceled) {
+			t.Errorf("the event is %+v", e[0])
+		}
+	})
+}
+
+// copied returns the events so far.
+func (n *notebook) copied() []warlock.Event {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.events)
+}
+
+// Inside a process, writers hand the lock over, and readers share it.
+func TestObserverInsideAProcess(t *testing.T) {
+	eachFace(t, func(t *testing.T, s *redistest.Server, newFace newFace) {
+		n := new(notebook)
+		f := newFace(s.Client(), long, warlock.WithObserver(n))
+		lockFace(t, f)
+		if f.reads() {
+			lockFace(t, f)
+			unlockFace(t, f)
+			unlockFace(t, f)
+			n.want(t, "acquired by free, acquired by shared, released, released")
+			return
+		}
+		done := result(func() error { return f.LockContext(within(t)) })
+		redistest.Eventually(t, func() bool { return len(n.copied()) == 2 }, "another goroutine waits")
+		unlockFace(t, f)
+		if err := wait(t, done, "it has the lock"); err != nil {
+			t.Fatal(err)
+		}
+		unlockFace(t, f)
+		got := kindsOf(n.take())
+		// By which path depends on how long the first has had the lock.
+		handed := "acquired by free, waiting, released, acquired by local, released"
+		asked := "acquired by free, waiting, released, acquired by free, released"
+		orders := []string{
+			handed, asked, strings.Replace(handed, "released, acquired by local", "acquired by local, released", 1),
+		}
+		if !slices.Contains(orders, got) {
+			t.Errorf("the events are %q", got)
+		}
+	})
+}
+
+// A lock that stays with its process says so, and when it is used again, recalled
+// and given back.
+func TestObserverOfARetainedLock(t *testing.T) {
+	eachFace(t, func(t *testing.T, s *redistest.Server, newFace newFace) {
+		n := new(notebook)
+		f := newFace(s.Client(), long, warlock.WithRetention(time.Hour), warlock.WithObserver(n))
+		redistest.Eventually(t, func() bool {
+			f.Lock()
+			f.Unlock()
+			return strings.Contains(kindsOf(n.copied()), "by retained")
+		}, "it is retained")
+		n.take()
+		f.Lock()
+		f.Unlock()
+		n.want(t, "returned, acquired by retained, retained, released")
+		lock(t, newMutex(s, long))
+		redistest.Eventually(t, func() bool { return len(n.copied()) >= 2 }, "it was recalled")
+		n.want(t, "recalled, returned")
+	})
+}
+
+// Renewals, and the loss of a lease, are told with what was left, and why.
+func TestObserverOfALease(t *testing.T) {
+	t.Parallel() // it mostly waits
+	for name, newFace := range faces {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := redistest.Start(t)
+			n, m := new(notebook), new(notebook)
+			f := newFace(s.Client(), 300*time.Millisecond, warlock.WithObserver(n))
+			lockFace(t, f)
+			redistest.Eventually(t, func() bool { return len(n.copied()) >= 2 }, "it was renewed")
+			if e := n.take()[1]; e.Kind != warlock.EventRenewed || e.Slack <= 0 || e.Slack > 250*time.Millisecond {
+				t.Errorf("the event is %v, %+v", e.Kind, e)
+			}
+			s.Do("DEL", key)
+			redistest.Eventually(t, func() bool { return len(n.copied()) >= 1 }, "it was lost")
+			f.Unlock()
+			events := n.take()
+			if len(events) > 2 { // a renewal just before
+				events = events[len(events)-2:]
+			}
+			if got := kindsOf(events); got != "lost, released" {
+				t.Fatalf("the events are %q", got)
+			}
+			for _, e := range events {
+				if !errors.Is(e.Err, warlock.ErrLeaseLost) || e.Held <= 0 {
+					t.Errorf("the event is %+v", e)
+				}
+			}
+			down := newFace(s.Client(impatient, func(o *redis.Options) { o.DialerRetries = 1 }),
+				300*time.Millisecond, warlock.WithObserver(m))
+			lockFace(t, down)
+			s.Kill()
+			redistest.Eventually(t, func() bool {
+				return strings.Contains(kindsOf(m.copied()), "lost")
+			}, "it was lost")
+			got := kindsOf(m.take())
+			if !strings.Contains(got, "renewal failed") || !strings.HasSuffix(got, "lost") {
+				t.Errorf("the events are %q", got)
+			}
+			down.Unlock()
+		})
+	}
+}
+
+// An Observer that panics does no harm to the lock, or to other Observers.
+func TestObserverPanics(t *testing.T) {
+	eachFace(t, func(t *testing.T, s *redistest.Server, newFace newFace) {
+		n := new(notebook)
+		f := newFace(s.Client(), long, warlock.WithObserver(panics{}), warlock.WithObserver(n))
+		lockFace(t, f)
+		unlockFace(t, f)
+		n.want(t, "acquired by free, released")
+		f.unused(t)
+		onlyFence(t, s)
+	})
+}
+
+type panics struct{}
+
+func (panics) Observe(context.Context, warlock.Event) { panic("out of paper") }
+
+// Each kind and each path has a name.
+func TestEventNames(t *testing.T) {
+	seen := make(map[string]bool)
+	for k := warlock.EventWaiting; k <= warlock.EventRecalled; k++ {
+		seen[k.String()] = true
+	}
+	for p := warlock.PathFree; p <= warlock.PathRetained; p++ {
+		seen[p.String()] = true
+	}
+	if len(seen) != 14 || // "retained" is a kind and a path
+		seen["unknown"] || seen["none"] {
+		t.Errorf("the names are %v", seen)
+	}
+	if text := fmt.Sprint(warlock.EventKind(99), warlock.Path(-1)); text != "unknown unknown" {
+		t.Errorf("other values are %q", text)
+	}
+}
