@@ -18,7 +18,7 @@ var (
 
 // TestLinks follows each link of these pages to a file or a heading.
 func TestLinks(t *testing.T) {
-	for _, page := range []string{"../README.md", "../CHANGELOG.md", "coming-from.md"} {
+	for _, page := range []string{"../README.md", "../CHANGELOG.md", "coming-from.md", "recipes.md"} {
 		text, err := os.ReadFile(page)
 		fatalIf(t, err)
 		links := inlineLink.FindAllStringSubmatch(string(text), -1)

@@ -9,6 +9,8 @@ import (
 
 func TestProgramsOfTheReadme(t *testing.T) { runPrograms(t, "../README.md") }
 
+func TestProgramsOfTheRecipes(t *testing.T) { runPrograms(t, "recipes.md") }
+
 // runPrograms runs each program on a page as it is shown, on a server of its own.
 func runPrograms(t *testing.T, page string) {
 	for _, p := range programs(t, page) {
