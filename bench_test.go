@@ -97,3 +97,40 @@ func rawPair(b *testing.B, ctx context.Context, client *redis.Client) {
 		b.Fatal(n, err)
 	}
 }
+
+// BenchmarkObserver measures a lock that stays with its process, without an Observer
+// and with one that does nothing. Such a lock asks Redis nothing, so the time is the
+// library's own.
+func BenchmarkObserver(b *testing.B) {
+	for name, opts := range map[string][]warlock.Option{
+		"none": nil, "one": {warlock.WithObserver(ignores{})},
+	} {
+		b.Run(name, func(b *testing.B) {
+			m := retainedMutex(b, redistest.Start(b), opts...)
+			b.ReportAllocs()
+			for b.Loop() {
+				m.Lock()
+				m.Unlock()
+			}
+		})
+	}
+}
+
+type ignores struct{}
+
+func (ignores) Observe(context.Context, warlock.Event) {}
+
+// retainedMutex returns a Mutex that stays with its process.
+func retainedMutex(tb testing.TB, s *redistest.Server, opts ...warlock.Option) *warlock.Mutex {
+	tb.Helper()
+	client := s.Client()
+	m := warlock.NewMutex(client, key, long, append(opts, warlock.WithRetention(time.Hour))...)
+	scripts := redistest.CountScripts(client)
+	redistest.Eventually(tb, func() bool {
+		before := scripts.Load()
+		m.Lock()
+		m.Unlock()
+		return scripts.Load() == before
+	}, "the lock stays")
+	return m
+}

@@ -264,3 +264,12 @@ func TestEventNames(t *testing.T) {
 		t.Errorf("other values are %q", text)
 	}
 }
+
+// Without an Observer, nothing is made for one.
+func TestNoObserverCostsNothing(t *testing.T) {
+	s := redistest.StartMini(t)
+	m := retainedMutex(t, s)
+	if n := testing.AllocsPerRun(100, func() { m.Lock(); m.Unlock() }); n != 0 {
+		t.Errorf("a lock that stays with its process makes %v allocations, want none", n)
+	}
+}

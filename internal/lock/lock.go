@@ -330,15 +330,22 @@ func (l *Lock) hold(ctx context.Context, a *ask, h *Hold) *Hold {
 // lease stays with the process, idle.
 func (l *Lock) writeUnlock(ctx context.Context) (keeps bool, err error) {
 	left, ending := l.endWrite()
-	if left.hold == nil {
+	switch {
+	case left.hold == nil:
 		return false, l.server.Explain("unlock", errUnlocked)
+	case l.observed():
+		return l.leaving(ctx, left, func() (bool, error) { return l.freeWrite(ctx, left.hold, ending) })
 	}
-	defer func() { l.leaves(ctx, left, err) }()
-	if ending != released {
-		return l.keeps(ctx, left, ending == retained), nil
+	return l.freeWrite(ctx, left.hold, ending)
+}
+
+// freeWrite frees the lock if the writer's lease goes back to Redis.
+func (l *Lock) freeWrite(ctx context.Context, h *Hold, e ending) (keeps bool, err error) {
+	if e != released {
+		return e == retained, nil
 	}
 	defer l.leave()
-	return false, left.hold.end(ctx)
+	return false, h.end(ctx)
 }
 
 // takeTurn waits for the turn. It returns a hold if the goroutine got one in

@@ -209,15 +209,6 @@ func (t *terms) standsBehind(ctx context.Context, holder string) {
 	}
 }
 
-// keeps tells Observers whether the lease of a hold that has ended stays with the
-// process, idle, and returns that.
-func (s site) keeps(ctx context.Context, l leaving, idle bool) bool {
-	if idle && s.observed() {
-		s.observe(ctx, Event{Kind: Retained, Mode: l.mode, Fence: l.hold.fence})
-	}
-	return idle
-}
-
 // begin notes when a goroutine got the lock.
 func (t *turns) begin(h *Hold, mode Mode, now time.Time) {
 	t.mu.Lock()
@@ -257,11 +248,19 @@ func (s *share) leaveReaderLocked() leaving {
 	return l
 }
 
+// leaving has Observers told of an unlock, which free ends, also by a panic.
+func (s site) leaving(
+	ctx context.Context, l leaving, free func() (keeps bool, err error),
+) (keeps bool, err error) {
+	defer func() { s.leaves(ctx, l, err) }()
+	if keeps, err = free(); keeps {
+		s.observe(ctx, Event{Kind: Retained, Mode: l.mode, Fence: l.hold.fence})
+	}
+	return keeps, err
+}
+
 // leaves tells Observers that a goroutine has unlocked, with that error.
 func (s site) leaves(ctx context.Context, l leaving, err error) {
-	if !s.observed() || l.hold == nil {
-		return
-	}
 	if errors.Is(err, ErrLeaseLost) {
 		s.loses(l, err)
 	}

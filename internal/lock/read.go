@@ -90,20 +90,27 @@ func (l *Lock) beginShare(ctx context.Context, a *ask, h *Hold) *Hold {
 // with the process, idle.
 func (l *Lock) readUnlock(ctx context.Context, hold *Hold) (keeps bool, err error) {
 	left, e := l.endRead(hold)
-	if left.hold == nil {
+	switch {
+	case left.hold == nil:
 		return false, l.server.Explain("read-unlock", errRUnlocked)
+	case l.observed():
+		return l.leaving(ctx, left, func() (bool, error) { return l.freeRead(ctx, left.hold, e) })
 	}
-	defer func() { l.leaves(ctx, left, err) }()
+	return l.freeRead(ctx, left.hold, e)
+}
+
+// freeRead frees the lock after the last reader.
+func (l *Lock) freeRead(ctx context.Context, h *Hold, e readEnding) (keeps bool, err error) {
 	switch {
 	case e.retained:
-		return l.keeps(ctx, left, true), nil
+		return true, nil
 	case e.frees:
 		defer l.leave()
 	}
 	if e.last {
-		return false, left.hold.end(ctx)
+		return false, h.end(ctx)
 	}
-	err = left.hold.lease.Err()
+	err = h.lease.Err()
 	if errors.Is(err, lease.ErrLost) { // and not released since, by the last reader
 		return false, l.server.Explain("read-unlock", err)
 	}
