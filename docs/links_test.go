@@ -18,7 +18,9 @@ var (
 
 // TestLinks follows each link of these pages to a file or a heading.
 func TestLinks(t *testing.T) {
-	for _, page := range []string{"../README.md", "../CHANGELOG.md", "coming-from.md", "recipes.md"} {
+	for _, page := range []string{
+		"../README.md", "../CHANGELOG.md", "coming-from.md", "recipes.md", postgreSQLPage,
+	} {
 		text, err := os.ReadFile(page)
 		fatalIf(t, err)
 		links := inlineLink.FindAllStringSubmatch(string(text), -1)

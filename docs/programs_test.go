@@ -15,12 +15,17 @@ func TestProgramsOfTheRecipes(t *testing.T) { runPrograms(t, "recipes.md") }
 func runPrograms(t *testing.T, page string) {
 	for _, p := range programs(t, page) {
 		t.Run(p.name, func(t *testing.T) {
-			s := redistest.Start(t)
-			printed := run(t, p.build(t, s.Addr))
-			if strings.TrimSpace(printed) != strings.TrimSpace(p.output) {
-				t.Errorf("printed\n%s\nand the page says\n%s", printed, p.output)
-			}
+			p.expectOutput(t, redistest.Start(t).Addr)
 		})
+	}
+}
+
+// expectOutput runs p on the server at addr.
+func (p program) expectOutput(t *testing.T, addr string) {
+	t.Helper()
+	printed := run(t, p.build(t, addr))
+	if strings.TrimSpace(printed) != strings.TrimSpace(p.output) {
+		t.Errorf("printed\n%s\nand the page says\n%s", printed, p.output)
 	}
 }
 
