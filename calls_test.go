@@ -258,6 +258,8 @@ func minHold(t *testing.T, s *redistest.Server, newFace newFace, ttl time.Durati
 	sent := time.Now()
 	lockFace(t, f)
 	acquired := stopwatch(t)
+	done := result(func() error { return waits.LockContext(within(t)) })
+	queued(t, s) // it knows when the lease ends, and not that the lock is unlocked
 	unlockFace(t, f)
 	if d := acquired(); d > least/2 {
 		t.Errorf("the unlock took %v", d)
@@ -268,7 +270,7 @@ func minHold(t *testing.T, s *redistest.Server, newFace newFace, ttl time.Durati
 	if !f.reads() && f.TryLock() {
 		t.Fatal("this process has taken the lock again")
 	}
-	if err := waits.LockContext(within(t)); err != nil {
+	if err := wait(t, done, "the waiter has the lock"); err != nil {
 		t.Fatal(err)
 	}
 	if d := time.Since(sent); d < least {
@@ -280,6 +282,19 @@ func minHold(t *testing.T, s *redistest.Server, newFace newFace, ttl time.Durati
 	unlock(t, waits)
 	f.unused(t)
 	onlyFence(t, s)
+}
+
+// With WithMinHold nothing is retained.
+func TestMinHoldRetainsNothing(t *testing.T) {
+	s := redistest.Start(t)
+	client := s.Client()
+	m := warlock.NewMutex(client, key, long,
+		warlock.WithMinHold(time.Millisecond), warlock.WithRetention(time.Hour))
+	for range 5 {
+		lock(t, m)
+		unlock(t, m)
+		redistest.Eventually(t, func() bool { return s.Get(key) == "" }, "the lock is free")
+	}
 }
 
 // A lock that nobody came to use does not stay taken.

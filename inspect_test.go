@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock"
@@ -159,23 +160,32 @@ func TestInspectIsBounded(t *testing.T) {
 	if len(got.Waiting) != 1000 || got.MoreWaiting != 500 || got.Waiting[999].Owner != "web-999" {
 		t.Errorf("%d waiters and %d more, want 1000 and 500", len(got.Waiting), got.MoreWaiting)
 	}
-	s.Do("CONFIG", "RESETSTAT")
-	const times = 20
-	for range times {
+	best := time.Hour // of some, since others want the processor
+	for range 20 {
+		s.Do("CONFIG", "RESETSTAT")
 		inspect(t, client, key)
+		best = min(best, scriptTime(t, s))
 	}
-	stats := fmt.Sprint(s.Do("INFO", "commandstats"))
-	var us float64
-	for line := range strings.Lines(stats) {
+	t.Logf("Inspect of a lock with 1500 waiters keeps the server for %v", best)
+	if best > 5*time.Millisecond {
+		t.Errorf("Inspect keeps the server for %v, want 5 ms at most", best)
+	}
+}
+
+// scriptTime returns how long the server has taken for a script, on average.
+func scriptTime(t *testing.T, s *redistest.Server) time.Duration {
+	t.Helper()
+	for line := range strings.Lines(fmt.Sprint(s.Do("INFO", "commandstats"))) {
 		if _, rest, ok := strings.Cut(line, "cmdstat_evalsha:"); ok {
+			var us float64
 			_, rest, _ = strings.Cut(rest, "usec_per_call=")
-			_, _ = fmt.Sscanf(rest, "%f", &us)
+			if _, err := fmt.Sscanf(rest, "%f", &us); err == nil {
+				return time.Duration(us * float64(time.Microsecond))
+			}
 		}
 	}
-	t.Logf("Inspect of a lock with 1500 waiters keeps the server for %.0f us", us)
-	if us == 0 || us > 5000 {
-		t.Errorf("Inspect keeps the server for %v us, want 5 ms at most", us)
-	}
+	t.Fatal("the server ran no script")
+	return 0
 }
 
 // The default owner is the host and the process, and GET shows it.
@@ -292,4 +302,35 @@ func TestList(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The owner's label is data: whatever it is, its waiter is told of its grant. It
+// could not be granted the lock otherwise, since no timer runs.
+func TestOwnersAreData(t *testing.T) {
+	for _, owner := range []string{
+		"a:b", "r", "m", "x/r", "m/r", "% :", "^%d+$", "warlock:readers", "a b c 1 2", "'\"\\",
+	} {
+		t.Run(owner, func(t *testing.T) {
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+				holder := newMutex(s, long, warlock.WithOwner(owner))
+				clock := clockwork.NewFakeClock()
+				m := newMutex(s, long, warlock.WithOwner(owner), warlock.WithClock(clock))
+				lock(t, holder)
+				done := result(func() error { return m.LockContext(within(t)) })
+				if err := clock.BlockUntilContext(within(t), 1); err != nil {
+					t.Fatal(err)
+				}
+				if got := inspect(t, s.Client(), key); len(got.Waiting) != 1 ||
+					got.Waiting[0].Owner != owner || got.Holders[0].Owner != owner {
+					t.Errorf("Inspect says %+v", got)
+				}
+				unlock(t, holder)
+				if err := wait(t, done, "the waiter is told of its grant"); err != nil {
+					t.Fatal(err)
+				}
+				unlock(t, m)
+				onlyFence(t, s)
+			})
+		})
+	}
 }

@@ -40,7 +40,7 @@ func (n *notebook) take() []warlock.Event {
 	return taken
 }
 
-// kinds says what events are, and by which path a lock was acquired.
+// kindsOf says what events are, and by which path a lock was acquired.
 func kindsOf(events []warlock.Event) string {
 	var all []string
 	for _, e := range events {

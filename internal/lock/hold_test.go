@@ -110,6 +110,27 @@ func TestTakenHoldInDoubtIsSwept(t *testing.T) {
 	wantSwept(t, s, clock, h.grant.id)
 }
 
+// One of the requests of a lock that stays taken after its unlock may still come
+// late. Its ID is released again when its time is over, and not earlier.
+func TestLingeringHoldInDoubtIsSwept(t *testing.T) {
+	s, clock := redistest.StartMini(t), clockwork.NewFakeClock()
+	h, answered := inDoubt(t, s, clock)
+	const least = 10 * sweepAfter
+	h.grant.MinHold = least
+	if err := h.end(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s.Get(lockKey) != h.grant.id {
+		t.Fatal("the lock does not stay taken")
+	}
+	before := answered.Load()
+	clock.Advance(least - 1)
+	if s.Get(lockKey) != h.grant.id || answered.Load() != before {
+		t.Error("the lock was released before its time")
+	}
+	wantSwept(t, s, clock, h.grant.id)
+}
+
 // A hold is handed off, and one of its requests may still come late. The last
 // holder's unlock releases the ID. Later the ID is released once more.
 func TestHandedOffHoldInDoubtIsSwept(t *testing.T) {

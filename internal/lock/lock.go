@@ -375,9 +375,6 @@ func (l *Lock) takeTurn(ctx context.Context, mode Mode) (*Hold, error) {
 // dispose unlocks in the background, where there is no caller to return an
 // error to or to panic in. Until then it uses the lock beside its caller.
 func (l *Lock) dispose(ctx context.Context, mode Mode) {
-	if mode == Write {
-		l.disclaim()
-	}
 	if l.gone != nil {
 		l.uses.Add(1)
 	}
