@@ -254,12 +254,14 @@ func TestMinHold(t *testing.T) {
 func minHold(t *testing.T, s *redistest.Server, newFace newFace, ttl time.Duration) {
 	const least = 300 * time.Millisecond
 	f := newFace(s.Client(), ttl, warlock.WithMinHold(least))
-	waits, tries := newMutex(s, long), newMutex(s, long)
+	client := s.Client()
+	asked := redistest.CountScripts(client)
+	waits, tries := warlock.NewMutex(client, key, long), newMutex(s, long)
 	sent := time.Now()
 	lockFace(t, f)
 	acquired := stopwatch(t)
 	done := result(func() error { return waits.LockContext(within(t)) })
-	queued(t, s) // it knows when the lease ends, and not that the lock is unlocked
+	redistest.Eventually(t, func() bool { return asked.Load() >= 2 }, "it sleeps, and is told")
 	unlockFace(t, f)
 	if d := acquired(); d > least/2 {
 		t.Errorf("the unlock took %v", d)

@@ -110,25 +110,18 @@ func TestTakenHoldInDoubtIsSwept(t *testing.T) {
 	wantSwept(t, s, clock, h.grant.id)
 }
 
-// One of the requests of a lock that stays taken after its unlock may still come
-// late. Its ID is released again when its time is over, and not earlier.
-func TestLingeringHoldInDoubtIsSwept(t *testing.T) {
-	s, clock := redistest.StartMini(t), clockwork.NewFakeClock()
-	h, answered := inDoubt(t, s, clock)
-	const least = 10 * sweepAfter
-	h.grant.MinHold = least
-	if err := h.end(t.Context()); err != nil {
-		t.Fatal(err)
+// An ID is released once more after sweepAfter, or sooner with a short ttl, and not
+// while its lock stays taken.
+func TestSweepDelay(t *testing.T) {
+	for _, c := range []struct{ ttl, minHold, want time.Duration }{
+		{time.Minute, 0, sweepAfter}, {100 * time.Millisecond, 0, 50 * time.Millisecond},
+		{time.Minute, time.Hour, time.Hour}, {time.Minute, time.Millisecond, sweepAfter},
+	} {
+		terms := &terms{ttl: c.ttl, Options: Options{MinHold: c.minHold}}
+		if got := terms.sweepDelay(); got != c.want {
+			t.Errorf("ttl %v, MinHold %v: %v, want %v", c.ttl, c.minHold, got, c.want)
+		}
 	}
-	if s.Get(lockKey) != h.grant.id {
-		t.Fatal("the lock does not stay taken")
-	}
-	before := answered.Load()
-	clock.Advance(least - 1)
-	if s.Get(lockKey) != h.grant.id || answered.Load() != before {
-		t.Error("the lock was released before its time")
-	}
-	wantSwept(t, s, clock, h.grant.id)
 }
 
 // A hold is handed off, and one of its requests may still come late. The last

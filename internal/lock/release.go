@@ -199,11 +199,15 @@ func (s site) giveBack(ctx context.Context, id string, d *doubt) {
 	}
 }
 
+// sweepDelay is how long after its release an ID is released once more. By then the
+// lock is not to stay taken any longer.
+func (t *terms) sweepDelay() time.Duration { return max(min(sweepAfter, t.ttl/2), t.MinHold) }
+
 // sweep releases an ID once more, later: a request in doubt may have taken the
 // lock for it, or a place in the queue, after it was released.
 func (s site) sweep(id string, d *doubt) {
 	later := func() {
-		s.Clock.AfterFunc(max(min(sweepAfter, s.ttl/2), s.MinHold), func() {
+		s.Clock.AfterFunc(s.sweepDelay(), func() {
 			s.giveBack(context.Background(), id, nil)
 		})
 	}

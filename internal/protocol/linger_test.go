@@ -1,6 +1,7 @@
 package protocol_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -70,7 +71,9 @@ func TestNoticesOfLabelledIDs(t *testing.T) {
 		if err := l.NewRelease(self, 0).Try(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		m, err := sub.ReceiveMessage(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), redistest.Patience)
+		defer cancel()
+		m, err := sub.ReceiveMessage(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
