@@ -69,8 +69,9 @@ const (
 	prefix    = "warlock: "
 	wrongType = "WRONGTYPE"
 	noperm    = "allow the user " + commands + " on KEYS"
-	commands  = "EVALSHA, EVAL, SET, GET, DEL, UNLINK, TIME, PTTL, PEXPIRE, HSET, HGET, HDEL, " +
-		"ZADD, ZCARD, ZRANGE, ZRANGEBYSCORE, ZRANK, ZREM and ZSCORE"
+	commands  = "EVALSHA, EVAL, SET, GET, DEL, UNLINK, TIME, PTTL, PEXPIRE, " +
+		"HSET, HGET, HDEL, HMGET, ZADD, ZCARD, ZCOUNT, ZRANGE, ZRANGEBYSCORE, " +
+		"ZREVRANGEBYSCORE, ZRANK, ZREM and ZSCORE"
 )
 
 // KindOf returns the Kind of a request's error.
