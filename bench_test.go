@@ -107,10 +107,11 @@ func BenchmarkObserver(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			m := retainedMutex(b, redistest.Start(b), opts...)
+			lock, unlock := m.Lock, m.Unlock
 			b.ReportAllocs()
 			for b.Loop() {
-				m.Lock()
-				m.Unlock()
+				lock()
+				unlock()
 			}
 		})
 	}
@@ -126,10 +127,11 @@ func retainedMutex(tb testing.TB, s *redistest.Server, opts ...warlock.Option) *
 	client := s.Client()
 	m := warlock.NewMutex(client, key, long, append(opts, warlock.WithRetention(time.Hour))...)
 	scripts := redistest.CountScripts(client)
+	lock, unlock := m.Lock, m.Unlock
 	redistest.Eventually(tb, func() bool {
 		before := scripts.Load()
-		m.Lock()
-		m.Unlock()
+		lock()
+		unlock()
 		return scripts.Load() == before
 	}, "the lock stays")
 	return m

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"slices"
 	"strings"
@@ -245,31 +246,39 @@ func TestBusyError(t *testing.T) {
 	})
 }
 
+// manyLocks takes 1200 locks, and frees every other one. A third has a hash tag. It
+// also lets somebody wait for the lock of a plain holder, until ctx ends.
+func manyLocks(t *testing.T, ctx context.Context, s *redistest.Server) (waits <-chan error) {
+	t.Helper()
+	k := warlock.NewKeyed(s.Client(), prefix, long)
+	for i := range 1200 { // more than a page
+		id := fmt.Sprint(i)
+		if i%3 == 0 {
+			id = "{tagged}:" + id
+		}
+		if err := k.LockContext(within(t), id); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 1 {
+			k.Unlock(id)
+		}
+	}
+	s.Do("SET", "cache:1", "x", "PX", 60000)
+	const plain = "plain:1"
+	s.Do("SET", plain, "x", "PX", 60000)
+	waits = result(func() error { return warlock.NewMutex(s.Client(), plain, long).LockContext(ctx) })
+	redistest.Eventually(t, func() bool {
+		return s.Do("ZCARD", "warlock:{"+plain+"}:queue").(int64) > 0
+	}, "somebody waits for a plain holder")
+	return waits
+}
+
 // List finds the locks that are held or waited for.
 func TestList(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		client := s.Client()
-		k := warlock.NewKeyed(s.Client(), prefix, long)
-		for i := range 1200 { // more than a page
-			id := fmt.Sprint(i)
-			if i%3 == 0 {
-				id = "{tagged}:" + id
-			}
-			if err := k.LockContext(within(t), id); err != nil {
-				t.Fatal(err)
-			}
-			if i%2 == 1 {
-				k.Unlock(id)
-			}
-		}
-		s.Do("SET", "cache:1", "x", "PX", 60000)
-		plain := "plain:1"
-		s.Do("SET", plain, "x", "PX", 60000)
 		ctx, cancel := context.WithCancel(t.Context())
-		done := result(func() error { return warlock.NewMutex(s.Client(), plain, long).LockContext(ctx) })
-		redistest.Eventually(t, func() bool {
-			return s.Do("ZCARD", "warlock:{"+plain+"}:queue").(int64) > 0
-		}, "somebody waits for a plain holder")
+		waits := manyLocks(t, ctx, s)
 		for pattern, want := range map[string]int{
 			"": 601, "*": 601, "invoice:*": 600, "invoice:{tagged}:*": 200, "plain:?": 1, "cache:*": 0,
 		} {
@@ -288,20 +297,36 @@ func TestList(t *testing.T) {
 			break // a loop can be left
 		}
 		cancel()
-		wait(t, done, "it gives up")
-		for _, err := range warlock.List(ctx, client, "") {
-			if !errors.Is(err, context.Canceled) {
-				t.Errorf("with an ended context: %v", err)
-			}
+		wait(t, waits, "it gives up")
+	})
+}
+
+// List says what is wrong, and with which lock.
+func TestListFails(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		client := s.Client()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := firstOf(warlock.List(ctx, client, "")); !errors.Is(err, context.Canceled) {
+			t.Errorf("with an ended context: %v", err)
 		}
 		s.Do("RPUSH", "list", "x")
 		s.Do("SET", "warlock:{list}:fence", 1, "PX", 60000)
-		for status, err := range warlock.List(t.Context(), client, "list") {
-			if err == nil || status.Key != "list" {
-				t.Errorf("a key of another type: %+v, %v", status, err)
-			}
+		if status, err := firstOf(warlock.List(t.Context(), client, "list")); err == nil || status.Key != "list" {
+			t.Errorf("a key of another type: %+v, %v", status, err)
+		}
+		if _, err := firstOf(warlock.List(t.Context(), nil, "")); err == nil {
+			t.Error("a nil client has locks")
 		}
 	})
+}
+
+// firstOf returns what a List yields first.
+func firstOf(list iter.Seq2[warlock.Status, error]) (warlock.Status, error) {
+	for status, err := range list {
+		return status, err
+	}
+	return warlock.Status{}, nil
 }
 
 // The owner's label is data: whatever it is, its waiter is told of its grant. It

@@ -62,7 +62,7 @@ func (n *notebook) want(t *testing.T, want string) []warlock.Event {
 	return events
 }
 
-// Observers are told of a free lock, of a taken one, and of an unlock.
+// Observers are told of a free lock, and of an unlock.
 func TestObserver(t *testing.T) {
 	eachFace(t, func(t *testing.T, s *redistest.Server, newFace newFace) {
 		n, second := new(notebook), new(notebook)
@@ -89,24 +89,31 @@ func TestObserver(t *testing.T) {
 			}
 		}
 		second.want(t, "acquired by free, released")
+	})
+}
 
+// Observers are told of a lock that is taken, of who had it, and of waits.
+func TestObserverOfATakenLock(t *testing.T) {
+	eachFace(t, func(t *testing.T, s *redistest.Server, newFace newFace) {
+		n := new(notebook)
+		f := newFace(s.Client(), long, warlock.WithObserver(n))
 		holder := newMutex(s, long, warlock.WithOwner("api-7"))
-		lock(t, holder)
+		fence := lock(t, holder).Fence()
 		if f.TryLock() {
 			t.Fatal("the lock is taken")
 		}
 		if e := n.want(t, "not acquired"); e[0].Err != nil || e[0].Owner != "api-7" {
 			t.Errorf("the event is %+v", e[0])
 		}
-		done := result(func() error { return f.LockContext(ctx) })
+		done := result(func() error { return f.LockContext(within(t)) })
 		queued(t, s)
 		redistest.Eventually(t, func() bool { return len(n.copied()) > 0 }, "it waits")
 		unlock(t, holder)
 		if err := wait(t, done, "it has the lock"); err != nil {
 			t.Fatal(err)
 		}
-		events := n.want(t, "waiting, acquired by queued")
-		if last := events[1]; last.Owner != "api-7" || last.Wait <= 0 || last.Fence <= fence {
+		last := n.want(t, "waiting, acquired by queued")[1]
+		if last.Owner != "api-7" || last.Wait <= 0 || last.Fence <= fence {
 			t.Errorf("the event is %+v", last)
 		}
 		unlockFace(t, f)
@@ -268,7 +275,8 @@ func TestEventNames(t *testing.T) {
 func TestNoObserverCostsNothing(t *testing.T) {
 	s := redistest.StartMini(t)
 	m := retainedMutex(t, s)
-	if n := testing.AllocsPerRun(100, func() { m.Lock(); m.Unlock() }); n != 0 {
+	lock, unlock := m.Lock, m.Unlock
+	if n := testing.AllocsPerRun(100, func() { lock(); unlock() }); n != 0 {
 		t.Errorf("a lock that stays with its process makes %v allocations, want none", n)
 	}
 }
