@@ -27,6 +27,7 @@ var pages = []string{
 	"CONTRIBUTING.md",
 	"docs/design.md",
 	"docs/guarantees.md",
+	"docs/observing.md",
 	"docs/operations.md",
 	"docs/performance.md",
 }

@@ -30,6 +30,10 @@ type Event struct {
 	Held  time.Duration // since the lock was acquired: of EventReleased and EventLost
 	Slack time.Duration // of EventRenewed: what was left of the lease when the answer came
 
+	// Waited is whether the call has caused an EventWaiting: of EventAcquired and
+	// EventNotAcquired.
+	Waited bool
+
 	// Owner is who had the lock while the call waited, as far as Redis has said so:
 	// of EventAcquired and EventNotAcquired. See WithOwner.
 	Owner string
@@ -86,8 +90,8 @@ func WithObserver(o Observer) Option {
 		opts.Observers = append(opts.Observers, func(ctx context.Context, e lock.Event) {
 			o.Observe(ctx, Event{
 				Kind: EventKind(e.Kind), Name: e.Name, Key: e.Key, Mode: modeOf(e.Mode),
-				Path: Path(e.Path), Wait: e.Wait, Held: e.Held, Slack: e.Slack, Owner: e.Owner,
-				Fence: e.Fence, Err: e.Err,
+				Path: Path(e.Path), Wait: e.Wait, Held: e.Held, Slack: e.Slack, Waited: e.Waited,
+				Owner: e.Owner, Fence: e.Fence, Err: e.Err,
 			})
 		})
 	}

@@ -280,3 +280,38 @@ func TestNoObserverCostsNothing(t *testing.T) {
 		t.Errorf("a lock that stays with its process makes %v allocations, want none", n)
 	}
 }
+
+// An event says whether the call has caused an EventWaiting before it.
+func TestObserverOfACallThatWaited(t *testing.T) {
+	eachFace(t, func(t *testing.T, s *redistest.Server, newFace newFace) {
+		n := new(notebook)
+		f := newFace(s.Client(), long, warlock.WithObserver(n))
+		lockFace(t, f)
+		unlockFace(t, f)
+		holder := newMutex(s, long)
+		lock(t, holder)
+		if f.TryLock() {
+			t.Fatal("the lock is taken")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		for _, end := range []func(){cancel, func() { unlock(t, holder) }} {
+			done := result(func() error { return f.LockContext(ctx) })
+			redistest.Eventually(t, func() bool {
+				events := n.copied()
+				return events[len(events)-1].Kind == warlock.EventWaiting
+			}, "it waits")
+			end()
+			_ = wait(t, done, "the wait has ended") // the events tell how
+			ctx = within(t)
+		}
+		unlockFace(t, f)
+		want := "acquired by free, released, not acquired, waiting, not acquired, " +
+			"waiting, acquired by queued, released"
+		waited := []bool{false, false, false, false, true, false, true, false}
+		for i, e := range n.want(t, want) {
+			if e.Waited != waited[i] {
+				t.Errorf("event %d, %v, has %t", i, e.Kind, e.Waited)
+			}
+		}
+	})
+}

@@ -19,6 +19,7 @@ type Event struct {
 	Mode              Mode
 	Path              Path
 	Wait, Held, Slack time.Duration
+	Waited            bool
 	Owner             string
 	Fence             int64
 	Err               error
@@ -119,13 +120,14 @@ func (l *Lock) visit(
 	returned := false
 	defer func() {
 		if !returned { // a hook of the client panicked, or ended this goroutine
-			l.observe(ctx, Event{Kind: NotAcquired, Mode: mode, Wait: l.Clock.Since(v.began)})
+			wait := l.Clock.Since(v.began)
+			l.observe(ctx, Event{Kind: NotAcquired, Mode: mode, Wait: wait, Waited: v.waited})
 		}
 	}()
 	h, err := call(context.WithValue(ctx, visitKey{}, v))
 	returned = true
 	now := l.Clock.Now()
-	e := Event{Kind: NotAcquired, Mode: mode, Wait: now.Sub(v.began), Err: err}
+	e := Event{Kind: NotAcquired, Mode: mode, Wait: now.Sub(v.began), Waited: v.waited, Err: err}
 	e.Owner = protocol.OwnerOf(v.behind)
 	if h != nil {
 		e.Kind, e.Path, e.Fence = Acquired, v.path, h.fence
