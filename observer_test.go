@@ -253,6 +253,49 @@ type panics struct{}
 
 func (panics) Observe(context.Context, warlock.Event) { panic("out of paper") }
 
+// However calls end, each acquisition is followed by one release, and each wait by
+// one end.
+func TestObserverCountsBalance(t *testing.T) {
+	eachFace(t, func(t *testing.T, s *redistest.Server, newFace newFace) {
+		n := new(notebook)
+		f := newFace(s.Client(), long, warlock.WithObserver(n))
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				for j := range 60 {
+					patience := time.Duration(i*j%7) * 100 * time.Microsecond
+					ctx, cancel := context.WithTimeout(t.Context(), patience)
+					if f.LockContext(ctx) == nil {
+						f.Unlock()
+					}
+					cancel()
+				}
+			})
+		}
+		all.Wait()
+		f.Lock() // so that what goes on in the background has ended
+		f.Unlock()
+		held, waiting := 0, 0
+		for _, e := range n.take() {
+			switch {
+			case e.Kind == warlock.EventWaiting:
+				waiting++
+			case e.Waited:
+				waiting--
+			}
+			switch e.Kind {
+			case warlock.EventAcquired:
+				held++
+			case warlock.EventReleased:
+				held--
+			}
+		}
+		if held != 0 || waiting != 0 {
+			t.Errorf("the events say that %d hold and %d wait", held, waiting)
+		}
+	})
+}
+
 // Each kind and each path has a name.
 func TestEventNames(t *testing.T) {
 	seen := make(map[string]bool)

@@ -261,8 +261,12 @@ func (s site) leaving(
 	return keeps, err
 }
 
-// leaves tells Observers that a goroutine has unlocked, with that error.
+// leaves tells Observers that a goroutine has unlocked, with that error. They are told
+// nothing of a hold that came to no goroutine: the wait had ended at its grant.
 func (s site) leaves(ctx context.Context, l leaving, err error) {
+	if l.began.IsZero() {
+		return
+	}
 	if errors.Is(err, ErrLeaseLost) {
 		s.loses(l, err)
 	}
