@@ -40,32 +40,34 @@ local function holders()
   return count > 0 and 'read' or 'free', all, count - #all / 2
 end
 
--- Returns how many subscribers the mailboxes of some waiters have, by channel. It
--- leaves out those of which this server never had one, and all if the client may
--- not ask.
+-- Returns the channels of some waiters, and how many subscribers each has. It leaves
+-- out those of which this server never had one. It returns no counts if the client
+-- may not ask.
 local function subscribers_of(ids, records)
-  local channels, counts = {}, {}
+  local channels, counts, of = {}, {}, {}
   for i, id in ipairs(ids) do
-    local name = records[i] and string.find(records[i], ' 1 [rw]$') and channel(id)
+    -- The record ends with the digit "subscribed", a space and the mode.
+    local name = records[i] and string.sub(records[i], -3, -3) == '1' and channel(id)
+    of[i] = name or ''
     if name and not counts[name] then
       channels[#channels + 1], counts[name] = name, 1
     end
   end
   local reply = #channels > 0 and redis.pcall('PUBSUB', 'NUMSUB', unpack(channels)) or {}
   if reply.err then
-    return {}
+    return of, {}
   end
   for i = 1, #reply, 2 do
     counts[reply[i]] = tonumber(reply[i + 1])
   end
-  return counts
+  return of, counts
 end
 
 -- Reports whether a waiter with that record lives, and whether it reads.
 local function lives(record)
-  local asked, ttl, mode = string.match(record, '^(%d+) (%d+) %d+ %d+ %d ([rw])$')
+  local asked, ttl = string.match(record, '^(%d+) (%d+) ')
   asked = tonumber(asked)
-  return asked and now >= asked and now - asked <= ttl * 1000, mode
+  return asked and now >= asked and now - asked <= ttl * 1000, string.sub(record, -1)
 end
 
 local function waiters()
@@ -80,13 +82,13 @@ local function waiters()
       ids[#ids + 1] = queued[i]
     end
     local records = lenient('HMGET', WAITERS, unpack(ids)) or {}
-    local subscribed = subscribers_of(ids, records)
+    local channels, subscribed = subscribers_of(ids, records)
     for i, id in ipairs(ids) do
       local alive, mode = false, nil
       if records[i] then
         alive, mode = lives(records[i])
       end
-      if alive and subscribed[channel(id)] ~= 0 then
+      if alive and subscribed[channels[i]] ~= 0 then
         if told < LIMIT then
           local waited = math.min(math.max(0, now - queued[2 * i]), YEAR * 1000)
           all[3 * told + 1], all[3 * told + 2], all[3 * told + 3] = id, mode, waited
