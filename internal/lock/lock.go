@@ -93,6 +93,9 @@ func (l *Lock) Lock(mode Mode) {
 
 // await is wait, of which Observers are told.
 func (l *Lock) await(ctx context.Context, mode Mode) (*Hold, error) {
+	if !l.observed() {
+		return l.wait(ctx, mode)
+	}
 	return l.visit(ctx, mode, func(ctx context.Context) (*Hold, error) { return l.wait(ctx, mode) })
 }
 
@@ -148,12 +151,14 @@ func (l *Lock) acquire(ctx context.Context, mode Mode) (*Hold, error) {
 
 // acquireWithin is acquire without the limit of MaxWait.
 func (l *Lock) acquireWithin(ctx context.Context, mode Mode) (*Hold, error) {
-	return l.visit(ctx, mode, func(ctx context.Context) (*Hold, error) {
-		if l.Attempts == 0 {
-			return l.wait(ctx, mode)
-		}
-		return l.tryOften(ctx, mode)
-	})
+	call := l.wait
+	if l.Attempts > 0 {
+		call = l.tryOften
+	}
+	if !l.observed() {
+		return call(ctx, mode)
+	}
+	return l.visit(ctx, mode, func(ctx context.Context) (*Hold, error) { return call(ctx, mode) })
 }
 
 // tryOften makes as many tries as WithRetry says.
@@ -200,6 +205,9 @@ func (l *Lock) wait(ctx context.Context, mode Mode) (h *Hold, err error) {
 // the lock is taken.
 func (l *Lock) try(ctx context.Context, mode Mode) (*Hold, error) {
 	l.check()
+	if !l.observed() {
+		return l.tryAlone(ctx, mode)
+	}
 	return l.visit(ctx, mode, func(ctx context.Context) (*Hold, error) { return l.tryAlone(ctx, mode) })
 }
 

@@ -45,7 +45,9 @@ func (t *turns) enter(ctx context.Context, mode Mode) (h *Hold, waited bool, err
 	t.mu.Lock()
 	if h, ok := t.admitLocked(mode); ok {
 		t.mu.Unlock()
-		t.comesAtOnce(ctx, h, mode)
+		if t.observed() {
+			t.comesAtOnce(ctx, h, mode)
+		}
 		return h, false, nil
 	}
 	c, place := t.queue.wait(mode)
