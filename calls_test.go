@@ -286,6 +286,38 @@ func minHold(t *testing.T, s *redistest.Server, newFace newFace, ttl time.Durati
 	onlyFence(t, s)
 }
 
+// A lock that was unlocked early stays taken though its process is killed.
+func TestMinHoldOutlivesTheProcess(t *testing.T) {
+	t.Parallel() // it mostly waits
+	s := redistest.Start(t)
+	c := startChild(t, s, unlocksEarly, 100*time.Millisecond)
+	wait(t, c.lines, "the child has unlocked")
+	c.kill()
+	if d := s.TTL(key); d <= roleMinHold/2 || d > roleMinHold {
+		t.Errorf("the lock stays taken for %v, want a little less than %v", d, roleMinHold)
+	}
+	if newMutex(s, long).TryLock() {
+		t.Error("the lock was taken before its time")
+	}
+}
+
+const (
+	unlocksEarly = "unlock early"
+	roleMinHold  = time.Minute
+)
+
+func init() {
+	roles[unlocksEarly] = func() {
+		m := warlock.NewMutex(roleClient(), key, roleTTL(), warlock.WithMinHold(roleMinHold))
+		if err := m.LockContext(context.Background()); err != nil {
+			panic(err)
+		}
+		m.Unlock()
+		fmt.Println("unlocked")
+		select {}
+	}
+}
+
 // With WithMinHold nothing is retained.
 func TestMinHoldRetainsNothing(t *testing.T) {
 	s := redistest.Start(t)

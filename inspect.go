@@ -89,7 +89,9 @@ func Inspect(ctx context.Context, client redis.UniversalClient, key string) (Sta
 // List scans all keys of the server, or of all masters of a cluster, in small steps.
 // A lock that is taken or freed meanwhile may be missing. With the error of one lock,
 // List yields its key alone, and goes on. It ends with any other error.
-func List(ctx context.Context, client redis.UniversalClient, pattern string) iter.Seq2[Status, error] {
+func List(
+	ctx context.Context, client redis.UniversalClient, pattern string,
+) iter.Seq2[Status, error] {
 	return func(yield func(Status, error) bool) {
 		for s, err := range lock.List(ctx, client, pattern) {
 			if !yield(statusOf(s), err) {

@@ -31,13 +31,14 @@ func inspect(t *testing.T, client redis.UniversalClient, key string) warlock.Sta
 func TestInspect(t *testing.T) {
 	eachFace(t, func(t *testing.T, s *redistest.Server, newFace newFace) {
 		client := s.Client()
-		if got := inspect(t, client, key); got.Mode != warlock.ModeFree || got.Key != key || got.Holders != nil {
+		got := inspect(t, client, key)
+		if got.Mode != warlock.ModeFree || got.Key != key || got.Holders != nil {
 			t.Errorf("a lock that never was: %+v", got)
 		}
 		f := newFace(s.Client(), long, warlock.WithOwner("api 7%/4711"))
 		lease := lockFace(t, f)
 		before, scripts := s.Keys(), redistest.CountScripts(client)
-		got := inspect(t, client, key)
+		got = inspect(t, client, key)
 		if n := scripts.Load(); n != 1 {
 			t.Errorf("%d requests, want 1", n)
 		}
@@ -198,7 +199,8 @@ func TestDefaultOwner(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if id, want := s.Get(key), fmt.Sprintf("/%s/%d", host, os.Getpid()); !strings.HasSuffix(id, want) {
+		want := fmt.Sprintf("/%s/%d", host, os.Getpid())
+		if id := s.Get(key); !strings.HasSuffix(id, want) {
 			t.Errorf("GET shows %q, want it to end with %q", id, want)
 		}
 		unlock(t, m)
@@ -301,6 +303,54 @@ func TestList(t *testing.T) {
 	})
 }
 
+// Inspect and List know the locks of all nodes of a cluster.
+func TestListOnACluster(t *testing.T) {
+	t.Parallel() // a cluster takes two seconds to come up
+	a, b := redistest.StartNode(t), redistest.StartNode(t)
+	redistest.Cluster(t, a, b)
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{a.Addr, b.Addr}})
+	t.Cleanup(func() { _ = client.Close() })
+	k := warlock.NewKeyed(client, prefix, long)
+	const locks = 20
+	for i := range locks {
+		if err := k.LockContext(within(t), fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+		if got := inspect(t, client, prefix+fmt.Sprint(i)); got.Mode != warlock.ModeWrite {
+			t.Errorf("lock %d is %v", i, got.Mode)
+		}
+	}
+	found := make(map[string]bool)
+	for status, err := range warlock.List(t.Context(), client, prefix+"*") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[status.Key] = true
+	}
+	if len(found) != locks || len(a.Keys()) == 0 || len(b.Keys()) == 0 {
+		t.Errorf("%d locks were found, want %d, on both nodes", len(found), locks)
+	}
+}
+
+// A closed client, and a server that is down, are told apart.
+func TestInspectWithoutRedis(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		closed, down := s.Client(), s.Client(impatient)
+		_ = closed.Close()
+		if _, err := warlock.Inspect(t.Context(), closed, key); !errors.Is(err, redis.ErrClosed) ||
+			errors.Is(err, warlock.ErrUnavailable) {
+			t.Errorf("with a closed client: %v", err)
+		}
+		s.Kill()
+		if _, err := warlock.Inspect(t.Context(), down, key); !errors.Is(err, warlock.ErrUnavailable) {
+			t.Errorf("of a server that is down: %v", err)
+		}
+		if _, err := firstOf(warlock.List(t.Context(), down, "")); err == nil {
+			t.Error("a server that is down has locks")
+		}
+	})
+}
+
 // List says what is wrong, and with which lock.
 func TestListFails(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -312,7 +362,8 @@ func TestListFails(t *testing.T) {
 		}
 		s.Do("RPUSH", "list", "x")
 		s.Do("SET", "warlock:{list}:fence", 1, "PX", 60000)
-		if status, err := firstOf(warlock.List(t.Context(), client, "list")); err == nil || status.Key != "list" {
+		status, err := firstOf(warlock.List(t.Context(), client, "list"))
+		if err == nil || status.Key != "list" {
 			t.Errorf("a key of another type: %+v, %v", status, err)
 		}
 		if _, err := firstOf(warlock.List(t.Context(), nil, "")); err == nil {

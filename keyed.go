@@ -78,7 +78,9 @@ func (k *Keyed) Do(ctx context.Context, id string, fn func(context.Context) erro
 // TryDo tries once to lock id, as TryLockContext does. If it gets the lock, it runs
 // fn as Do does, and returns true and the error of that. It returns false, and does
 // not run fn, if the lock is taken, or if an error leaves that unknown.
-func (k *Keyed) TryDo(ctx context.Context, id string, fn func(context.Context) error) (bool, error) {
+func (k *Keyed) TryDo(
+	ctx context.Context, id string, fn func(context.Context) error,
+) (bool, error) {
 	return k.table.TryDo(ctx, id, lock.Write, fn)
 }
 

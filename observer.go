@@ -50,16 +50,37 @@ type EventKind int
 // EventAcquired is followed by one EventReleased, when the lock is unlocked, also if
 // the lease was lost.
 const (
-	EventWaiting       EventKind = iota + 1 // a call begins to wait
-	EventAcquired                           // a call got the lock
-	EventNotAcquired                        // a call did not get the lock. Err is nil if a try found it taken
-	EventRenewed                            // the lease lives for another ttl
-	EventRenewalFailed                      // a renewal was not answered with yes or no, and is tried again
-	EventReleased                           // a goroutine has unlocked. Err says what went wrong
-	EventLost                               // the lease has ended while the lock was held. Err wraps ErrLeaseLost
-	EventRetained                           // the lock was unlocked, and stays with the process, see WithRetention
-	EventReturned                           // a lock that stayed with the process is used again, or goes back
-	EventRecalled                           // another process asks for a lock that this one holds or retains
+	// EventWaiting: a call begins to wait.
+	EventWaiting EventKind = iota + 1
+
+	// EventAcquired: a call got the lock.
+	EventAcquired
+
+	// EventNotAcquired: a call did not get the lock. Err is nil if a try found the
+	// lock taken.
+	EventNotAcquired
+
+	// EventRenewed: the lease lives for another ttl.
+	EventRenewed
+
+	// EventRenewalFailed: a renewal was not answered with yes or no. It is tried again.
+	EventRenewalFailed
+
+	// EventReleased: a goroutine has unlocked. Err says what went wrong.
+	EventReleased
+
+	// EventLost: the lease has ended while the lock was held. Err wraps ErrLeaseLost.
+	EventLost
+
+	// EventRetained: the lock was unlocked, and stays with the process. See
+	// WithRetention.
+	EventRetained
+
+	// EventReturned: a lock that stayed with the process is used again, or goes back.
+	EventReturned
+
+	// EventRecalled: another process asks for a lock that this one holds or retains.
+	EventRecalled
 )
 
 // String returns the kind in lower case: "waiting", "acquired", "not acquired" ...

@@ -92,6 +92,22 @@ func TestObserver(t *testing.T) {
 	})
 }
 
+// The name of a group is the prefix of a Keyed, unless WithName gives another.
+func TestNameOfAGroup(t *testing.T) {
+	s, n := redistest.StartMini(t), new(notebook)
+	o := warlock.WithObserver(n)
+	k, named := warlock.NewKeyed(s.Client(), prefix, long, o),
+		warlock.NewKeyed(s.Client(), prefix, long, o, warlock.WithName("invoices"))
+	k.TryLock("1")
+	named.TryLock("2")
+	newMutex(s, long, o).TryLock()
+	for i, want := range []string{prefix, "invoices", ""} {
+		if got := n.copied()[i].Name; got != want {
+			t.Errorf("name %d is %q, want %q", i, got, want)
+		}
+	}
+}
+
 // Observers are told of a lock that is taken, of who had it, and of waits.
 func TestObserverOfATakenLock(t *testing.T) {
 	eachFace(t, func(t *testing.T, s *redistest.Server, newFace newFace) {

@@ -58,7 +58,8 @@ func main() {
 	short := flag.Bool("short", false, "run everything in less than a minute, for a look")
 	out := flag.String("out", "",
 		`folder for the results; empty: "results", or none with -short or -cases`)
-	draw := flag.String("draw", "", "draw the plots of the results in this folder anew, and measure nothing")
+	draw := flag.String("draw", "",
+		"draw the plots of the results in this folder anew, and measure nothing")
 	flag.Parse()
 	if *draw != "" {
 		exit(drawAnew(*draw))

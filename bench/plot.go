@@ -297,7 +297,7 @@ func (c curve) draw(p *plot.Plot) error {
 // lines draws the curves. Each has its name at its end, and names that would
 // meet stand one above the other.
 func (r *report) lines() (*plot.Plot, error) {
-	p := newPlot("Commands of the server for each lock, by the number of clients that want it", "clients")
+	p := newPlot("Commands of the server for each lock, by the number of clients", "clients")
 	curves := r.curves()
 	slices.SortFunc(curves, func(a, b curve) int { return cmp.Compare(a.end().Y, b.end().Y) })
 	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, at(crowds)

@@ -96,7 +96,8 @@ func (d *diagnosis) reportHolder(s site, now time.Time) {
 	}
 	d.holderTold = true
 	s.log().Warn("warlock: Lock has waited for longer than the ttl behind one holder; it may be stuck, "+
-		"never expire, or be this goroutine's own", "holder", d.refusal.holder, "waited", now.Sub(d.holderFrom))
+		"never expire, or be this goroutine's own", "holder", d.refusal.holder,
+		"waited", now.Sub(d.holderFrom))
 }
 
 // failure returns the error of a call that ends for its problem, or with ctx.

@@ -45,7 +45,9 @@ func Inspect(ctx context.Context, client redis.UniversalClient, key string) (s S
 const listPage = 500
 
 // List yields the locks that are held or waited for, whose keys match pattern.
-func List(ctx context.Context, client redis.UniversalClient, pattern string) iter.Seq2[Status, error] {
+func List(
+	ctx context.Context, client redis.UniversalClient, pattern string,
+) iter.Seq2[Status, error] {
 	if pattern == "" {
 		pattern = "*"
 	}
@@ -70,7 +72,9 @@ func List(ctx context.Context, client redis.UniversalClient, pattern string) ite
 }
 
 // scanned returns the servers on which the keys are.
-func scanned(ctx context.Context, client redis.UniversalClient) (servers []redis.Cmdable, err error) {
+func scanned(
+	ctx context.Context, client redis.UniversalClient,
+) (servers []redis.Cmdable, err error) {
 	if err := protocol.Check(client); err != nil {
 		return nil, err
 	}

@@ -208,7 +208,9 @@ func (l *Lock) try(ctx context.Context, mode Mode) (*Hold, error) {
 	if !l.observed() {
 		return l.tryAlone(ctx, mode)
 	}
-	return l.visit(ctx, mode, func(ctx context.Context) (*Hold, error) { return l.tryAlone(ctx, mode) })
+	return l.visit(ctx, mode, func(ctx context.Context) (*Hold, error) {
+		return l.tryAlone(ctx, mode)
+	})
 }
 
 // tryAlone is try, of which nobody is told.
@@ -342,7 +344,9 @@ func (l *Lock) writeUnlock(ctx context.Context) (keeps bool, err error) {
 	case left.hold == nil:
 		return false, l.server.Explain("unlock", errUnlocked)
 	case l.observed():
-		return l.leaving(ctx, left, func() (bool, error) { return l.freeWrite(ctx, left.hold, ending) })
+		return l.unlockSeen(ctx, left, func() (bool, error) {
+			return l.freeWrite(ctx, left.hold, ending)
+		})
 	}
 	return l.freeWrite(ctx, left.hold, ending)
 }

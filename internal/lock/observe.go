@@ -249,8 +249,8 @@ func (s *share) leaveReaderLocked() leaving {
 	return l
 }
 
-// leaving has Observers told of an unlock, which free ends, also by a panic.
-func (s site) leaving(
+// unlockSeen has Observers told of an unlock, which free ends, also by a panic.
+func (s site) unlockSeen(
 	ctx context.Context, l leaving, free func() (keeps bool, err error),
 ) (keeps bool, err error) {
 	defer func() { s.leaves(ctx, l, err) }()
@@ -269,7 +269,9 @@ func (s site) leaves(ctx context.Context, l leaving, err error) {
 	if errors.Is(err, ErrLeaseLost) {
 		s.loses(l, err)
 	}
-	s.observe(ctx, Event{Kind: Released, Mode: l.mode, Fence: l.hold.fence, Held: s.since(l.began), Err: err})
+	s.observe(ctx, Event{
+		Kind: Released, Mode: l.mode, Fence: l.hold.fence, Held: s.since(l.began), Err: err,
+	})
 }
 
 // loses tells Observers once that the lease of a hold has ended.

@@ -94,7 +94,7 @@ func (l *Lock) readUnlock(ctx context.Context, hold *Hold) (keeps bool, err erro
 	case left.hold == nil:
 		return false, l.server.Explain("read-unlock", errRUnlocked)
 	case l.observed():
-		return l.leaving(ctx, left, func() (bool, error) { return l.freeRead(ctx, left.hold, e) })
+		return l.unlockSeen(ctx, left, func() (bool, error) { return l.freeRead(ctx, left.hold, e) })
 	}
 	return l.freeRead(ctx, left.hold, e)
 }

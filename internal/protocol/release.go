@@ -15,7 +15,7 @@ type Release struct {
 	lock       *Lock
 	id         string
 	used       int64
-	left       func() time.Duration // how long the lock stays taken after the release; nil: it does not
+	left       func() time.Duration // how long the lock stays taken after it; nil: it does not
 	part       *send.Part
 	unanswered bool // the server may have carried out a request that was not answered
 }
@@ -40,9 +40,9 @@ func (l *Lock) NewLingeringRelease(id string, left func() time.Duration) *Releas
 }
 
 // Try makes one request, which go-redis never repeats. If the ID holds the lock, the
-// server hands the lock to the first waiter, or frees it. Otherwise the ID leaves the queue, and Try
-// returns ErrNotHeld. After a request that was not answered Try returns nil in
-// that case: the server may have carried that request out.
+// server hands the lock to the first waiter, or frees it. Otherwise the ID leaves
+// the queue, and Try returns ErrNotHeld. After a request that was not answered Try
+// returns nil in that case: the server may have carried that request out.
 func (r *Release) Try(ctx context.Context) error {
 	err := yes(r.ask(ctx))
 	if errors.Is(err, ErrNotHeld) && r.unanswered {
