@@ -82,7 +82,7 @@ type Hold struct {
 	fate  atomic.Int32 // undecided, own or handedOff
 
 	// For Observers.
-	began   time.Time   // when the writer got the lock; the mu of turns guards it
+	began   time.Time   // when the writer got the lock; the mu of turns guards it until it leaves
 	mourned atomic.Bool // they were told that the lease has ended
 }
 

@@ -144,6 +144,9 @@ func (l *Lock) unlockHold(ctx context.Context, h *Hold, mode Mode) (keeps bool, 
 // acquire locks as LockContext does.
 func (l *Lock) acquire(ctx context.Context, mode Mode) (*Hold, error) {
 	l.check()
+	if l.MaxWait == 0 {
+		return l.acquireWithin(ctx, mode)
+	}
 	ctx, stop := l.limitWait(ctx)
 	defer stop()
 	return l.acquireWithin(ctx, mode)
@@ -151,14 +154,15 @@ func (l *Lock) acquire(ctx context.Context, mode Mode) (*Hold, error) {
 
 // acquireWithin is acquire without the limit of MaxWait.
 func (l *Lock) acquireWithin(ctx context.Context, mode Mode) (*Hold, error) {
-	call := l.wait
-	if l.Attempts > 0 {
-		call = l.tryOften
+	if l.Attempts == 0 {
+		return l.await(ctx, mode)
 	}
 	if !l.observed() {
-		return call(ctx, mode)
+		return l.tryOften(ctx, mode)
 	}
-	return l.visit(ctx, mode, func(ctx context.Context) (*Hold, error) { return call(ctx, mode) })
+	return l.visit(ctx, mode, func(ctx context.Context) (*Hold, error) {
+		return l.tryOften(ctx, mode)
+	})
 }
 
 // tryOften makes as many tries as WithRetry says.
@@ -339,16 +343,16 @@ func (l *Lock) hold(ctx context.Context, a *ask, h *Hold) *Hold {
 // writeUnlock hands the writer's hold off, or ends it. keeps reports whether the
 // lease stays with the process, idle.
 func (l *Lock) writeUnlock(ctx context.Context) (keeps bool, err error) {
-	left, ending := l.endWrite()
+	h, ending := l.endWrite()
 	switch {
-	case left.hold == nil:
+	case h == nil:
 		return false, l.server.Explain("unlock", errUnlocked)
 	case l.observed():
-		return l.unlockSeen(ctx, left, func() (bool, error) {
-			return l.freeWrite(ctx, left.hold, ending)
+		return l.unlockSeen(ctx, leaving{h, Write, h.began}, func() (bool, error) {
+			return l.freeWrite(ctx, h, ending)
 		})
 	}
-	return l.freeWrite(ctx, left.hold, ending)
+	return l.freeWrite(ctx, h, ending)
 }
 
 // freeWrite frees the lock if the writer's lease goes back to Redis.

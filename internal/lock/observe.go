@@ -214,6 +214,7 @@ func (t *turns) begin(h *Hold, mode Mode, now time.Time) {
 	defer t.mu.Unlock()
 	if mode == Write {
 		h.began = now
+		h.shown.Store(true) // by its token
 		return
 	}
 	for _, s := range t.shares {
@@ -228,15 +229,6 @@ type leaving struct {
 	hold  *Hold
 	mode  Mode
 	began time.Time // when the goroutine got the lock; zero: nobody is told of it
-}
-
-// leaveWriterLocked returns the leaving of the writer whose hold is h.
-func (t *turns) leaveWriterLocked(h *Hold) leaving {
-	l := leaving{hold: h, mode: Write}
-	if t.observed() {
-		l.began, h.began = h.began, l.began // the next writer may have the same Hold
-	}
-	return l
 }
 
 // leaveReaderLocked returns the leaving of a reader of s. Of several, it may be one

@@ -234,15 +234,14 @@ const (
 
 // endWrite ends the hold under which a goroutine writes, if there is one. It returns
 // that, and what becomes of its lease.
-func (t *turns) endWrite() (l leaving, e ending) {
+func (t *turns) endWrite() (h *Hold, e ending) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	h := t.writer
+	h = t.writer
 	t.writer = nil
 	if h == nil {
-		return l, released
+		return nil, released
 	}
-	l = t.leaveWriterLocked(h)
 	mode, waits := t.queue.next()
 	switch {
 	case waits && mode == Write:
@@ -250,13 +249,13 @@ func (t *turns) endWrite() (l leaving, e ending) {
 			t.writer = next
 			t.served++
 			t.queue.pass(next) // along with the turn
-			return l, passed
+			return h, passed
 		}
 	case !waits && t.retainLocked(h):
 		t.queue.leave()
-		return l, retained
+		return h, retained
 	}
-	return l, released
+	return h, released
 }
 
 // reserve returns how many tokens a request of a reserves, for hand-offs and for
