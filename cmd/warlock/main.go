@@ -1,0 +1,44 @@
+// Command warlock runs commands under locks of Redis, and shows who holds a lock and
+// who waits for it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+func main() {
+	args := hidePasswords(os.Args)
+	os.Exit(execute(context.Background(), args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// execute runs the command line args, and returns the exit status.
+func execute(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errs)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var e *exit
+	if !errors.As(err, &e) {
+		e = &exit{status: exitUsage, err: err} // cobra's own errors are all of usage
+	}
+	if e.err != nil {
+		fmt.Fprintln(errs, "warlock:", oneLine(e.err))
+	}
+	return e.status
+}
+
+// oneLine returns the text of err in one line, without the name of the program.
+func oneLine(err error) string {
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	return strings.TrimPrefix(text, "warlock: ")
+}
