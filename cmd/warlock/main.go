@@ -9,9 +9,15 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"github.com/warlock-go/warlock/cmd/warlock/internal/job"
 )
 
 func main() {
+	if job.IsGuard() {
+		job.Guard()
+		return
+	}
 	args := hidePasswords(os.Args)
 	os.Exit(execute(context.Background(), args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
