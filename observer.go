@@ -30,6 +30,10 @@ type Event struct {
 	Held  time.Duration // since the lock was acquired: of EventReleased and EventLost
 	Slack time.Duration // of EventRenewed: what was left of the lease when the answer came
 
+	// TTL is the ttl of the lock: of EventAcquired and EventRenewed. Each renewal asks
+	// for it. At an EventAcquired less may be left, if the lease is older than the call.
+	TTL time.Duration
+
 	// Waited is whether the call has caused an EventWaiting: of EventAcquired and
 	// EventNotAcquired.
 	Waited bool
@@ -56,8 +60,8 @@ const (
 	// EventAcquired: a call got the lock.
 	EventAcquired
 
-	// EventNotAcquired: a call did not get the lock. Err is nil if a try found the
-	// lock taken.
+	// EventNotAcquired: a call did not get the lock. Err is nil only if a try found
+	// the lock taken.
 	EventNotAcquired
 
 	// EventRenewed: the lease lives for another ttl.
@@ -111,8 +115,8 @@ func WithObserver(o Observer) Option {
 		opts.Observers = append(opts.Observers, func(ctx context.Context, e lock.Event) {
 			o.Observe(ctx, Event{
 				Kind: EventKind(e.Kind), Name: e.Name, Key: e.Key, Mode: modeOf(e.Mode),
-				Path: Path(e.Path), Wait: e.Wait, Held: e.Held, Slack: e.Slack, Waited: e.Waited,
-				Owner: e.Owner, Fence: e.Fence, Err: e.Err,
+				Path: Path(e.Path), Wait: e.Wait, Held: e.Held, Slack: e.Slack, TTL: e.TTL,
+				Waited: e.Waited, Owner: e.Owner, Fence: e.Fence, Err: e.Err,
 			})
 		})
 	}

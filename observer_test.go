@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/warlock-go/warlock"
 	"github.com/warlock-go/warlock/internal/redistest"
+	"github.com/warlock-go/warlock/internal/send"
 )
 
 // A notebook is an Observer that keeps what it is told.
@@ -219,20 +221,27 @@ func TestObserverOfALease(t *testing.T) {
 			f := newFace(s.Client(), 300*time.Millisecond, warlock.WithObserver(n))
 			lockFace(t, f)
 			redistest.Eventually(t, func() bool { return len(n.copied()) >= 2 }, "it was renewed")
-			if e := n.take()[1]; e.Kind != warlock.EventRenewed || e.Slack <= 0 || e.Slack > 250*time.Millisecond {
+			events := n.take()
+			e := events[1]
+			if e.Kind != warlock.EventRenewed || e.Slack <= 0 || e.Slack > 250*time.Millisecond {
 				t.Errorf("the event is %v, %+v", e.Kind, e)
+			}
+			for _, e := range events {
+				if e.TTL != 300*time.Millisecond {
+					t.Errorf("%v has the ttl %v", e.Kind, e.TTL)
+				}
 			}
 			s.Do("DEL", key)
 			redistest.Eventually(t, func() bool { return len(n.copied()) >= 1 }, "it was lost")
 			f.Unlock()
-			events := slices.DeleteFunc(n.take(), func(e warlock.Event) bool {
+			events = slices.DeleteFunc(n.take(), func(e warlock.Event) bool {
 				return e.Kind == warlock.EventRenewed // just before
 			})
 			if got := kindsOf(events); got != "lost, released" {
 				t.Fatalf("the events are %q", got)
 			}
 			for _, e := range events {
-				if !errors.Is(e.Err, warlock.ErrLeaseLost) || e.Held <= 0 {
+				if !errors.Is(e.Err, warlock.ErrLeaseLost) || e.Held <= 0 || e.TTL != 0 {
 					t.Errorf("the event is %+v", e)
 				}
 			}
@@ -248,6 +257,37 @@ func TestObserverOfALease(t *testing.T) {
 				t.Errorf("the events are %q", got)
 			}
 			down.Unlock()
+		})
+	}
+}
+
+// A call that a hook of the client ends, by a panic or with its goroutine, has an
+// error. A try that finds the lock taken has none.
+func TestObserverOfACallThatAHookEnds(t *testing.T) {
+	for name, breaks := range map[string]func(){
+		"panics": func() { panic(errOfHook) }, "exits": runtime.Goexit,
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachFace(t, func(t *testing.T, s *redistest.Server, newFace newFace) {
+				n, hook, client := new(notebook), new(brokenHook), s.Client()
+				client.AddHook(hook.hook())
+				f := newFace(client, long, warlock.WithObserver(n))
+				hook.before.Store(&breaks)
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					defer func() { _ = recover() }()
+					f.TryLock()
+				}()
+				wait(t, ended, "the call ends")
+				hook.mend()
+				for _, e := range n.want(t, "not acquired") {
+					if !errors.Is(e.Err, send.ErrExited) || e.Mode == 0 {
+						t.Errorf("the event is %+v", e)
+					}
+				}
+				f.unused(t)
+			})
 		})
 	}
 }

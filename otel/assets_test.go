@@ -153,11 +153,16 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// Prometheus takes the rules, and they alert when they should.
+// Prometheus takes the rules, and they alert when they should. Without promtool the
+// test is skipped, or fails if the environment variable WARLOCK_REQUIRE_PROMTOOL is 1.
 func TestRulesByPromtool(t *testing.T) {
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
-		t.Skip("no promtool in PATH: the Debian package prometheus has it")
+		const missing = "there is no promtool in PATH: Debian's package prometheus has it"
+		if os.Getenv("WARLOCK_REQUIRE_PROMTOOL") == "1" {
+			t.Fatal(missing + ", and WARLOCK_REQUIRE_PROMTOOL=1")
+		}
+		t.Skip(missing)
 	}
 	for _, args := range [][]string{
 		{"check", "rules", "warlock.rules.yml"}, {"test", "rules", "warlock.tests.yml"},

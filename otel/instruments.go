@@ -6,8 +6,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// bounds are the boundaries of the histograms in seconds. A sixth of a usual ttl is
-// among them: that of 6, 15, 30 or 60 s.
+// bounds are the boundaries of the histograms in seconds.
 var bounds = []float64{
 	0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
 	0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60,
@@ -17,7 +16,8 @@ var bounds = []float64{
 type instruments struct {
 	waits, holds, slack     metric.Float64Histogram
 	held, waiting, retained metric.Int64UpDownCounter
-	lost, failed, recalls   metric.Int64Counter
+	lost, failed            metric.Int64Counter
+	late, recalls           metric.Int64Counter
 }
 
 // newInstruments makes all instruments. The error names those that failed.
@@ -40,6 +40,8 @@ func newInstruments(m metric.Meter) (instruments, error) {
 			"Leases that ended while the lock was held."),
 		failed: f.counter("warlock.lock.renewal.failed", "{renewal}",
 			"Renewals that were not answered with yes or no, and were tried again."),
+		late: f.counter("warlock.lock.renewal.late", "{renewal}",
+			"Renewals that were answered when less than a sixth of the ttl was left."),
 		recalls: f.counter("warlock.lock.recalls", "{lock}",
 			"Locks that another process asked for while this one held or retained them."),
 	}

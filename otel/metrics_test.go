@@ -6,6 +6,7 @@ import (
 	"maps"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -206,6 +207,45 @@ func (how loss) happens(t *testing.T, mode string) {
 	v.balanced()
 }
 
+// A renewal is late if less than a sixth of the ttl was left.
+func TestLateRenewals(t *testing.T) {
+	v := newView(t)
+	const ttl = 6 * time.Second
+	for _, slack := range []time.Duration{ttl * 2 / 3, ttl / 6, ttl/6 - 1, 1, 0} {
+		v.Observe(t.Context(), warlock.Event{
+			Kind: warlock.EventRenewed, Mode: warlock.ModeWrite, Slack: slack, TTL: ttl,
+		})
+	}
+	v.want(map[string]int64{"renewal.slack{mode=write}": 5, "renewal.late{mode=write}": 3})
+}
+
+// A renewal that is answered in the last sixth of the ttl is late, and no other is.
+func TestRenewalThatIsAnsweredLate(t *testing.T) {
+	redistest.InBubble(t, func(t *testing.T, s *redistest.Server) {
+		const ttl = 6 * time.Second
+		v, client := newView(t), s.Client()
+		m := warlock.NewMutex(client, key, ttl, warlock.WithObserver(v))
+		lock(t, m)
+		ends := time.Now().Add(ttl)
+		client.AddHook(redistest.Before(func(redis.Cmder) {
+			time.Sleep(time.Until(ends.Add(-ttl / 10))) // by then it was tried 4 times
+		}))
+		late := func() int64 { return v.figures()["renewal.late{mode=write}"] }
+		time.Sleep(ttl)
+		synctest.Wait()
+		if n := late(); n != 1 {
+			t.Errorf("%d renewals were late, want 1", n)
+		}
+		time.Sleep(2 * ttl) // from now on, answers come at once
+		synctest.Wait()
+		if n := late(); n != 1 {
+			t.Errorf("%d renewals were late in the end, want 1", n)
+		}
+		unlock(t, m)
+		v.balanced()
+	})
+}
+
 // The unlock may find the loss first.
 func TestLostUntilTheUnlock(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -313,7 +353,7 @@ func TestWaitThatPanics(t *testing.T) {
 			t.Error("no panic")
 		}
 	}
-	v.want(map[string]int64{"wait.duration{mode=write outcome=not_acquired}": 1})
+	v.want(map[string]int64{"wait.duration{mode=write outcome=error}": 1})
 }
 
 // Counters are 0 from the first event on, so that Prometheus sees the first increase.
@@ -326,6 +366,7 @@ func TestCountersFromZero(t *testing.T) {
 		"lost{error.type=taken mode=read}":       0,
 		"lost{error.type=unreachable mode=read}": 0,
 		"renewal.failed{mode=read}":              0,
+		"renewal.late{mode=read}":                0,
 		"recalls{mode=read}":                     0,
 	}
 	if got := v.figures(); !maps.Equal(got, want) {

@@ -18,6 +18,11 @@ type observer struct {
 	series cache
 }
 
+// A renewal is late if less than ttl/lateDivisor was left when its answer came. It
+// is sent when 2/3 of the ttl are left, and again after each further sixth. So a late
+// answer came when three tries had passed.
+const lateDivisor = 6
+
 // Observe takes in one event.
 func (o *observer) Observe(ctx context.Context, e warlock.Event) {
 	if ctx.Err() != nil { // an instrument may ignore what happens in an ended context
@@ -39,6 +44,9 @@ func (o *observer) Observe(ctx context.Context, e warlock.Event) {
 		o.lost.Add(ctx, 1, s.lost[causeOf(e.Err)].add...)
 	case warlock.EventRenewed:
 		o.slack.Record(ctx, e.Slack.Seconds(), s.plain.record...)
+		if e.Slack < e.TTL/lateDivisor {
+			o.late.Add(ctx, 1, s.plain.add...)
+		}
 	case warlock.EventRenewalFailed:
 		o.failed.Add(ctx, 1, s.plain.add...)
 	case warlock.EventRetained:
@@ -58,6 +66,7 @@ func (o *observer) countFromZero(s *series) {
 		o.lost.Add(ctx, 0, l.add...)
 	}
 	o.failed.Add(ctx, 0, s.plain.add...)
+	o.late.Add(ctx, 0, s.plain.add...)
 	o.recalls.Add(ctx, 0, s.plain.add...)
 }
 
@@ -122,25 +131,8 @@ func causeOf(err error) cause {
 	switch {
 	case errors.Is(err, lease.ErrTaken):
 		return taken
-	case hasOtherCause(err):
+	case errors.Is(err, lease.ErrUnanswered):
 		return unreachable
 	}
 	return expired
-}
-
-// hasOtherCause reports whether err wraps an ErrLeaseLost beside another error. The
-// error of a lease that ran out does so if the last renewal failed.
-func hasOtherCause(err error) bool {
-	for err != nil {
-		if all, ok := err.(interface{ Unwrap() []error }); ok {
-			for _, e := range all.Unwrap() {
-				if !errors.Is(e, warlock.ErrLeaseLost) {
-					return true
-				}
-			}
-			return false
-		}
-		err = errors.Unwrap(err)
-	}
-	return false
 }

@@ -40,6 +40,10 @@ var (
 	// ErrTaken is an ErrLost: the lock turned out to be free, or another ID's.
 	ErrTaken = fmt.Errorf("%w: the lock is no longer this lease's", ErrLost)
 
+	// ErrUnanswered is an ErrLost: the lease ran out after its last renewal failed.
+	// It is wrapped together with the error of that renewal.
+	ErrUnanswered = fmt.Errorf("%w: the last renewal failed", errRanOut)
+
 	errRanOut  = fmt.Errorf("%w: it ran out without a renewal that was answered in time", ErrLost)
 	errMaxHold = fmt.Errorf("%w: it was held for the longest time allowed", ErrLost)
 )
@@ -346,7 +350,7 @@ func (k *keeper) checkLocked(now time.Time) {
 	case k.renewalsEndedLocked(now):
 		k.endLocked(lost, errMaxHold)
 	case k.unanswered != nil:
-		k.endLocked(lost, fmt.Errorf("%w: the last renewal failed: %w", errRanOut, k.unanswered))
+		k.endLocked(lost, fmt.Errorf("%w: %w", ErrUnanswered, k.unanswered))
 	default:
 		k.endLocked(lost, errRanOut)
 	}

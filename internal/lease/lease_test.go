@@ -188,6 +188,33 @@ func TestFailedRenewalIsRetriedInsideTheLease(t *testing.T) {
 	logSays(t, k.log, "invoice:42", errHiccup.Error())
 }
 
+// The cause of a lease that ran out says whether its last renewal failed, and why.
+func TestUnansweredRenewalIsTheCause(t *testing.T) {
+	const ranOut = "warlock: lease lost: it ran out without a renewal that was answered in time"
+	for failed, text := range map[bool]string{
+		true: ranOut + ": the last renewal failed: the network hiccups", false: ranOut,
+	} {
+		k := start(t, -1)
+		first, second := 3*time.Second, 4500*time.Millisecond
+		k.to(first)
+		k.renewal(first).answer <- errHiccup
+		redistest.Eventually(t, func() bool { return k.log.String() != "" }, "it has failed")
+		if !failed {
+			k.to(second)
+			k.renewal(second).answer <- nil
+			k.deadline(second+ttl, ttl)
+		}
+		k.clock.Advance(2 * ttl) // as in a process that was stopped
+		err := k.ends()
+		if errors.Is(err, lease.ErrUnanswered) != failed || errors.Is(err, errHiccup) != failed {
+			t.Errorf("the cause is %v", err)
+		}
+		if !errors.Is(err, lease.ErrLost) || err.Error() != text {
+			t.Errorf("the cause is %v, want %s", err, text)
+		}
+	}
+}
+
 // Promise: the holder knows. Its context is done by the deadline, even if every
 // call hangs. A later answer changes nothing.
 func TestPromiseTheHolderKnowsThoughCallsHang(t *testing.T) {

@@ -337,7 +337,7 @@ func (r *renewer) Answered(left time.Duration, err error) {
 	if !g.observed() {
 		return
 	}
-	e := Event{Kind: Renewed, Mode: g.mode, Slack: left}
+	e := Event{Kind: Renewed, Mode: g.mode, Slack: left, TTL: g.ttl}
 	if err != nil {
 		e = Event{Kind: RenewalFailed, Mode: g.mode, Err: err}
 	}

@@ -343,16 +343,26 @@ func (l *Lock) hold(ctx context.Context, a *ask, h *Hold) *Hold {
 // writeUnlock hands the writer's hold off, or ends it. keeps reports whether the
 // lease stays with the process, idle.
 func (l *Lock) writeUnlock(ctx context.Context) (keeps bool, err error) {
-	h, ending := l.endWrite()
-	switch {
-	case h == nil:
+	if l.observed() {
+		return l.writeUnlockSeen(ctx)
+	}
+	h, ending := l.endWrite(nil)
+	if h == nil {
 		return false, l.server.Explain("unlock", errUnlocked)
-	case l.observed():
-		return l.unlockSeen(ctx, leaving{h, Write, h.began}, func() (bool, error) {
-			return l.freeWrite(ctx, h, ending)
-		})
 	}
 	return l.freeWrite(ctx, h, ending)
+}
+
+// writeUnlockSeen is writeUnlock, of which Observers are told.
+func (l *Lock) writeUnlockSeen(ctx context.Context) (keeps bool, err error) {
+	var began time.Time
+	h, ending := l.endWrite(&began)
+	if h == nil {
+		return false, l.server.Explain("unlock", errUnlocked)
+	}
+	return l.unlockSeen(ctx, leaving{h, Write, began}, func() (bool, error) {
+		return l.freeWrite(ctx, h, ending)
+	})
 }
 
 // freeWrite frees the lock if the writer's lease goes back to Redis.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/send"
 )
 
 // Where there is an Observer, a call that locks takes a visit along in its context.
@@ -19,6 +20,7 @@ type Event struct {
 	Mode              Mode
 	Path              Path
 	Wait, Held, Slack time.Duration
+	TTL               time.Duration
 	Waited            bool
 	Owner             string
 	Fence             int64
@@ -117,8 +119,10 @@ func (l *Lock) visit(
 	returned := false
 	defer func() {
 		if !returned { // a hook of the client panicked, or ended this goroutine
-			wait := l.Clock.Since(v.began)
-			l.observe(ctx, Event{Kind: NotAcquired, Mode: mode, Wait: wait, Waited: v.waited})
+			l.observe(ctx, Event{
+				Kind: NotAcquired, Mode: mode, Wait: l.Clock.Since(v.began), Waited: v.waited,
+				Err: send.ErrExited,
+			})
 		}
 	}()
 	h, err := call(context.WithValue(ctx, visitKey{}, v))
@@ -127,7 +131,7 @@ func (l *Lock) visit(
 	e := Event{Kind: NotAcquired, Mode: mode, Wait: now.Sub(v.began), Waited: v.waited, Err: err}
 	e.Owner = protocol.OwnerOf(v.behind)
 	if h != nil {
-		e.Kind, e.Path, e.Fence = Acquired, v.path, h.fence
+		e.Kind, e.Path, e.Fence, e.TTL = Acquired, v.path, h.fence, l.ttl
 		l.begin(h, mode, now)
 		if v.reused {
 			l.observe(ctx, Event{Kind: Returned, Mode: mode, Fence: h.fence})

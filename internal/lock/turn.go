@@ -233,14 +233,19 @@ const (
 )
 
 // endWrite ends the hold under which a goroutine writes, if there is one. It returns
-// that, and what becomes of its lease.
-func (t *turns) endWrite() (h *Hold, e ending) {
+// that, and what becomes of its lease. For Observers it sets *began to when the
+// goroutine got the lock; nil: there are none. A hold that came to no goroutine may be
+// the next one's afterwards, so its fields must not be read then.
+func (t *turns) endWrite(began *time.Time) (h *Hold, e ending) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h = t.writer
 	t.writer = nil
 	if h == nil {
 		return nil, released
+	}
+	if began != nil {
+		*began = h.began
 	}
 	mode, waits := t.queue.next()
 	switch {
