@@ -52,6 +52,7 @@ type job struct {
 	killAt time.Time // when it is killed, if ending
 
 	inFront   bool // the command has the terminal, or is to have it when it goes on
+	halted    bool // it is stopped
 	suspended bool // it was stopped from the terminal, and this process with it
 }
 
@@ -138,36 +139,51 @@ func (j *job) signal(s syscall.Signal) { _ = unix.Kill(-j.group, s) }
 
 // pass passes a signal on to the command.
 func (j *job) pass(s syscall.Signal) {
-	if s == unix.SIGCONT && j.suspended {
+	switch {
+	case s == unix.SIGTSTP && j.suspended: // it came from suspend
+		return
+	case s == unix.SIGCONT && j.suspended:
 		j.suspended = false
-		signal.Notify(j.signals, unix.SIGTSTP)
 		if j.inFront && j.terminal.mine() {
 			j.terminal.give(j.group)
 		}
 	}
 	j.signal(s)
+	if j.halted && Ends(s) {
+		j.signal(unix.SIGCONT) // or it does not get s
+	}
+	j.halted = j.halted && s != unix.SIGCONT && !Ends(s)
 }
 
 // stopped takes in that a signal has stopped the command. If it needs the terminal,
-// which is this process's, it gets that. If somebody has stopped it from the terminal,
-// this process stops as well, so that the shell sees that its job has stopped.
+// which is this process's, it gets that.
 func (j *job) stopped(by syscall.Signal) {
+	j.halted = true
 	switch by {
 	case unix.SIGTTIN, unix.SIGTTOU:
-		if j.terminal.mine() {
-			j.inFront = true
-			j.terminal.give(j.group)
-			j.signal(unix.SIGCONT)
+		if !j.terminal.mine() {
+			j.suspend(by)
 			return
 		}
+		j.inFront = true
+		j.terminal.give(j.group)
+		j.pass(unix.SIGCONT)
 	case unix.SIGTSTP:
-	default:
-		return
+		j.suspend(by)
 	}
-	j.terminal.take(j.group)
+}
+
+// suspend stops the process group of this process, as the terminal has stopped the
+// command by a signal: so the shell sees that its job has stopped. The group goes on
+// with SIGCONT.
+func (j *job) suspend(by syscall.Signal) {
 	j.suspended = true
-	signal.Reset(unix.SIGTSTP)
-	_ = unix.Kill(0, unix.SIGTSTP) // until SIGCONT
+	if j.terminal.take(j.group) && by == unix.SIGTSTP {
+		_ = unix.Kill(0, unix.SIGTSTP) // this process only notes it
+	}
+	// Of the signals that stop a group, unless no shell could continue it, this process
+	// has left this one alone.
+	_ = unix.Kill(unix.Getpid(), unix.SIGTTIN)
 }
 
 // ended returns how the command ended, whose status is s. If it was told to end, the
