@@ -54,6 +54,7 @@ type job struct {
 	inFront   bool // the command has the terminal, or is to have it when it goes on
 	halted    bool // it is stopped
 	suspended bool // it was stopped from the terminal, and this process with it
+	echo      bool // this process will get the SIGTSTP that it has sent to its own group
 }
 
 // start starts the command in a process group of its own. If it is to use the
@@ -67,6 +68,9 @@ func (j *job) start(c Command) error {
 		cmd.SysProcAttr.Ctty = j.terminal.fd()
 		j.inFront = true
 	}
+	if j.terminal.file != nil {
+		signal.Notify(j.signals, unix.SIGTSTP)
+	}
 	err := cmd.Start()
 	signal.Ignore(unix.SIGTTOU) // to take the terminal back; the command has not inherited this
 	if err != nil {
@@ -76,9 +80,6 @@ func (j *job) start(c Command) error {
 		return err
 	}
 	j.group = cmd.Process.Pid
-	if j.terminal.file != nil {
-		signal.Notify(j.signals, unix.SIGTSTP)
-	}
 	j.states = follow(j.group)
 	return nil
 }
@@ -140,7 +141,8 @@ func (j *job) signal(s syscall.Signal) { _ = unix.Kill(-j.group, s) }
 // pass passes a signal on to the command.
 func (j *job) pass(s syscall.Signal) {
 	switch {
-	case s == unix.SIGTSTP && j.suspended: // it came from suspend
+	case s == unix.SIGTSTP && j.echo: // it came from suspend, and may come after SIGCONT
+		j.echo = false
 		return
 	case s == unix.SIGCONT && j.suspended:
 		j.suspended = false
@@ -179,6 +181,7 @@ func (j *job) stopped(by syscall.Signal) {
 func (j *job) suspend(by syscall.Signal) {
 	j.suspended = true
 	if j.terminal.take(j.group) && by == unix.SIGTSTP {
+		j.echo = true
 		_ = unix.Kill(0, unix.SIGTSTP) // this process only notes it
 	}
 	// Of the signals that stop a group, unless no shell could continue it, this process
