@@ -23,7 +23,8 @@ func newRelease(s *settings) *cobra.Command {
 		Long: `Free a lock that an ID holds. "warlock show" names the ID, and a command that runs
 under the lock has it in WARLOCK_ID. The holder finds that its lease is lost at its next
 renewal. The exit status is 1 if the ID does not hold the lock.`,
-		Args: cobra.ExactArgs(2),
+		ValidArgsFunction: completeKey(s),
+		Args:              cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := s.client()
 			if err != nil {
@@ -43,7 +44,8 @@ func newBreak(s *settings) *cobra.Command {
 		Long: `Take a lock away from its holders. The command shows them and asks first. A holder
 that lives finds out at its next renewal, and works without the lock until then. The
 exit status is 1 if nobody holds the lock, or if the answer is no.`,
-		Args: cobra.ExactArgs(1),
+		ValidArgsFunction: completeKey(s),
+		Args:              cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := s.client()
 			if err != nil {

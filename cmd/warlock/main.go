@@ -10,6 +10,8 @@ import (
 	"os"
 	"strings"
 
+	"github.com/redis/go-redis/v9/logging"
+
 	"github.com/warlock-go/warlock/cmd/warlock/internal/job"
 )
 
@@ -19,6 +21,7 @@ func main() {
 		return
 	}
 	args := hidePasswords(os.Args)
+	logging.Disable() // go-redis would write to standard error that connections break
 	os.Exit(execute(context.Background(), args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 

@@ -40,8 +40,9 @@ It shows who holds a lock, who waits for it, and frees locks of the dead.`,
 		"`FILE` with the password of Redis (default $WARLOCK_PASSWORD_FILE; the password itself may be in $WARLOCK_PASSWORD)")
 	flags.BoolVar(&s.log, "log", false, "write what happens meanwhile to standard error")
 	root.AddCommand(
-		newRun(s), newList(s), newShow(s), newWait(s), newRelease(s), newBreak(s),
+		newRun(s), newList(s), newShow(s), newWait(s), newRelease(s), newBreak(s), newTop(s), newMan(),
 	)
+	completeFlags(root)
 	return root
 }
 

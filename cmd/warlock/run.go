@@ -40,7 +40,8 @@ func newRun(s *settings) *cobra.Command {
 		Example: `  warlock run invoices -- ./send-invoices
   warlock run --try --min-hold 50s nightly-report -- ./report   # one machine of many
   warlock run --wait 10m deploy:api -- make deploy`,
-		RunE: r.run,
+		RunE:              r.run,
+		ValidArgsFunction: completeKeys(s),
 	}
 	f := cmd.Flags()
 	f.DurationVar(&r.ttl, "ttl", 10*time.Second, "how long the locks stay taken after this machine has died")

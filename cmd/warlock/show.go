@@ -16,7 +16,8 @@ func newShow(s *settings) *cobra.Command {
 		Short: "Show who holds a lock, and who waits for it",
 		Long: `Show who holds a lock, and who waits for it, in the order in which they will get it.
 The lock may also have been taken by SET NX.`,
-		Args: cobra.ExactArgs(1),
+		ValidArgsFunction: completeKey(s),
+		Args:              cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := s.client()
 			if err != nil {

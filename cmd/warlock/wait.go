@@ -19,7 +19,8 @@ func newWait(s *settings) *cobra.Command {
 		Short: "Wait until a lock is free",
 		Long: `Wait until nobody holds a lock and nobody waits for it. The lock is not taken. It is
 looked at up to twice a second.`,
-		Args: cobra.ExactArgs(1),
+		ValidArgsFunction: completeKey(s),
+		Args:              cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit < 0 {
 				return &exit{exitUsage, fmt.Errorf("--wait %v: a negative time", limit)}
