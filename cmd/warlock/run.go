@@ -29,6 +29,7 @@ type runner struct {
 	killAfter time.Duration
 	minHold   time.Duration
 	owner     string
+	quiet     bool
 }
 
 func newRun(s *settings) *cobra.Command {
@@ -38,7 +39,7 @@ func newRun(s *settings) *cobra.Command {
 		Short: "Run a command while it holds locks",
 		Long:  runLong,
 		Example: `  warlock run invoices -- ./send-invoices
-  warlock run --try --min-hold 50s nightly-report -- ./report   # one machine of many
+  warlock run --quiet --try --min-hold 50s nightly-report -- ./report   # one machine of many
   warlock run --wait 10m deploy:api -- make deploy`,
 		RunE:              r.run,
 		ValidArgsFunction: completeKeys(s),
@@ -52,7 +53,9 @@ func newRun(s *settings) *cobra.Command {
 		"if a lock is lost: the time between TERM and KILL, if the lease still lives for so long")
 	f.DurationVar(&r.minHold, "min-hold", 0, "leave the locks taken until so long after they were acquired")
 	f.StringVar(&r.owner, "owner", "", "a `NAME` for people to see who holds the locks (default host/pid)")
+	f.BoolVarP(&r.quiet, "quiet", "q", false, "say nothing if a lock is taken")
 	cmd.MarkFlagsMutuallyExclusive("wait", "try")
+	f.Lookup("wait").DefValue, f.Lookup("min-hold").DefValue = "0", "0" // pflag does not print this
 	return cmd
 }
 
@@ -63,8 +66,11 @@ The command gets WARLOCK_KEY, WARLOCK_ID and WARLOCK_FENCE in its environment: t
 locks' keys, the leases' IDs and their fencing tokens, a line for each key.
 
 The exit status is that of the command, or 128 + n if signal n killed it. Signals
-reach all of the command's process group. If a lock is lost, the command gets TERM,
-and then KILL, before another may hold the lock.`
+reach all of the command's process group.
+
+If Redis cannot be reached, the command gets TERM, and then KILL, before the leases run
+out: nobody else has the locks until then. If somebody takes a lock away, the command
+gets both when the next renewal finds that, within a third of the ttl.`
 
 func (r *runner) run(cmd *cobra.Command, args []string) error {
 	keys, command, err := split(args, cmd.ArgsLenAtDash())
@@ -196,7 +202,7 @@ func (r *runner) acquire(ctx context.Context, set *set, signals chan os.Signal) 
 	for {
 		select {
 		case err := <-done:
-			return failed(err)
+			return r.silenced(failed(err))
 		case s := <-signals:
 			if !job.Ends(s) {
 				continue
@@ -208,6 +214,16 @@ func (r *runner) acquire(ctx context.Context, set *set, signals chan os.Signal) 
 			return &exit{status: exitSignal + int(s.(syscall.Signal))}
 		}
 	}
+}
+
+// silenced returns err without its text, if it says that a lock is taken and the user
+// does not want to hear of that.
+func (r *runner) silenced(err error) error {
+	var e *exit
+	if r.quiet && errors.As(err, &e) && e.status == exitTimeout {
+		return &exit{status: exitTimeout}
+	}
+	return err
 }
 
 // names returns the keys of set, for people.

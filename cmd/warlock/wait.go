@@ -29,6 +29,7 @@ looked at up to twice a second.`,
 		},
 	}
 	cmd.Flags().DurationVar(&limit, "wait", 0, "wait so long at most (default: as long as it takes)")
+	cmd.Flags().Lookup("wait").DefValue = "0" // pflag does not print this
 	return cmd
 }
 
