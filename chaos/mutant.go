@@ -43,6 +43,8 @@ const (
 	mailbox    = "internal/wait/mailbox.go"
 	session    = "internal/wait/session.go"
 	retainFile = "internal/lock/retain.go"
+	holdFile   = "internal/lock/hold.go"
+	observing  = "internal/lock/observe.go"
 )
 
 var mutants = []mutant{
@@ -60,7 +62,7 @@ var mutants = []mutant{
 		"(not waiting or redis.call('ZSCORE', READERS, ID))", "true"}}},
 	{"a writer is let in beside readers", "calm", []edit{{luaQueue,
 		"    if shared and waiter and not waiter.reads then\n      return nil\n    end\n", ""}}},
-	{"a local hand-off gives no new token", "calm", []edit{{"internal/lock/hold.go",
+	{"a local hand-off gives no new token", "calm", []edit{{holdFile,
 		"return token + 1, token < g.last", "return token, token < g.last"}}},
 	{"a wait that is cancelled passes no grant on", "calm", []edit{{"internal/lock/ask.go",
 		"if !a.granted && (a.pending || a.place > 0) {", "if false {"}}},
@@ -111,12 +113,12 @@ var mutants = []mutant{
 		"internal/lock/read.go",
 		"		l.shares = append(l.shares, s)\n		kept = true\n",
 		"		if old := l.shares.newest(); old != nil && l.NoRenewal {\n" +
-			"			go old.hold.abandon(ctx)\n		}\n" +
+			"			go old.hold.grant.abandon(ctx)\n		}\n" +
 			"		l.shares = append(l.shares, s)\n		kept = true\n"}}},
 	{"the script for many locks hands nothing on", onlySimulated, []edit{{luaJoint,
-		"~= id or redis.call('ZCARD', QUEUE) > 0 then", "~= id then"}}},
+		"~= id or retains(id) or redis.call('ZCARD', QUEUE) > 0 then", "~= id or retains(id) then"}}},
 	{"the script for many locks renews another's lease", onlySimulated, []edit{{luaJoint,
-		"if redis.call('GET', LOCK) ~= id then", "if not redis.call('GET', LOCK) then"}}},
+		"if redis.call('GET', LOCK) ~= id or retains(id) and", "if not redis.call('GET', LOCK) or retains(id) and"}}},
 	{"a recall is ignored", onlySimulated, []edit{{retainFile,
 		"	if g.turns.recallIdle(g) {\n		return\n	}\n", ""}}},
 	{"a recall before the grant is forgotten", onlySimulated, []edit{{"internal/lock/ask.go",
@@ -128,10 +130,24 @@ var mutants = []mutant{
 		"if ROUND == '0' and redis.call('ZCARD', QUEUE) == 0 and", "if false and"}}},
 	{"a mailbox that breaks recalls nothing", onlySimulated, []edit{{mailbox,
 		"			pending = append(pending, call)\n", ""}}},
-	{"a token is used twice", onlySimulated, []edit{{"internal/lock/hold.go",
+	{"a token is used twice", onlySimulated, []edit{{holdFile,
 		"r := g.server.NewRelease(g.id, used)", "r := g.server.NewRelease(g.id, min(used, g.first))"}}},
 	{"a lock that was recalled does not cool down", onlySimulated, []edit{{retainFile,
 		"	p.cooled = now.Add(p.pause)\n", ""}}},
+	{"an early unlock frees the lock", onlySimulated, []edit{{holdFile,
+		"if g.Clock.Now().Before(ends) {", "if false {"}}},
+	{"a lock is handed off before MinHold", onlySimulated, []edit{{holdFile,
+		"if g.MinHold > 0 { // counts from an acquisition", "if false {"}}},
+	{"a late message frees a lock that stays taken", onlySimulated, []edit{{holdFile,
+		"g.leaveMailboxBy(ends) // not before", "g.leaveMailbox() // not before"}}},
+	{"MaxWait ends no wait", onlySimulated, []edit{{"internal/lock/lock.go",
+		"if l.MaxWait == 0 {", "if true {"}}},
+	{"the context of DoAll outlives a lease", onlySimulated, []edit{{"internal/lock/do.go",
+		"func() { cancel(context.Cause(held)) })", "func() {})"}}},
+	{"no Observer is told of the unlock of a lost lock", onlySimulated, []edit{{observing,
+		"		s.loses(l, err)\n	}\n", "		s.loses(l, err)\n		return\n	}\n"}}},
+	{"an Observer is told twice that a lock is lost", onlySimulated, []edit{{observing,
+		"if l.hold.mourned.Swap(true) {", "if false {"}}},
 	{"a release is tried without pauses", "refused", []edit{{"internal/protocol/release.go",
 		"for pauses := new(pauses); ; {", "for tries := 1; ; tries++ {"}, {"internal/protocol/release.go",
 		"if pauses.wait(ctx) != nil {", "if tries == 4 {"}}},

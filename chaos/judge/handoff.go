@@ -54,7 +54,7 @@ func judgeHandOffs(h *History) (found []Violation, took []time.Duration) {
 
 // handOffs returns how long the hand-offs of a key took: from the answer to the
 // release of a writer to the return of the next op, which had queued before. It
-// leaves out hand-offs near a fault.
+// leaves out hand-offs near a fault, and locks that stay taken for MinHold.
 func (h *History) handOffs(key int) (took []time.Duration) {
 	released := make(map[string]*Request) // by ID
 	for _, q := range h.Requests {
@@ -69,7 +69,7 @@ func (h *History) handOffs(key int) (took []time.Duration) {
 		}
 		q := released[as[i-1].op.ID]
 		handedOff := q != nil && q.Sent >= b.refused && q.Replied <= b.op.Granted &&
-			!h.heldInPart(key, q.Sent, b.op.Granted)
+			!h.heldInPart(key, q.Sent, b.op.Granted) && h.lingersUntil(key, b.op.Granted) < q.Sent
 		if handedOff && h.wellBetween(q.Sent, b.op.Granted) {
 			took = append(took, b.op.Granted.Since(q.Replied))
 		}

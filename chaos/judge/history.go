@@ -39,6 +39,7 @@ type History struct {
 	Faults    []*Fault
 	Processes []Process // by number
 	Breaks    []Break
+	Events    []*Event // of the processes with an Observer, in their order
 	Began     Instant
 
 	// The following are set by prepare.
@@ -65,11 +66,13 @@ type Op struct {
 	Single    bool   // by a lock that only this op uses
 	Many      bool   // by a call that locks several, and may let go of some while it waits
 	Limited   bool   // the lease is not renewed for as long as it is held
+	Bounded   bool   // by a call that waits for no longer than the MaxWait of its process
 
 	Called  Instant // when the locking call began
 	Granted Instant // when it returned with the lock; 0: it did not
 	Refused Instant // when it returned without the lock; 0: it did not
 	GaveUp  bool    // it was refused because its context ended, or by an error
+	TimedUp bool    // it was refused because it had waited for MaxWait
 	ID      string  // of the lease; shared by readers, and over local hand-offs
 	Token   int64   // the fencing token
 
@@ -177,6 +180,13 @@ type Break struct {
 type Process struct {
 	Slot           int
 	Started, Ended Instant // Ended: 0 while it runs
+	Options
+}
+
+// Options are the options of all locks of a process that judges ask about.
+type Options struct {
+	MinHold, MaxWait time.Duration // 0: none
+	Observed         bool          // the locks have an Observer, which notes events
 }
 
 // prepare sorts the history, and works out what the judges need.

@@ -14,6 +14,9 @@ type gap struct {
 	// leased is how long into the gap the lease of a holder lasts that was dead or
 	// stopped.
 	leased time.Duration
+	// lingered says that the gap begins when MinHold has passed, and not at an
+	// unlock.
+	lingered bool
 }
 
 func (g gap) length() time.Duration { return g.op.Granted.Since(g.from) }
@@ -42,8 +45,10 @@ func (h *History) gaps(key int) (gaps []gap) {
 		})
 		from := max(o.Called, last.end, h.freeInProcess(o))
 		if len(holding) == 0 && !o.Try && !o.Many && !h.heldInPart(key, from, o.Granted) {
-			leased := max(0, deadUntil.Since(from))
-			gaps = append(gaps, gap{o, from, last.op, leased})
+			lingers := h.lingersUntil(key, o.Granted)
+			g := gap{op: o, from: max(from, lingers), last: last.op, lingered: lingers > from}
+			g.leased = max(0, deadUntil.Since(g.from))
+			gaps = append(gaps, g)
 		}
 		holding = append(holding, hold{o, h.holdEndOrStop(o)})
 	}
@@ -82,6 +87,10 @@ const crashSlack = 200 * time.Millisecond
 // dead waiters are known to be dead. One more ttl may pass for a dead holder.
 // Processes that stop one after another may each cost a ttl.
 //
+// When MinHold has passed, the key expires, and no message wakes a waiter. The first
+// waiter knows when to ask. If it has left the queue, the next one asks after a
+// third of its ttl.
+//
 // No release succeeds while servers refuse to write, so that time does not
 // count. All later time does.
 func judgeIdle(h *History) []Violation {
@@ -91,7 +100,7 @@ func judgeIdle(h *History) []Violation {
 			begin, end := g.from-h.aftermath(), g.op.Granted
 			idle := end.Since(h.writableFrom(g.from, end))
 			limit := h.TTL / 2
-			if h.Punctual && h.wellBetween(g.from, end) {
+			if h.Punctual && !g.lingered && h.wellBetween(g.from, end) {
 				limit = punctualHandOff
 			}
 			if h.excusedAnywhere(StopsProcess, begin, end) {

@@ -68,7 +68,8 @@ func Judge(h *History) *Report {
 	}
 	r.Violations = slices.Concat(judgeModel(h), overlaps, judgeBelief(h), judgeTokens(h),
 		judgeEarly(h), judgeRevived(h), judgeLost(h), order, turns, judgeIdle(h), crashes, slow,
-		judgeTries(h), judgeRecalls(h), judgeBreaks(h), judgeCalls(h))
+		judgeTries(h), judgeRecalls(h), judgeBreaks(h), judgeCalls(h), judgeMinHold(h),
+		judgeMaxWait(h), judgeEvents(h))
 	return r
 }
 

@@ -160,11 +160,14 @@ func (b *builder) suffers(effects Effects, slot, key, start, end int) {
 	b.Faults = append(b.Faults, f)
 }
 
-// histories are made-up histories, and the judges that find something in each.
-var histories = map[string]struct {
+// A madeUp is a made-up history, and the judges that find something in it.
+type madeUp struct {
 	build func(*builder)
 	found []string
-}{
+}
+
+// histories are made-up histories by their names.
+var histories = map[string]madeUp{
 	"nothing": {func(*builder) {}, nil},
 	"one after another": {func(h *builder) {
 		h.holds(0, 0, 1, 50, 10)
@@ -693,7 +696,9 @@ var histories = map[string]struct {
 
 // Each judge finds what it is for, and no other judge finds anything. No judge
 // finds what a fault excuses.
-func TestJudges(t *testing.T) {
+func TestJudges(t *testing.T) { testJudges(t, histories) }
+
+func testJudges(t *testing.T, histories map[string]madeUp) {
 	for name, c := range histories {
 		t.Run(name, func(t *testing.T) {
 			h := newBuilder()

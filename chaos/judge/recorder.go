@@ -58,6 +58,20 @@ func (r *Recorder) Start(slot int, at Instant) (number int) {
 	return len(r.h.Processes) - 1
 }
 
+// Options records the options of a process.
+func (r *Recorder) Options(number int, o Options) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.h.Processes[number].Options = o
+}
+
+// Event records what the Observer of a process is told.
+func (r *Recorder) Event(e *Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.h.Events = append(r.h.Events, e)
+}
+
 // End records the end of a process. The first record counts.
 func (r *Recorder) End(number int, at Instant) {
 	r.mu.Lock()

@@ -21,7 +21,8 @@ func judgeTries(h *History) []Violation {
 		}
 		tries++
 		wanted := slices.ContainsFunc(h.Ops, func(b *Op) bool {
-			return b != o && b.Key == o.Key && b.Called <= o.Refused && h.wantedUntil(b) >= o.Called
+			until := max(h.wantedUntil(b), h.lingers(b))
+			return b != o && b.Key == o.Key && b.Called <= o.Refused && until >= o.Called
 		})
 		if !wanted {
 			f.Add(o.Key, "%s was refused the lock, which nobody held or wanted", o)

@@ -19,6 +19,7 @@ const (
 	rwMutex = "RWMutex"
 	keyed   = "Keyed"
 	lockAll = "LockAll"
+	doAll   = "DoAll"
 )
 
 // run lets the goroutines of a process carry out so many ops each.
@@ -26,11 +27,12 @@ func (w *world) run(p *process, ops int) {
 	for g := range w.plan.Goroutines {
 		p.load.Go(func() {
 			r := w.chance(uint64(p.number), uint64(g), 3)
+			faces := w.chance(uint64(p.number), uint64(g), 4)
 			for range ops {
 				if !p.sleep(time.Duration(r.Int64N(int64(w.plan.Pause)))+1) || !p.awaitBeat(g) {
 					return
 				}
-				p.runOp(r, g)
+				p.runOp(r, faces, g)
 			}
 		})
 	}
@@ -74,7 +76,7 @@ const (
 	waits    way = iota // LockContext, for as long as it takes
 	limited             // LockContext, with a context that ends
 	tries               // TryLockContext
-	locksAll            // LockAll
+	locksAll            // LockAll, or DoAll
 )
 
 // choices are what chance decides for an op.
@@ -89,6 +91,7 @@ type choices struct {
 	extendAt  time.Duration // when: so long before the end of the hold
 	cancelled bool          // the context of the unlock has ended
 	release   bool          // the last holder of the key is released by its ID
+	do        bool          // DoAll in place of LockAll
 }
 
 func (p *process) choose(r *rand.Rand) choices {
@@ -122,9 +125,10 @@ func (p *process) choose(r *rand.Rand) choices {
 // oftenExtends is the share of holds that a process without renewal extends.
 const oftenExtends = 0.5
 
-// runOp carries out an op.
-func (p *process) runOp(r *rand.Rand, g int) {
+// runOp carries out an op. r and faces are two sources of its chance.
+func (p *process) runOp(r, faces *rand.Rand, g int) {
 	c := p.choose(r)
+	c.do = faces.IntN(2) == 0
 	if c.release {
 		p.releaseByID(c.key)
 	}
@@ -203,6 +207,7 @@ func (p *process) newAttempt(c choices, g int) *attempt {
 		a.face = drive.KeyedFace(p.keyed[p.siteOf(c.key)], l, c.read)
 	}
 	a.Limited = p.habit == withoutRenewal || p.habit == maxHold
+	a.Bounded = p.uses.MaxWait > 0 && c.way != tries
 	return a
 }
 
@@ -260,9 +265,10 @@ func (a *attempt) noteEnd(end time.Time) {
 func (a *attempt) refused(err error, c choices) {
 	a.Refused = a.process.now()
 	a.GaveUp = err != nil && !errors.Is(err, warlock.ErrNotAcquired)
-	expected := c.way == tries || errors.Is(err, context.DeadlineExceeded) ||
-		errors.Is(err, context.Canceled) ||
-		a.process.habit == retries && errors.Is(err, warlock.ErrNotAcquired)
+	ended := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	outcome := errors.Is(err, warlock.ErrNotAcquired) || errors.Is(err, warlock.ErrUnavailable)
+	a.TimedUp = a.Bounded && outcome && !ended && a.process.habit != retries
+	expected := c.way == tries || ended || a.TimedUp
 	if !expected && a.process.habit != retries {
 		a.problem("the call failed: %v", err)
 	}
@@ -352,7 +358,8 @@ func (a *attempt) unlock(c choices) {
 		return
 	}
 	a.checkLease()
-	ctx, cancel := context.WithCancel(context.Background())
+	number := context.WithValue(context.Background(), drive.OpNumber{}, a.Number)
+	ctx, cancel := context.WithCancel(number)
 	defer cancel()
 	if c.cancelled {
 		cancel()
@@ -402,76 +409,4 @@ func (p *process) releaseByID(key int) {
 	}
 	p.world.mu.Unlock()
 	p.tell(p, p.keys[key], "releases %s: %v", id, err)
-}
-
-// newAttempts returns the attempts of some ids of a Keyed, and the ids.
-func (p *process) newAttempts(c choices, r *rand.Rand, g int) (attempts []*attempt, ids []string) {
-	c.read = false
-	for key := range p.keys {
-		id, ok := p.locks[key].(string)
-		if ok && p.siteOf(key) == p.siteOf(c.key) && r.IntN(3) > 0 {
-			c.key = key
-			a := p.newAttempt(c, g)
-			a.Kind, a.Try, a.Many = lockAll, false, true
-			attempts, ids = append(attempts, a), append(ids, id)
-		}
-	}
-	return attempts, ids
-}
-
-// lockAll locks several ids of a Keyed at once. Each is an op.
-func (p *process) lockAll(c choices, r *rand.Rand, g int) {
-	attempts, ids := p.newAttempts(c, r, g)
-	if len(ids) == 0 {
-		return
-	}
-	ctx, ended, cancel := p.context(c, attempts[0])
-	defer cancel()
-	for _, a := range attempts {
-		a.Called = p.now()
-		a.tell("locks")
-		a.note()
-	}
-	unlock, err := p.keyed[p.siteOf(c.key)].LockAll(ctx, ids...)
-	attempts[0].noteEnd(ended())
-	for _, a := range attempts {
-		if err != nil {
-			a.refused(err, c)
-		} else {
-			a.granted()
-		}
-	}
-	if err != nil {
-		return
-	}
-	for left := c.hold; left > 0 && p.sleep(min(left, p.plan.TTL/20)); left -= p.plan.TTL / 20 {
-		for _, a := range attempts {
-			a.checkLease()
-			a.note()
-		}
-	}
-	p.unlockAll(attempts, unlock)
-}
-
-// unlockAll unlocks what LockAll has locked. The unlock returns no error, so a
-// release may have failed.
-func (p *process) unlockAll(attempts []*attempt, unlock func()) {
-	if p.dead.Load() {
-		return
-	}
-	for _, a := range attempts {
-		a.checkLease()
-		a.UnlockCalled = p.now()
-		a.tell("unlocks")
-		a.note()
-	}
-	unlock()
-	for _, a := range attempts {
-		a.Unlocked = p.now()
-		if a.held != nil {
-			a.ID = judge.InRedis(a.held.ID())
-		}
-		a.tell("has unlocked")
-		a.note()
-	}
 }

@@ -81,6 +81,7 @@ func TestClock(t *testing.T) {
 func TestShrink(t *testing.T) {
 	p := NewPlan(1)
 	p.Processes, p.Goroutines, p.Ops, p.Replicas, p.Reads = 7, 3, 13, true, 0.5
+	p.MinHold, p.MaxWait, p.Observed = time.Second, time.Second, true
 	p.Faults = []Fault{{Kind: Cut}, {Kind: Pause, Slot: 3}, {Kind: Flush}, {Kind: Pause, Slot: 1}}
 	smallest := shrink(p, func(q *Plan) bool {
 		return q.Ops >= 5 && slices.ContainsFunc(q.Faults, func(f Fault) bool {
@@ -93,11 +94,39 @@ func TestShrink(t *testing.T) {
 	if smallest.Goroutines != 1 || smallest.Ops != 5 || smallest.Replicas || smallest.Reads != 0 {
 		t.Errorf("left is %v", smallest)
 	}
+	if smallest.MinHold != 0 || smallest.MaxWait != 0 || smallest.Observed {
+		t.Errorf("options are left: %v", smallest)
+	}
 	if len(smallest.Faults) != 1 || smallest.Faults[0].Slot != 3 {
 		t.Errorf("the faults %v are left, want one pause", smallest.Faults)
 	}
 	if p.Ops != 13 || len(p.Faults) != 4 {
 		t.Errorf("the first plan is now %v", p)
+	}
+}
+
+// Half of the plans have each of the options.
+func TestPlansHaveOptions(t *testing.T) {
+	const plans = 200
+	counts := make(map[string]int)
+	for seed := range uint64(plans) {
+		p := NewPlan(seed)
+		for name, has := range map[string]bool{
+			"MinHold": p.MinHold > 0, "MaxWait": p.MaxWait > 0, "an Observer": p.Observed,
+			"Retention": p.Retention > 0,
+		} {
+			if has {
+				counts[name]++
+			}
+		}
+	}
+	for name, n := range counts {
+		if n < plans/3 || n > plans*2/3 {
+			t.Errorf("%d of %d plans have %s, want about half", n, plans, name)
+		}
+	}
+	if len(counts) != 4 {
+		t.Errorf("the plans have %v, want 4 options", counts)
 	}
 }
 

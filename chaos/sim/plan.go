@@ -26,6 +26,9 @@ type Plan struct {
 	Extends    float64       // the share of holds whose lease is extended
 	Retention  time.Duration // for which two of three processes retain locks; 0: none does
 	Beat       time.Duration // goroutines lock at multiples of it, all at once; 0: at any time
+	MinHold    time.Duration // with which every other process locks; 0: none does
+	MaxWait    time.Duration // with which the other processes lock; 0: none does
+	Observed   bool          // all processes have an Observer
 	Sites      int           // independent servers; keys are spread over them
 	Replicas   bool          // each site has a replica
 	Lag        time.Duration // the longest lag of a replica
@@ -41,6 +44,15 @@ func (p *Plan) String() string {
 	}
 	if p.Beat > 0 {
 		s += fmt.Sprintf(", all at once every %v", p.Beat)
+	}
+	if p.MinHold > 0 {
+		s += fmt.Sprintf(", held for %v at least", p.MinHold)
+	}
+	if p.MaxWait > 0 {
+		s += fmt.Sprintf(", waits of %v at most", p.MaxWait)
+	}
+	if p.Observed {
+		s += ", observed"
 	}
 	if p.Replicas {
 		s += fmt.Sprintf(" with replicas that lag by up to %v", p.Lag)
@@ -171,6 +183,7 @@ func NewPlan(seed uint64) *Plan {
 	p.Hold = [...]time.Duration{p.TTL / 20, p.TTL / 5, p.TTL, 2 * p.TTL}[r.IntN(4)]
 	p.Pause = [...]time.Duration{p.TTL / 100, p.TTL / 20, p.TTL}[r.IntN(3)]
 	p.Retention, p.Beat = drawRetention(seed)
+	p.drawOptions()
 	if p.Beat > 0 { // so that requests meet at one key, and idle times follow holds
 		p.Keys, p.Hold = 1, p.TTL/20
 	}
@@ -190,6 +203,15 @@ func drawRetention(seed uint64) (retention, beat time.Duration) {
 		beat = [...]time.Duration{0, 0, 20 * ms, 100 * ms}[r.IntN(4)]
 	}
 	return retention, beat
+}
+
+// drawOptions draws the options of locks that half of the runs have.
+func (p *Plan) drawOptions() {
+	r := rand.New(rand.NewPCG(p.Seed, 3))
+	const ms = time.Millisecond
+	p.MinHold = [...]time.Duration{0, 0, 0, 30 * ms, 200 * ms, p.TTL * 5 / 4}[r.IntN(6)]
+	p.MaxWait = [...]time.Duration{0, 0, 0, 50 * ms, 300 * ms, 3 * p.TTL}[r.IntN(6)]
+	p.Observed = r.IntN(2) == 0
 }
 
 // keysOfRun is the number of keys of a run, and crowdKeys that of a crowd: more

@@ -27,6 +27,7 @@ type process struct {
 	clock        *clock
 	habit        habit
 	retains      bool            // locks, with the plan's Retention
+	uses         judge.Options   // of its locks
 	clients      []*redis.Client // by site
 	hooks        []*drive.Hook   // by site
 	keyed        []*warlock.Keyed
@@ -76,7 +77,43 @@ func (p *process) options() []warlock.Option {
 	if p.retains {
 		o = append(o, warlock.WithRetention(p.plan.Retention))
 	}
+	if p.uses.MinHold > 0 {
+		o = append(o, warlock.WithMinHold(p.uses.MinHold))
+	}
+	if p.uses.MaxWait > 0 {
+		o = append(o, warlock.WithMaxWait(p.uses.MaxWait))
+	}
+	if p.uses.Observed {
+		o = append(o, warlock.WithObserver(observer{p}))
+	}
 	return o
+}
+
+// chooseOptions chooses the options that the plan gives to some processes.
+func (p *process) chooseOptions() {
+	p.uses.Observed = p.plan.Observed
+	if p.number%2 == 0 {
+		p.uses.MinHold = p.plan.MinHold
+	} else {
+		p.uses.MaxWait = p.plan.MaxWait
+	}
+	p.recorder.Options(p.number, p.uses)
+}
+
+// An observer is the Observer of a process, which records events for the judges.
+type observer struct{ *process }
+
+func (o observer) Observe(ctx context.Context, e warlock.Event) {
+	if o.dead.Load() {
+		return
+	}
+	op, _ := ctx.Value(drive.OpNumber{}).(int)
+	o.recorder.Event(&judge.Event{
+		Process: o.number, Key: slices.Index(o.keys, e.Key), Op: op,
+		Kind: judge.EventKind(e.Kind.String()), Read: e.Mode == warlock.ModeRead, Fence: e.Fence,
+		At: o.now(),
+	})
+	o.tell(o.process, e.Key, "event: %v, token %d, of op %d", e.Kind, e.Fence, op)
 }
 
 // prefix begins all keys.
@@ -96,6 +133,7 @@ func (w *world) start(slot int) *process {
 	habits := [...]habit{plain, plain, plain, retries, withoutRenewal, withoutRenewal, maxHold}
 	p.habit = habits[chance.IntN(len(habits))]
 	p.retains = w.plan.Retention > 0 && number%3 > 0
+	p.chooseOptions()
 	for site := range w.plan.Sites {
 		hook := drive.NewHook(number, slot, w.keys, w.now, p.noteRequest)
 		client := redis.NewClient(p.clientOptions(site))

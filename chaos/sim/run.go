@@ -102,7 +102,8 @@ func (w *world) finishOrKill() (stuck []string) {
 		defer close(done)
 		w.finish()
 	}()
-	longest := time.NewTimer(3*w.plan.span() + 5*time.Minute)
+	ops := w.plan.Processes * w.plan.Goroutines * w.plan.Ops
+	longest := time.NewTimer(3*w.plan.span() + 5*time.Minute + time.Duration(ops)*w.plan.MinHold)
 	defer longest.Stop()
 	select {
 	case <-done:

@@ -52,6 +52,9 @@ func (s *shrinker) shrinkOnce() bool {
 		func(q *Plan) { q.Ops-- },
 		func(q *Plan) { q.Replicas = false },
 		func(q *Plan) { q.Reads = 0 },
+		func(q *Plan) { q.MinHold = 0 },
+		func(q *Plan) { q.MaxWait = 0 },
+		func(q *Plan) { q.Observed = false },
 	} {
 		q := *p
 		change(&q)
@@ -96,5 +99,6 @@ func (p *Plan) valid() bool {
 // same reports whether a change of p made no other plan.
 func (p *Plan) same(q *Plan) bool {
 	return p.Processes == q.Processes && p.Goroutines == q.Goroutines && p.Ops == q.Ops &&
-		p.Replicas == q.Replicas && p.Reads == q.Reads
+		p.Replicas == q.Replicas && p.Reads == q.Reads && p.MinHold == q.MinHold &&
+		p.MaxWait == q.MaxWait && p.Observed == q.Observed
 }

@@ -52,7 +52,7 @@ func TestSim(t *testing.T) {
 // that mutant finds others. The third failed when an unlock of a reader could end
 // the lease of another.
 func TestSeedsThatFailed(t *testing.T) {
-	for _, seed := range []uint64{1093, 1301, 20265409} {
+	for _, seed := range []uint64{1301, 1664, 20265409} {
 		total, err := (&Search{Program: os.Args[0], From: seed, Most: 1}).Run(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -262,15 +262,16 @@ func (g *grant) free(ctx context.Context, used int64, deadline time.Time) (err e
 	if used == g.last {
 		used = 0
 	}
+	ends := g.lingersUntil()
 	err = send.ErrExited // unless release returns
 	defer func() {
-		g.leaveMailbox() // not before: a late message of its grant would release it meanwhile
+		g.leaveMailboxBy(ends) // not before: a late message of its grant would release it meanwhile
 		if g.doubt != nil || send.Broke(err) {
 			g.sweep(g.id, g.doubt)
 		}
 	}()
 	r := g.server.NewRelease(g.id, used)
-	if ends := g.lingersUntil(); g.Clock.Now().Before(ends) {
+	if g.Clock.Now().Before(ends) {
 		r = g.server.NewLingeringRelease(g.id, func() time.Duration { return g.Clock.Until(ends) })
 	} else if g.alone && g.mode == Write && used == 0 {
 		r = g.server.NewSoleRelease(g.id)
@@ -309,6 +310,20 @@ func (g *grant) leaveMailbox() {
 	if g.waiter != nil {
 		g.waiter.Leave()
 	}
+}
+
+// lateMessage is longer than a message of a grant is under way. For longer than that
+// a process remembers no ID whose lock stays taken.
+const lateMessage = time.Minute
+
+// leaveMailboxBy ends the registration of the ID, which has been released, when its
+// lock does not stay taken any longer: at ends, or at once.
+func (g *grant) leaveMailboxBy(ends time.Time) {
+	if left := min(g.Clock.Until(ends), lateMessage); left > 0 && g.waiter != nil {
+		g.Clock.AfterFunc(left, g.waiter.Leave)
+		return
+	}
+	g.leaveMailbox()
 }
 
 // A renewer is a grant as its lease renews it.

@@ -44,6 +44,38 @@ func TestLateNoticeDuringARelease(t *testing.T) {
 	}
 }
 
+// A lock stays taken for MinHold after its unlock. The notice of its grant comes
+// late. The mailbox does not release the lock before its time, and remembers the ID
+// for no longer than that.
+func TestLateNoticeToALockThatStaysTaken(t *testing.T) {
+	s, clock := redistest.StartMini(t), clockwork.NewFakeClock()
+	warm(t, s)
+	client := s.Client()
+	const least = 20 * time.Second
+	l := newLock(client, time.Minute, Options{Clock: clock, MinHold: least})
+	h := grantedByAsking(t, s, l)
+	w := listener(t, l)
+	for len(h.grant.waiter.Signals()) > 0 {
+		<-h.grant.waiter.Signals() // the mailbox opened
+	}
+	if err := l.UnlockContext(t.Context(), Write); err != nil {
+		t.Fatal(err)
+	}
+	scripts := redistest.CountScripts(client)
+	grantTold(t, s, l, w, h.grant.id)
+	if len(h.grant.waiter.Signals()) != 1 {
+		t.Error("the notice was not the holder's")
+	}
+	if n := scripts.Load(); n != 0 || s.Get(lockKey) != h.grant.id {
+		t.Errorf("%d requests, and the lock is of %q, want that it stays taken", n, s.Get(lockKey))
+	}
+	clock.Advance(least)
+	redistest.Eventually(t, func() bool {
+		grantTold(t, s, l, w, h.grant.id)
+		return s.Get(lockKey) == ""
+	}, "the ID is not remembered any more")
+}
+
 // answers counts the scripts of client that the server has answered.
 func answers(client *redis.Client) *atomic.Int64 {
 	count := new(atomic.Int64)

@@ -23,7 +23,9 @@ import (
 //  3. An ID of which a request may still be carried out is released twice, the
 //     second time after its requests have returned.
 //  4. With MinHold, the lock of an early release stays taken in Redis until its
-//     time. No process needs to live for that.
+//     time. No process needs to live for that. In this process the ID stays
+//     registered with the mailbox meanwhile: a late message of its grant would
+//     otherwise release it.
 
 const (
 	// grace is how long, in real time, an unlock waits for an answer after its

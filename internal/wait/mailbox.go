@@ -55,7 +55,8 @@ var defaults = times{
 //  3. The mailbox releases a grant to an ID that is not registered.
 //  4. An ID is registered from before its first queueing request is sent until
 //     its release is answered: first by Expect, then as a waiter, also while it
-//     holds the lock.
+//     holds the lock. If its lock stays taken after the release, the ID stays
+//     registered too.
 //  5. An ID becomes a waiter before Forget ends Expect, and deliver looks in
 //     the same order. So the mailbox never releases an ID that waits or holds.
 //
