@@ -92,7 +92,8 @@
 //
 // An eviction policy can remove a lock's key. Use noeviction.
 //
-// A failover to a replica that had not received the lock's key loses the lock.
+// A failover to a replica that had not received the lock's key loses the lock;
+// [WithReplicas] makes that rare.
 // Two holders can then run at once. The later one has the higher token, except
 // in the last of the following cases.
 //

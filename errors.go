@@ -23,6 +23,10 @@ var (
 	// of ErrNotAcquired.
 	ErrUnavailable = lock.ErrUnavailable
 
+	// ErrNotDurable says that too few replicas have the lock, see [WithReplicas]. The
+	// lock is not held.
+	ErrNotDurable = lock.ErrNotDurable
+
 	// ErrBadKey says that a key, or the id of a [Keyed], cannot be used.
 	ErrBadKey = lock.ErrBadKey
 

@@ -147,6 +147,36 @@ func WithRetention(d time.Duration) Option {
 	return func(o *options) { o.Retention = d }
 }
 
+// WithReplicas makes an acquisition count only once n replicas of the server have it.
+// So a failover to one of them does not lose the lock. The same holds for renewals: one
+// that too few replicas have does not extend the lease, and is tried again.
+//
+// The server waits for its replicas for a sixth of the ttl, a second, or half of the
+// client's ReadTimeout, whichever is shortest. If too few have the acquisition by then,
+// the lock is released, and LockContext and TryLockContext return [ErrNotDurable]. Lock
+// tries again. An unlock does not wait for replicas.
+//
+// WithReplicas narrows the window in which a failover loses a lock, and does not close
+// it:
+//
+//   - A replica that has not got the acquisition may become the master. Give all
+//     replicas as n, or have Sentinel or the Cluster choose a replica that has it.
+//   - A replica has the acquisition in memory. If it restarts before it writes that to
+//     disk, the lock is lost there.
+//   - An old master that is cut off from its replicas goes on to serve its clients. It
+//     gives no lock to a process with WithReplicas. It does give locks to processes
+//     without: use it in all processes.
+//
+// It costs a round trip between the master and its slowest needed replica. WithReplicas
+// panics if n is not positive.
+func WithReplicas(n int) Option {
+	if n <= 0 {
+		panic(fmt.Sprintf("warlock: WithReplicas(%d): not positive: "+
+			"leave the option out to wait for no replica", n))
+	}
+	return func(o *options) { o.Replicas = n }
+}
+
 // WithLogger makes the lock log to logger in place of [slog.Default]. The lock
 // logs what a caller does not otherwise learn: lost leases, failed renewals and
 // releases, and the reason for a long wait. For silence, give it

@@ -122,8 +122,10 @@ func (a *ask) request(ctx context.Context, reserve int64) (h *Hold, err error) {
 	}
 	if err == nil && answer.Granted {
 		a.uncontended = a.round <= 1 && a.place == 0 && !a.pending
-		h, err = a.newHold(answer.Token)
-		a.pending = a.pending || err != nil // the lease has run out here, and not yet in Redis
+		if err = answer.NotDurable; err == nil {
+			h, err = a.newHold(answer.Token)
+		}
+		a.pending = a.pending || err != nil // the ID has the lock in Redis, and not here
 	}
 	now := a.Clock.Now()
 	a.note(ctx, a.sent, now, err)
@@ -181,6 +183,18 @@ func (a *ask) rename(ctx context.Context) {
 	a.id, _ = a.box.NewID(a.label)
 	a.retains = false
 	if a.round > 0 {
+		a.box.Expect(a.id)
+		a.box.Forget(old)
+	}
+}
+
+// restart gives the ask another ID, after a hold of its ID that is given back.
+func (a *ask) restart() {
+	old, queues := a.id, a.round > 0
+	a.id, a.channel = a.box.NewID(a.label)
+	a.retains, a.granted, a.pending, a.underway = false, false, false, nil
+	a.round, a.place, a.told = 0, 0, false
+	if queues {
 		a.box.Expect(a.id)
 		a.box.Forget(old)
 	}

@@ -36,6 +36,7 @@ import (
 
 	"github.com/warlock-go/warlock/internal/lease"
 	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/wait"
 )
 
 // A Mode is what a lock is held for.
@@ -51,6 +52,7 @@ const (
 var (
 	ErrNotHeld     = protocol.ErrNotHeld
 	ErrUnavailable = protocol.ErrUnavailable
+	ErrNotDurable  = protocol.ErrNotDurable
 	ErrBadKey      = protocol.ErrBadKey
 	ErrLeaseLost   = lease.ErrLost
 )
@@ -73,7 +75,8 @@ func (l *Lock) Init(client redis.UniversalClient, key string, ttl time.Duration,
 	if err != nil {
 		panic(err)
 	}
-	l.site = site{server, newTerms(client, key, ttl, o)}
+	t := newTerms(client, key, ttl, o)
+	l.site = site{t.replicated(server), t}
 }
 
 // check panics if l is a zero value.
@@ -86,8 +89,24 @@ func (l *Lock) check() {
 // Lock waits for as long as it takes. It panics with an error that no waiting
 // can mend.
 func (l *Lock) Lock(mode Mode) {
-	if _, err := l.await(context.Background(), mode); err != nil {
+	if _, err := l.awaitDurable(mode); err != nil {
 		panic(err)
+	}
+}
+
+// awaitDurable is await without end. If too few replicas have a grant, it tries again.
+func (l *Lock) awaitDurable(mode Mode) (*Hold, error) {
+	var logged time.Time
+	for pauses := (wait.Backoff{}); ; {
+		h, err := l.await(context.Background(), mode)
+		if !errors.Is(err, ErrNotDurable) {
+			return h, err
+		}
+		if now := l.Clock.Now(); logged.IsZero() || now.Sub(logged) >= logEvery {
+			logged = now
+			l.log().Warn("warlock: too few replicas have the lock; trying again", "error", err)
+		}
+		<-time.After(pauses.Pause(-1))
 	}
 }
 
@@ -256,14 +275,34 @@ func (l *Lock) repeat(
 			return nil, a.exhausted(l.site, n)
 		}
 		l.waits(ctx, a.mode)
-		if h := a.sleep(ctx); h != nil {
+		if h := l.confirmed(ctx, a, a.sleep(ctx)); h != nil {
 			l.comes(ctx, ByQueue)
 			return l.hold(ctx, a, h), nil
+		}
+		if a.final != nil {
+			return nil, a.failure(ctx, l.site)
 		}
 		if ctx.Err() != nil {
 			return nil, a.failure(ctx, l.site)
 		}
 	}
+}
+
+// confirmed returns h, of which a was told by a message. The holder before has handed
+// the lock over without a look at replicas. If too few have that, h is given back.
+func (l *Lock) confirmed(ctx context.Context, a *ask, h *Hold) *Hold {
+	if h == nil || l.Replicas == 0 {
+		return h
+	}
+	_, err := h.confirm(ctx)
+	if err == nil {
+		return h
+	}
+	_ = h.lease.Release()
+	go h.grant.abandon(ctx)
+	a.note(ctx, a.sent, l.Clock.Now(), err)
+	a.restart()
+	return nil
 }
 
 // queueOnce makes one request that queues. Its caller has the turn.

@@ -85,7 +85,7 @@ func (t *Table) check() {
 
 // Lock waits for the lock of id.
 func (t *Table) Lock(id string, mode Mode) {
-	_, err := t.hold(id, func(l *Lock) (*Hold, error) { return l.await(context.Background(), mode) })
+	_, err := t.hold(id, func(l *Lock) (*Hold, error) { return l.awaitDurable(mode) })
 	if err != nil {
 		panic(err)
 	}
@@ -234,7 +234,11 @@ func (t *Table) server(id string) (*protocol.Lock, error) {
 		return nil, fmt.Errorf("%w: the id %s is longer than 64 KiB: use a hash of it",
 			ErrBadKey, protocol.Quote(id))
 	}
-	return protocol.Over(t.pipeline, t.prefix+id)
+	server, err := protocol.Over(t.pipeline, t.prefix+id)
+	if err != nil {
+		return nil, err
+	}
+	return t.replicated(server), nil
 }
 
 // newEntry returns an entry for id, which nobody uses yet.

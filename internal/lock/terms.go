@@ -42,6 +42,7 @@ type Options struct {
 	MinHold   time.Duration   // the lock is not free earlier than that after its acquisition
 	NoRenewal bool            // a lease lives for its ttl and no longer
 	MaxHold   time.Duration   // a lease is renewed for that long; 0: no limit
+	Replicas  int             // that must have a grant or a renewal; 0: none
 	Retention time.Duration   // an idle lease stays with the process for that long; 0: none does
 }
 
@@ -71,7 +72,8 @@ func (o *Options) log() *slog.Logger {
 type terms struct {
 	Options
 	ttl    time.Duration
-	label  string // ends the IDs, and names the owner
+	within time.Duration // a server waits for that long for replicas
+	label  string        // ends the IDs, and names the owner
 	box    *wait.Mailbox
 	timers lease.Timers  // of the leases
 	spread time.Duration // a renewal may be ahead of its time by up to that
@@ -83,13 +85,45 @@ type terms struct {
 func newTerms(client redis.UniversalClient, name string, ttl time.Duration, o Options) *terms {
 	t := &terms{
 		Options: o, ttl: ttl.Truncate(time.Millisecond), label: protocol.Label(o.Owner),
-		box: wait.Of(client), timers: o.Clock,
+		box: wait.Of(client), timers: o.Clock, within: replicasWithin(client, ttl),
 	}
 	t.silent.report = func() {
 		t.log().Warn("warlock: Redis has not answered for a while; waiting on",
 			"lock", protocol.Quote(name), "while", silentFor)
 	}
 	return t
+}
+
+// The server waits for replicas for a share of the ttl, and not so long that a client
+// takes the connection for a dead one.
+const (
+	replicasShare = 6
+	replicasMost  = time.Second
+)
+
+// replicated returns the lock on its server whose grants and renewals as many replicas
+// must have as the terms say.
+func (t *terms) replicated(server *protocol.Lock) *protocol.Lock {
+	if t.Replicas == 0 {
+		return server
+	}
+	return server.Replicated(t.Replicas, t.within)
+}
+
+// replicasWithin returns for how long a server may wait for replicas.
+func replicasWithin(client redis.UniversalClient, ttl time.Duration) time.Duration {
+	within := min(ttl/replicasShare, replicasMost)
+	read := time.Duration(0)
+	switch c := client.(type) {
+	case *redis.Client:
+		read = c.Options().ReadTimeout
+	case *redis.ClusterClient:
+		read = c.Options().ReadTimeout
+	}
+	if read > 0 {
+		within = min(within, read/2)
+	}
+	return max(within, time.Millisecond) // 0 would have no end
 }
 
 // checkTTL returns an error that says so if a lease of key cannot have that

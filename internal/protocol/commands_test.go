@@ -57,6 +57,7 @@ var known = map[string]command{
 	"SUBSCRIBE": {since: "2.0.0"},
 	"TIME":      {since: "2.6.0"},
 	"UNLINK":    {since: "4.0.0"},
+	"WAIT":      {since: "3.0.0"},
 	"ZADD": {since: "1.2.0", options: map[string]string{
 		"NX": "3.0.2", "XX": "3.0.2", "CH": "3.0.2", "INCR": "3.0.2", "GT": "6.2.0", "LT": "6.2.0",
 	}},
@@ -81,6 +82,7 @@ var known = map[string]command{
 // command, with the command. "" is for a function that sends what it was given.
 var sends = map[string]string{
 	"NewCmd":         "",
+	"NewIntCmd":      "WAIT",
 	"Process":        "",
 	"Exec":           "",
 	"MasterForKey":   "", // go-redis asks for a cluster's layout by itself, too

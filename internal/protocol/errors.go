@@ -65,6 +65,14 @@ func (e misdirected) Unwrap() error { return e.error }
 const movedAdvice = "the server is a cluster's: use a redis.ClusterClient, " +
 	"or more than one address with NewUniversalClient"
 
+// A noWait error is the answer of a server that does not carry out WAIT.
+type noWait struct{ error }
+
+func (e noWait) Unwrap() error { return e.error }
+
+const noWaitAdvice = "WithReplicas needs WAIT: allow it to the user, on a server that knows it and is the master, " +
+	"or leave WithReplicas out"
+
 const (
 	prefix    = "warlock: "
 	wrongType = "WRONGTYPE"
@@ -146,6 +154,9 @@ func (l *Lock) names() string {
 func advice(err error) string {
 	if errors.Is(err, redis.ErrClosed) {
 		return "keep the client open for as long as its locks are in use"
+	}
+	if errors.As(err, new(*noWait)) {
+		return noWaitAdvice
 	}
 	for _, f := range final {
 		if mentions(err, f.text) {

@@ -40,7 +40,7 @@ const MostInspected = 1000
 
 // Inspect asks who holds the lock and who waits for it. It changes nothing.
 func (l *Lock) Inspect(ctx context.Context) (Status, error) {
-	reply, err := l.run(ctx, repeatable, inspectScript, nil, MostInspected)
+	reply, err := l.run(ctx, repeatable, inspectScript, send.Way{}, MostInspected)
 	if err != nil {
 		return Status{}, err
 	}

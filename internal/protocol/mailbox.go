@@ -4,6 +4,8 @@ import (
 	"context"
 	"strconv"
 	"strings"
+
+	"github.com/warlock-go/warlock/internal/send"
 )
 
 // Channel returns the pub/sub channel of a mailbox. The scripts publish notices
@@ -39,7 +41,7 @@ const probePrefix = "probe "
 // notices of l. An error says that this server could send no notice either, or
 // that no server answered.
 func (l *Lock) Probe(ctx context.Context, mailbox string) error {
-	_, err := l.run(ctx, repeatable, probeScript, nil, Channel(mailbox))
+	_, err := l.run(ctx, repeatable, probeScript, send.Way{}, Channel(mailbox))
 	return err
 }
 

@@ -36,6 +36,9 @@ const floorLifetime = int64(FloorLifetime / time.Millisecond) // as the scripts 
 // another's.
 var ErrNotHeld = errors.New("warlock: lock not held")
 
+// ErrNotDurable says that too few replicas have a grant or a renewal.
+var ErrNotDurable = errors.New("warlock: lock not durable")
+
 var (
 	//go:embed lock.lua
 	lockSource string
@@ -90,8 +93,10 @@ func newJoint(source string) *send.Joint {
 // Lock is one lock key on one server. It keeps no state of its own and may be
 // used concurrently.
 type Lock struct {
-	sender send.Sender
-	keys   [keyCount]any // the lock and its companions: strings, as commands take them
+	sender   send.Sender
+	keys     [keyCount]any // the lock and its companions: strings, as commands take them
+	replicas int           // that must have a grant or a renewal; 0: none
+	within   time.Duration // the server waits for that long for replicas
 }
 
 // New returns the lock named key on the server of client. It errs if the client
@@ -134,6 +139,35 @@ func Over(sender send.Sender, key string) (*Lock, error) {
 		l.keys[i] = name
 	}
 	return l, nil
+}
+
+// Replicated returns l as a lock whose grants and renewals so many replicas must have
+// within that time.
+func (l *Lock) Replicated(replicas int, within time.Duration) *Lock {
+	r := *l
+	r.replicas, r.within = replicas, within
+	return &r
+}
+
+// copies returns what the server is asked about the replicas of one request, or nil.
+func (l *Lock) copies() *send.Copies {
+	if l.replicas == 0 {
+		return nil
+	}
+	return &send.Copies{Want: l.replicas, Within: l.within}
+}
+
+// durable returns why a write that c is of is not durable, or nil if it is.
+func durable(c *send.Copies) error {
+	var few *send.FewCopies
+	err := c.Check()
+	switch {
+	case errors.As(err, &few):
+		return fmt.Errorf("%w: %w", ErrNotDurable, err)
+	case err != nil && send.Answered(err):
+		return &noWait{err}
+	}
+	return err
 }
 
 // Key returns the name of the lock.
@@ -189,6 +223,10 @@ type Grant struct {
 	Granted bool
 	Token   int64 // if granted: the fencing token
 
+	// NotDurable is why the grant does not count, if the lock is Replicated. It may
+	// wrap ErrNotDurable. The ID has the lock nevertheless until it is released.
+	NotDurable error
+
 	// If refused:
 	Remaining  time.Duration // until the holder's lease ends; negative if it never does
 	HandsOff   bool          // the holder hands the lock to the first waiter, and tells it
@@ -221,13 +259,17 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	lifetime := (r.TTL + FloorLifetime).Milliseconds()
 	var pauses pauses
 	for repeats, stray := send.Repeats(l.sender.Client()), false; ; repeats-- {
-		reply, err := l.run(send.WithoutDeadline(ctx), send.Once, acquireScript, r.part(),
+		copies := l.copies()
+		reply, err := l.run(send.WithoutDeadline(ctx), send.Once, acquireScript, send.Way{Part: r.part(), Copies: copies},
 			r.ID, r.TTL.Milliseconds(), lifetime, r.Reserve, r.Round, r.Place, counted, modes[r.Mode], r.Channel)
 		if repeats > 0 && isRepeated(err) && pauses.wait(ctx) == nil {
 			stray = stray || send.Lost(err)
 			continue
 		}
 		grant, err := granted(reply, err)
+		if grant.Granted {
+			grant.NotDurable = durable(copies)
+		}
 		grant.Stray = stray
 		return grant, err
 	}
@@ -291,8 +333,10 @@ func milliseconds(ms int64) time.Duration {
 // lease of a reader, or of an ID that [Retains], waiting says that others queue
 // for the lock.
 func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) (waiting bool, err error) {
-	return renewed(l.run(ctx, repeatable, renewScript, nil,
-		id, ttl.Milliseconds(), floorLifetime, token))
+	copies := l.copies()
+	reply, err := l.run(ctx, repeatable, renewScript, send.Way{Copies: copies},
+		id, ttl.Milliseconds(), floorLifetime, token)
+	return renewed(reply, err, copies)
 }
 
 // A Renewal is a request of a timer, for whose answer no caller waits.
@@ -314,24 +358,29 @@ func (l *Lock) RenewLater(ctx context.Context, r Renewal, done func(waiting bool
 	if r.Mode == Read {
 		part = nil
 	}
-	l.runLater(ctx, renewScript, part, r.TTL/patienceShare,
-		func(reply any, err error) { done(renewed(reply, err)) },
+	way := send.Way{Part: part, Copies: l.copies()}
+	l.runLater(ctx, renewScript, way, r.TTL/patienceShare,
+		func(reply any, err error) { done(renewed(reply, err, way.Copies)) },
 		r.ID, r.TTL.Milliseconds(), floorLifetime, r.Token)
 }
 
-// renewed reads the reply to a renewal.
-func renewed(reply any, err error) (waiting bool, _ error) {
-	if err == nil && reply == int64(2) {
-		return true, nil
+// renewed reads the reply to a renewal. One that too few replicas have may be lost, so
+// its outcome is unknown.
+func renewed(reply any, err error, copies *send.Copies) (waiting bool, _ error) {
+	waiting = err == nil && reply == int64(2)
+	if !waiting {
+		if err := yes(reply, err); err != nil {
+			return false, err
+		}
 	}
-	return false, yes(reply, err)
+	return waiting, durable(copies)
 }
 
 // Busy answers the requests that asked whether id has the lock in use: it has.
 // Later requests learn that from the server, for the ttl or until the ID's lease
 // ends. Busy returns ErrNotHeld if the ID does not hold the lock.
 func (l *Lock) Busy(ctx context.Context, id string, ttl time.Duration) error {
-	return yes(l.run(ctx, repeatable, busyScript, nil, id, ttl.Milliseconds()))
+	return yes(l.run(ctx, repeatable, busyScript, send.Way{}, id, ttl.Milliseconds()))
 }
 
 // Extend is Renew for a caller that knows nothing of the lease but its ID.
@@ -379,13 +428,13 @@ func newScript(source string) script {
 // run runs a script by its hash, or by its source where the server does not
 // know it, and returns the reply.
 func (l *Lock) run(
-	ctx context.Context, as form, s script, part *send.Part, args ...any,
+	ctx context.Context, as form, s script, way send.Way, args ...any,
 ) (reply any, err error) {
 	cmd := l.command(ctx, "evalsha", s.hash, args)
-	err = l.sender.Send(ctx, as(cmd), part)
+	err = l.sender.Send(ctx, as(cmd), way)
 	if isUnknown(err) {
 		cmd = l.command(ctx, "eval", s.source, args)
-		err = l.sender.Send(ctx, as(cmd), nil)
+		err = l.sender.Send(ctx, as(cmd), send.Way{Copies: way.Copies})
 	}
 	if err != nil {
 		return nil, l.directed(err)
@@ -396,17 +445,17 @@ func (l *Lock) run(
 // runLater is run for a caller that does not wait: it calls done with the
 // reply.
 func (l *Lock) runLater(
-	ctx context.Context, s script, part *send.Part, patience time.Duration,
+	ctx context.Context, s script, way send.Way, patience time.Duration,
 	done func(any, error), args ...any,
 ) {
 	cmd := l.command(ctx, "evalsha", s.hash, args)
-	l.sender.SendLater(ctx, cmd, part, patience, func(err error) {
+	l.sender.SendLater(ctx, cmd, way, patience, func(err error) {
 		if !isUnknown(err) {
 			done(cmd.Val(), err)
 			return
 		}
 		cmd := l.command(ctx, "eval", s.source, args)
-		l.sender.SendLater(ctx, cmd, nil, 0, func(err error) { done(cmd.Val(), err) })
+		l.sender.SendLater(ctx, cmd, send.Way{Copies: way.Copies}, 0, func(err error) { done(cmd.Val(), err) })
 	})
 }
 

@@ -57,10 +57,10 @@ func (r *Release) ask(ctx context.Context) (reply any, err error) {
 	if r.left != nil {
 		if left := r.left(); left > 0 {
 			ms := (left + time.Millisecond - 1).Milliseconds() // rounded up
-			return r.lock.run(ctx, send.Once, lingerScript, nil, r.id, ms, floorLifetime)
+			return r.lock.run(ctx, send.Once, lingerScript, send.Way{}, r.id, ms, floorLifetime)
 		}
 	}
-	return r.lock.run(ctx, send.Once, releaseScript, r.part, r.id, floorLifetime, r.used)
+	return r.lock.run(ctx, send.Once, releaseScript, send.Way{Part: r.part}, r.id, floorLifetime, r.used)
 }
 
 // Run tries until it is known whether the ID held the lock. Pauses between the

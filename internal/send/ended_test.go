@@ -38,7 +38,7 @@ func TestLostCommandWhoseContextHasEnded(t *testing.T) {
 	})
 	cmd := redis.NewCmd(ctx, "eval", "return 1", 1, "lock")
 	done := make(chan error, 1)
-	go func() { done <- p.Send(ctx, cmd, nil) }()
+	go func() { done <- p.Send(ctx, cmd, send.Way{}) }()
 	select {
 	case err := <-done:
 		if !errors.Is(err, io.ErrUnexpectedEOF) || !send.Lost(err) || batches.Load() != 1 {

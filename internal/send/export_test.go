@@ -17,7 +17,7 @@ const (
 func (p *Pipeline) SetLinger(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.lanes, p.linger = make(map[*redis.Client]*lane), d
+	p.lanes, p.linger = make(map[route]*lane), d
 }
 
 // Waiting returns how many requests wait in the lanes of p.
@@ -36,18 +36,20 @@ func (p *Pipeline) Waiting() (n int) {
 func (p *Pipeline) Lanes() (servers []*redis.Client) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for server := range p.lanes {
-		servers = append(servers, server)
+	for r := range p.lanes {
+		servers = append(servers, r.server)
 	}
 	return servers
 }
 
 // AddLane adds a lane to server with so many commands under way.
-func (p *Pipeline) AddLane(server *redis.Client, busy int) { p.lanes[server] = &lane{busy: busy} }
+func (p *Pipeline) AddLane(server *redis.Client, busy int) {
+	p.lanes[route{server: server}] = &lane{busy: busy}
+}
 
 // LaneOf makes the lane for a lock, as its first command would.
 func (p *Pipeline) LaneOf(ctx context.Context) Lane {
-	return Lane{p.lane(ctx, redis.NewCmd(ctx, "eval", "", 1, "lock"))}
+	return Lane{p.lane(ctx, redis.NewCmd(ctx, "eval", "", 1, "lock"), Way{})}
 }
 
 // A Lane is a lane as tests use it.

@@ -68,14 +68,14 @@ type group struct {
 }
 
 func (l *lane) groupOf(r *request) group {
-	if r.part == nil || l.apart.Load() {
+	if r.way.Part == nil || l.apart.Load() {
 		return group{}
 	}
 	if _, cluster := l.client.(*redis.ClusterClient); cluster {
 		key, _ := r.cmd.Args()[FirstKey].(string)
-		return group{r.part.Joint, r.part.Joint.Tag(key)}
+		return group{r.way.Part.Joint, r.way.Part.Joint.Tag(key)}
 	}
-	return group{joint: r.part.Joint}
+	return group{joint: r.way.Part.Joint}
 }
 
 // words returns the keys and the arguments of a request for the script.
@@ -84,7 +84,7 @@ func (j *Joint) words(r *request) (keys, args []any) {
 	own, _ := words[FirstKey-1].(int) // how many keys the command has
 	first := FirstKey + own
 	keys, args = words[FirstKey:FirstKey+j.Keys], make([]any, j.Args)
-	args[0] = r.part.Name
+	args[0] = r.way.Part.Name
 	for i := range args[1:] {
 		args[i+1] = ""
 		if first+i < len(words) {

@@ -24,7 +24,7 @@ func TestPanicOfClusterSlots(t *testing.T) {
 				}
 			}()
 			cmd := redis.NewCmd(t.Context(), "evalsha", "hash", 1, "key")
-			if err := s.Send(t.Context(), cmd, nil); !send.IsPanic(err) {
+			if err := s.Send(t.Context(), cmd, send.Way{}); !send.IsPanic(err) {
 				t.Errorf("Send: %v, want a Panic", err)
 			}
 		})

@@ -36,7 +36,14 @@ type Pipeline struct {
 	linger time.Duration // the longest time for which a command waits for others
 
 	mu    sync.Mutex // guards lanes
-	lanes map[*redis.Client]*lane
+	lanes map[route]*lane
+}
+
+// A route is what the commands of a lane have in common. Commands that want copies go
+// apart from others: an unlock does not wait for replicas.
+type route struct {
+	server *redis.Client
+	copied bool
 }
 
 // A server answers all commands at once that it has read at once. So few large
@@ -57,7 +64,7 @@ func NewPipeline(client redis.UniversalClient) *Pipeline {
 	return &Pipeline{
 		direct: direct{client},
 		linger: linger,
-		lanes:  make(map[*redis.Client]*lane),
+		lanes:  make(map[route]*lane),
 	}
 }
 
@@ -70,18 +77,18 @@ func (p *Pipeline) KeepsDeadlines() bool { return p.direct.KeepsDeadlines() }
 
 // Send waits for a command that goes in a batch until the deadline of ctx.
 // Nothing else ends that wait.
-func (p *Pipeline) Send(ctx context.Context, cmd redis.Cmder, part *Part) error {
-	l := p.lane(ctx, cmd)
+func (p *Pipeline) Send(ctx context.Context, cmd redis.Cmder, way Way) error {
+	l := p.lane(ctx, cmd, way)
 	if l == nil {
-		return p.direct.Send(ctx, cmd, part)
+		return p.direct.Send(ctx, cmd, way)
 	}
-	r := &request{ctx: ctx, cmd: cmd, part: part}
+	r := &request{ctx: ctx, cmd: cmd, way: way}
 	if g := gatheringOf(ctx); g != nil {
 		r.answered = make(chan struct{})
 		g.add(l, r)
 	} else if !l.enqueue(r) {
 		defer l.done()
-		return p.direct.Send(ctx, cmd, part)
+		return p.direct.Send(ctx, cmd, way)
 	}
 	var deadline <-chan struct{}
 	if _, ok := ctx.Deadline(); ok {
@@ -94,7 +101,7 @@ func (p *Pipeline) Send(ctx context.Context, cmd redis.Cmder, part *Part) error 
 	}
 	// The client would have followed or repeated a command that went by itself.
 	if err := cmd.Err(); wrongServer(err) || Lost(err) && !cmd.NoRetry() && ctx.Err() == nil {
-		return p.direct.Send(ctx, cmd, part)
+		return p.direct.Send(ctx, cmd, way)
 	}
 	return cmd.Err()
 }
@@ -102,25 +109,26 @@ func (p *Pipeline) Send(ctx context.Context, cmd redis.Cmder, part *Part) error 
 // SendLater does not repeat a command that was not answered. It follows a
 // command only to the server that the answer names.
 func (p *Pipeline) SendLater(
-	ctx context.Context, cmd redis.Cmder, part *Part, patience time.Duration, done func(error),
+	ctx context.Context, cmd redis.Cmder, way Way, patience time.Duration, done func(error),
 ) {
-	l := p.lane(ctx, cmd)
+	l := p.lane(ctx, cmd, way)
 	if l == nil {
-		go p.direct.SendLater(ctx, cmd, part, patience, done)
+		go p.direct.SendLater(ctx, cmd, way, patience, done)
 		return
 	}
-	l.enqueueLater(&request{ctx: ctx, cmd: cmd, part: part, later: done}, min(patience, p.linger))
+	l.enqueueLater(&request{ctx: ctx, cmd: cmd, way: way, later: done}, min(patience, p.linger))
 }
 
 // lane returns the lane to the server of cmd's key, or nil if there is none.
-func (p *Pipeline) lane(ctx context.Context, cmd redis.Cmder) *lane {
+func (p *Pipeline) lane(ctx context.Context, cmd redis.Cmder, way Way) *lane {
 	server := p.serverOf(ctx, cmd)
 	if server == nil {
 		return nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l := p.lanes[server]
+	r := route{server, way.Copies != nil}
+	l := p.lanes[r]
 	if l == nil {
 		for old, l := range p.lanes { // the server of an idle lane may be gone
 			if l.idle() {
@@ -128,7 +136,7 @@ func (p *Pipeline) lane(ctx context.Context, cmd redis.Cmder) *lane {
 			}
 		}
 		l = &lane{client: p.direct.client, server: server, linger: p.linger}
-		p.lanes[server] = l
+		p.lanes[r] = l
 	}
 	return l
 }
@@ -190,7 +198,7 @@ type lane struct {
 type request struct {
 	ctx      context.Context
 	cmd      redis.Cmder
-	part     *Part         // nil: no Joint may serve it
+	way      Way
 	later    func(error)   // called with the answer; nil: a caller waits for it
 	answered chan struct{} // closed with the answer; nil if later is not
 }
@@ -340,7 +348,9 @@ func (l *lane) send(batch []*request) {
 		for _, p := range parcels {
 			_ = pipe.Process(ctx, p.prepare(ctx)) // only notes the command
 		}
+		wait := waitFor(ctx, pipe, copiesOf(parcels))
 		exec(ctx, pipe, parcels)
+		wait.deal()
 		var more []*parcel
 		for _, p := range parcels {
 			more = append(more, p.deal(l)...)
@@ -389,7 +399,7 @@ func (d *delivery) end() {
 	d.lane.done()
 	d.deliver(nil)
 	for _, r := range d.redirected {
-		direct{d.lane.client}.SendLater(r.ctx, r.cmd, r.part, 0, r.later)
+		direct{d.lane.client}.SendLater(r.ctx, r.cmd, r.way, 0, r.later)
 	}
 }
 

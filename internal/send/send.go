@@ -31,16 +31,14 @@ const FirstKey = 3
 type Sender interface {
 	// Send sends cmd and returns its error when cmd has been answered or has
 	// failed. Where KeepsDeadlines reports true, Send also returns at the
-	// deadline of ctx. cmd must not be read after an error that is ctx's. A
-	// Sender that sends commands together may serve cmd by the Joint of part; if
-	// part is nil, it may not.
-	Send(ctx context.Context, cmd redis.Cmder, part *Part) error
+	// deadline of ctx. cmd must not be read after an error that is ctx's.
+	Send(ctx context.Context, cmd redis.Cmder, way Way) error
 
 	// SendLater sends cmd as Send does, and calls done when cmd has been answered
 	// or has failed. It may return before that, or after. cmd may wait for others
 	// for as long as patience. done must not block.
 	SendLater(
-		ctx context.Context, cmd redis.Cmder, part *Part, patience time.Duration, done func(error),
+		ctx context.Context, cmd redis.Cmder, way Way, patience time.Duration, done func(error),
 	)
 
 	// KeepsDeadlines reports whether Send returns at the deadline of its
@@ -51,6 +49,18 @@ type Sender interface {
 	Client() redis.UniversalClient
 }
 
+// A Way says how a command may be sent, and what else is to be sent with it. The zero
+// Way is by itself.
+type Way struct {
+	// Part lets a Sender that sends commands together serve the command by a Joint. nil:
+	// it may not.
+	Part *Part
+
+	// Copies has the server say how many replicas have what the command wrote. nil: it
+	// is not asked.
+	Copies *Copies
+}
+
 // Direct returns a Sender that sends each command by itself.
 func Direct(client redis.UniversalClient) Sender { return direct{client} }
 
@@ -58,15 +68,19 @@ type direct struct{ client redis.UniversalClient }
 
 func (d direct) Client() redis.UniversalClient { return d.client }
 
-func (d direct) Send(ctx context.Context, cmd redis.Cmder, _ *Part) error {
-	process(ctx, d.client, cmd)
+func (d direct) Send(ctx context.Context, cmd redis.Cmder, way Way) error {
+	if way.Copies != nil {
+		d.sendCopied(ctx, cmd, way.Copies)
+	} else {
+		process(ctx, d.client, cmd)
+	}
 	return cmd.Err()
 }
 
 func (d direct) SendLater(
-	ctx context.Context, cmd redis.Cmder, part *Part, _ time.Duration, done func(error),
+	ctx context.Context, cmd redis.Cmder, way Way, _ time.Duration, done func(error),
 ) {
-	done(d.Send(ctx, cmd, part))
+	done(d.Send(ctx, cmd, way))
 }
 
 // process sends cmd, which then carries its error, also that of a panic.
