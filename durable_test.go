@@ -129,7 +129,11 @@ func TestRenewalNeedsTheReplica(t *testing.T) {
 		redistest.Eventually(t, func() bool { return lease.Deadline().After(first) }, "it is renewed")
 		replica.Pause()
 		defer replica.Resume()
-		<-lease.Context().Done()
+		select {
+		case <-lease.Context().Done():
+		case <-within(t).Done():
+			t.Fatal("the lease lives on, and no replica has its renewals")
+		}
 		err := context.Cause(lease.Context())
 		if !errors.Is(err, warlock.ErrLeaseLost) || !errors.Is(err, warlock.ErrNotDurable) {
 			t.Errorf("the lease ended with %v", err)

@@ -177,12 +177,21 @@ func TestGuardIsReplaced(t *testing.T) {
 	gone(t, pids...)
 }
 
+// deserter is a command that ends with TERM, and has a child that minds none.
+const deserter = `trap 'exit 0' TERM
+	sh -c 'trap "" TERM; echo "pids: $PPID $$"; while :; do sleep 0.01; done' & wait`
+
 // stubborn is a command that minds no TERM, and names itself.
 const stubborn = `trap "echo told" TERM; echo "pids: $$ $$"; while :; do sleep 0.01; done`
 
+// toldToEnd has commands by what they do when they are told to end.
+var toldToEnd = map[string]string{
+	"minds TERM": family, "ignores TERM": stubborn, "leaves a child": deserter,
+}
+
 func TestCommandEndsByTheDeadline(t *testing.T) {
 	const ttl = 2 * time.Second
-	for name, script := range map[string]string{"minds TERM": family, "ignores TERM": stubborn} {
+	for name, script := range toldToEnd {
 		t.Run(name, func(t *testing.T) {
 			s := redistest.Start(t)
 			p := start(t, s, "run", "--ttl", ttl.String(), "k", "--", "sh", "-c", script)
@@ -196,18 +205,32 @@ func TestCommandEndsByTheDeadline(t *testing.T) {
 			}
 			p.ends(exitLost)
 			p.says("lease")
+			if script == stubborn {
+				p.says("told")
+			}
 		})
 	}
 }
 
 func TestLockIsTakenAway(t *testing.T) {
-	for name, script := range map[string]string{"minds TERM": family, "ignores TERM": stubborn} {
+	const ttl, grace = 6 * time.Second, 300 * time.Millisecond
+	for name, script := range toldToEnd {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := redistest.Start(t)
-			p := start(t, s, "run", "--ttl", "2s", "--kill-after", "300ms", "k", "--", "sh", "-c", script)
+			p := start(t, s, "run", "--ttl", ttl.String(), "--kill-after", grace.String(),
+				"k", "--", "sh", "-c", script)
 			pids := p.pids()
 			start(t, s, "break", "k", "--yes").ends(0)
 			release := hold(t, s, "k")
+			if script == stubborn {
+				p.says("told")
+				told := time.Now()
+				gone(t, pids...)
+				if took := time.Since(told); took > ttl/2 { // the guard kills 2/3 of the ttl later
+					t.Errorf("the command lived for %v after it was told to end", took)
+				}
+			}
 			gone(t, pids...)
 			p.ends(exitLost)
 			p.says(`lease lost`)
