@@ -13,6 +13,7 @@ const (
 	exitUsage       = 64 // EX_USAGE
 	exitUnavailable = 69 // EX_UNAVAILABLE: Redis is away, or the lock cannot be had at all
 	exitLost        = 70 // EX_SOFTWARE: the lease was lost
+	exitOutput      = 74 // EX_IOERR: the output cannot be written
 	exitTimeout     = 75 // EX_TEMPFAIL: somebody else had the lock until the wait ended
 	exitSignal      = 128
 )
@@ -21,6 +22,8 @@ const (
 type exit struct {
 	status int
 	err    error // nil: nothing is said
+
+	interrupted bool // by the terminal: the program ends as by SIGINT
 }
 
 func (e *exit) Error() string {
@@ -38,15 +41,15 @@ func failed(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, warlock.ErrUnavailable): // may stand beside those below
-		return &exit{exitUnavailable, err}
+		return &exit{status: exitUnavailable, err: err}
 	case errors.Is(err, warlock.ErrBadKey):
-		return &exit{exitUsage, err}
+		return &exit{status: exitUsage, err: err}
 	case errors.Is(err, warlock.ErrNotHeld):
-		return &exit{exitNo, err}
+		return &exit{status: exitNo, err: err}
 	case errors.Is(err, warlock.ErrNotAcquired), errors.Is(err, context.DeadlineExceeded):
-		return &exit{exitTimeout, err}
+		return &exit{status: exitTimeout, err: err}
 	case errors.Is(err, warlock.ErrLeaseLost):
-		return &exit{exitLost, err}
+		return &exit{status: exitLost, err: err}
 	}
-	return &exit{exitUnavailable, err}
+	return &exit{status: exitUnavailable, err: err}
 }

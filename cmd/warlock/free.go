@@ -24,7 +24,7 @@ func newRelease(s *settings) *cobra.Command {
 under the lock has it in WARLOCK_ID. The holder finds that its lease is lost at its next
 renewal. The exit status is 1 if the ID does not hold the lock.`,
 		ValidArgsFunction: completeKey(s),
-		Args:              cobra.ExactArgs(2),
+		Args:              exactly("a KEY", "an ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := s.client()
 			if err != nil {
@@ -45,7 +45,7 @@ func newBreak(s *settings) *cobra.Command {
 that lives finds out at its next renewal, and works without the lock until then. The
 exit status is 1 if nobody holds the lock, or if the answer is no.`,
 		ValidArgsFunction: completeKey(s),
-		Args:              cobra.ExactArgs(1),
+		Args:              exactly("a KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := s.client()
 			if err != nil {
@@ -69,26 +69,25 @@ func (s *settings) breakLock(
 	case err != nil:
 		return failed(err)
 	case len(status.Holders) == 0:
-		return &exit{exitNo, fmt.Errorf("lock %s: nobody holds it", strconv.Quote(key))}
+		return &exit{status: exitNo, err: fmt.Errorf("lock %s: nobody holds it", strconv.Quote(key))}
 	}
 	if !yes {
 		if err := s.ask(cmd, status); err != nil {
 			return err
 		}
 	}
-	for len(status.Holders) > 0 {
-		if err := s.releaseAll(cmd, client, status); err != nil {
-			return failed(err)
-		}
-		if status.MoreHolders == 0 {
-			break
-		}
-		if status, err = warlock.Inspect(cmd.Context(), client, key); err != nil {
-			return failed(err)
-		}
+	if err := s.releaseAll(cmd, client, status); err != nil {
+		return failed(err)
+	}
+	if status.MoreHolders > 0 {
+		return &exit{status: exitNo, err: fmt.Errorf("lock %s: %d more hold it: break it again",
+			strconv.Quote(key), status.MoreHolders)}
 	}
 	return nil
 }
+
+// longestID is how much of an ID warlock.Inspect tells (bytes).
+const longestID = 4096
 
 // releaseAll frees the lock from the holders in status.
 func (s *settings) releaseAll(
@@ -99,6 +98,9 @@ func (s *settings) releaseAll(
 		switch {
 		case err == nil:
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: taken from %s\n", plain(status.Key), who(h.Owner, h.ID))
+		case errors.Is(err, warlock.ErrNotHeld) && len(h.ID) >= longestID:
+			return fmt.Errorf("lock %s: its holder's ID is too long: free it by DEL: %w",
+				strconv.Quote(status.Key), err)
 		case errors.Is(err, warlock.ErrNotHeld):
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s does not hold it any more\n",
 				plain(status.Key), who(h.Owner, h.ID))
@@ -113,7 +115,7 @@ func (s *settings) releaseAll(
 func (s *settings) ask(cmd *cobra.Command, status warlock.Status) error {
 	in, ok := cmd.InOrStdin().(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return &exit{exitUsage, fmt.Errorf("lock %s is held by %s: there is no terminal to ask on: give --yes to break it",
+		return &exit{status: exitUsage, err: fmt.Errorf("lock %s is held by %s: there is no terminal to ask on: give --yes to break it",
 			strconv.Quote(status.Key), holderText(status.Holders[0]))}
 	}
 	printStatus(cmd, status)

@@ -106,6 +106,19 @@ func TestTerminal(t *testing.T) {
 			sh.types(controlC)
 			sh.shows("status=130")
 		},
+		"interrupt a loop": func(sh *shell) {
+			sh.types("bash -c 'for i in 1 2 3; do $W run k -- sh -c \"echo g''o; exec sleep 1000\"; done; echo go on'" +
+				"; echo status=$?\n")
+			sh.shows("go\r\n")
+			sh.types(controlC)
+			sh.shows("status=130")
+		},
+		"stop where no shell could go on": func(sh *shell) {
+			sh.types("setsid -c -w $W run k -- sh -c 'echo g''o; read x; echo got $x'\n")
+			sh.shows("go\r\n")
+			sh.types(controlZ + "line\n")
+			sh.shows("got line")
+		},
 		"interrupt a wait": func(sh *shell) {
 			defer hold(sh.t, s, "k")()
 			sh.types("$W run k -- echo it ran\n")

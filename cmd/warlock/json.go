@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding/hex"
 	"time"
+	"unicode/utf8"
 
 	"github.com/warlock-go/warlock"
 )
@@ -15,12 +17,16 @@ type lockJSON struct {
 	Waiting     []waiterJSON `json:"waiting"`
 	MoreWaiting int          `json:"morewaiting"`
 	Fence       int64        `json:"fence"`
+
+	// KeyHex has the bytes of a key that is not UTF-8. Key shows them as JSON can.
+	KeyHex string `json:"keyhex,omitempty"`
 }
 
 type holderJSON struct {
 	ID        string  `json:"id"`
 	Owner     string  `json:"owner"`
-	Remaining float64 `json:"remaining"` // -1: the lease never ends
+	Remaining float64 `json:"remaining"`       // -1: the lease never ends
+	IDHex     string  `json:"idhex,omitempty"` // as KeyHex
 }
 
 type waiterJSON struct {
@@ -35,15 +41,23 @@ func statusJSON(s warlock.Status) lockJSON {
 	l := lockJSON{
 		Key: s.Key, Mode: s.Mode.String(), Fence: s.Fence,
 		Holders: []holderJSON{}, MoreHolders: s.MoreHolders,
-		Waiting: []waiterJSON{}, MoreWaiting: s.MoreWaiting,
+		Waiting: []waiterJSON{}, MoreWaiting: s.MoreWaiting, KeyHex: hexOf(s.Key),
 	}
 	for _, h := range s.Holders {
-		l.Holders = append(l.Holders, holderJSON{h.ID, h.Owner, seconds(h.Remaining)})
+		l.Holders = append(l.Holders, holderJSON{h.ID, h.Owner, seconds(h.Remaining), hexOf(h.ID)})
 	}
 	for _, w := range s.Waiting {
 		l.Waiting = append(l.Waiting, waiterJSON{w.ID, w.Owner, w.Mode.String(), w.For.Seconds()})
 	}
 	return l
+}
+
+// hexOf returns the bytes of text in hexadecimal digits if JSON would change them.
+func hexOf(text string) string {
+	if utf8.ValidString(text) {
+		return ""
+	}
+	return hex.EncodeToString([]byte(text))
 }
 
 // seconds returns what is left of a lease in seconds, and -1 if it never ends.

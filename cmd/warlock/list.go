@@ -64,7 +64,10 @@ func (s *settings) list(cmd *cobra.Command, pattern string, asJSON bool) error {
 func printJSON(cmd *cobra.Command, s warlock.Status) error {
 	encoder := json.NewEncoder(cmd.OutOrStdout())
 	encoder.SetEscapeHTML(false)
-	return encoder.Encode(statusJSON(s))
+	if err := encoder.Encode(statusJSON(s)); err != nil {
+		return &exit{status: exitOutput, err: err}
+	}
+	return nil
 }
 
 func printTable(cmd *cobra.Command, all []warlock.Status) {

@@ -30,9 +30,16 @@ func execute(ctx context.Context, args []string, in io.Reader, out, errs io.Writ
 	root := newRoot()
 	root.SetArgs(args)
 	root.SetIn(in)
-	root.SetOut(out)
+	checked := &checkedWriter{Writer: out}
+	root.SetOut(checked)
+	if isTerminal(out) { // which top draws on
+		root.SetOut(out)
+	}
 	root.SetErr(errs)
 	err := root.ExecuteContext(ctx)
+	if err == nil && checked.err != nil {
+		err = &exit{status: exitOutput, err: checked.err}
+	}
 	if err == nil {
 		return 0
 	}
@@ -43,11 +50,28 @@ func execute(ctx context.Context, args []string, in io.Reader, out, errs io.Writ
 	if e.err != nil {
 		fmt.Fprintln(errs, "warlock:", oneLine(e.err))
 	}
+	if e.interrupted {
+		job.Interrupt()
+	}
 	return e.status
+}
+
+// A checkedWriter keeps the first error of writing.
+type checkedWriter struct {
+	io.Writer
+	err error
+}
+
+func (w *checkedWriter) Write(p []byte) (n int, err error) {
+	n, err = w.Writer.Write(p)
+	if w.err == nil {
+		w.err = err
+	}
+	return n, err
 }
 
 // oneLine returns the text of err in one line, without the name of the program.
 func oneLine(err error) string {
-	text := strings.Join(strings.Fields(err.Error()), " ")
+	text := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), " ")
 	return strings.TrimPrefix(text, "warlock: ")
 }

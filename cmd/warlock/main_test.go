@@ -9,10 +9,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/warlock-go/warlock"
 	"github.com/warlock-go/warlock/internal/redistest"
 )
+
+const testTTL = 10 * time.Second
 
 // binary is the program, which the tests build once.
 var binary string

@@ -2,7 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
@@ -20,15 +23,16 @@ type settings struct {
 func newRoot() *cobra.Command {
 	s := new(settings)
 	root := &cobra.Command{
-		Use:   "warlock",
-		Short: "Run commands under locks of Redis, and see who holds a lock",
+		Use:     "warlock",
+		Version: version(),
+		Short:   "Run commands under locks of Redis, and see who holds a lock",
 		Long: `warlock runs a command while it holds a lock, so that one machine at a time runs it.
 It shows who holds a lock, who waits for it, and frees locks of the dead.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return &exit{exitUsage, errors.New(`no command is given: see "warlock help"`)}
+			return &exit{status: exitUsage, err: errors.New(`no command is given: see "warlock help"`)}
 		},
 	}
 	flags := root.PersistentFlags()
@@ -46,11 +50,30 @@ It shows who holds a lock, who waits for it, and frees locks of the dead.`,
 	return root
 }
 
+// version returns the version of the program, as Go has noted it.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return info.Main.Version
+}
+
+// exactly has a command take these arguments, and no other.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != len(names) {
+			return fmt.Errorf("%s takes %s: %d arguments are given", cmd.Name(), strings.Join(names, " and "), len(args))
+		}
+		return nil
+	}
+}
+
 // client returns a client of Redis. The caller closes it.
 func (s *settings) client() (redis.UniversalClient, error) {
 	c, err := s.source.Open()
 	if err != nil {
-		return nil, &exit{exitUsage, err}
+		return nil, &exit{status: exitUsage, err: err}
 	}
 	return c, nil
 }

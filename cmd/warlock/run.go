@@ -75,10 +75,10 @@ gets both when the next renewal finds that, within a third of the ttl.`
 func (r *runner) run(cmd *cobra.Command, args []string) error {
 	keys, command, err := split(args, cmd.ArgsLenAtDash())
 	if err != nil {
-		return &exit{exitUsage, err}
+		return &exit{status: exitUsage, err: err}
 	}
 	if err := r.check(cmd); err != nil {
-		return &exit{exitUsage, err}
+		return &exit{status: exitUsage, err: err}
 	}
 	program, err := exec.LookPath(command[0])
 	if err != nil {
@@ -91,7 +91,7 @@ func (r *runner) run(cmd *cobra.Command, args []string) error {
 	defer client.Close()
 	set, err := r.locks(cmd, client, keys)
 	if err != nil {
-		return &exit{exitUsage, err}
+		return &exit{status: exitUsage, err: err}
 	}
 
 	signals := make(chan os.Signal, 16)
@@ -104,22 +104,30 @@ func (r *runner) run(cmd *cobra.Command, args []string) error {
 		Path: program, Args: command, Env: append(os.Environ(), set.environment()...),
 		Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}, Grace: r.killAfter,
 	}, set.lease(r.ttl), signals)
-	lost, unlockErr := set.unlock()
+	lost, unlockErr := r.release(set, signals)
 	switch {
 	case err != nil:
 		return notStarted(command[0], err)
-	case lost != nil:
-		return &exit{exitLost, lost}
-	case outcome.Overtime:
-		return &exit{exitLost, fmt.Errorf("lock %s: its lease was about to run out, as Redis could not be reached: "+
-			"the command was told to end", set.names())}
-	case unlockErr != nil:
-		fmt.Fprintln(cmd.ErrOrStderr(), "warlock:", oneLine(unlockErr))
+	case lost == nil && outcome.Overtime:
+		lost = fmt.Errorf("lock %s: the lease was about to run out, as Redis could not be reached: "+
+			"the command was told to end", set.names())
 	}
-	if outcome.Status != 0 {
-		return &exit{status: outcome.Status}
+	return r.result(cmd, outcome, lost, unlockErr)
+}
+
+// result returns the exit after a command that has run. lost says that a lease was lost
+// meanwhile, and err that Redis did not confirm that the locks are free.
+func (r *runner) result(cmd *cobra.Command, o job.Outcome, lost, err error) error {
+	if lost != nil {
+		return &exit{status: exitLost, err: lost}
 	}
-	return nil
+	if err != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), "warlock:", oneLine(err))
+	}
+	if o.Status == 0 {
+		return nil
+	}
+	return &exit{status: o.Status, interrupted: o.Interrupted}
 }
 
 // split returns the keys and the command, whose first word is argument number dash.
@@ -138,6 +146,9 @@ func split(args []string, dash int) (keys, command []string, err error) {
 
 // check returns an error about a flag that cannot be used.
 func (r *runner) check(cmd *cobra.Command) error {
+	if err := checkOwner(r.owner); err != nil {
+		return err
+	}
 	for name, d := range map[string]time.Duration{
 		"wait": r.wait, "kill-after": r.killAfter, "min-hold": r.minHold,
 	} {
@@ -148,6 +159,17 @@ func (r *runner) check(cmd *cobra.Command) error {
 	if cmd.Flags().Changed("wait") && r.wait == 0 {
 		r.try = true
 	}
+	return nil
+}
+
+// checkOwner returns an error that names the flag if the library does not take owner.
+func checkOwner(owner string) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = fmt.Errorf("--owner %.80q: use at most 64 printable ASCII characters", owner)
+		}
+	}()
+	warlock.WithOwner(owner)
 	return nil
 }
 
@@ -180,11 +202,11 @@ func notStarted(name string, err error) error {
 	if errors.As(err, &of) {
 		err = of.Err
 	}
-	return &exit{status, fmt.Errorf("%s: the command cannot be started: %w", name, err)}
+	return &exit{status: status, err: fmt.Errorf("%s: the command cannot be started: %w", name, err)}
 }
 
 // notify has signals notified to c, but for those that this process was started to
-// ignore: the command is to ignore them as well.
+// ignore: the command is to ignore them as well. Go tells that of HUP and INT alone.
 func notify(c chan os.Signal, signals []os.Signal) {
 	for _, s := range signals {
 		if !signal.Ignored(s) {
@@ -224,6 +246,31 @@ func (r *runner) silenced(err error) error {
 		return &exit{status: exitTimeout}
 	}
 	return err
+}
+
+// release unlocks set. After a signal that ends programs, it waits for Redis for no more
+// than a second.
+func (r *runner) release(set *set, signals chan os.Signal) (lost, err error) {
+	type answer struct{ lost, err error }
+	done, names := make(chan answer, 1), set.names()
+	go func() {
+		lost, err := set.unlock()
+		done <- answer{lost, err}
+	}()
+	var late <-chan time.Time
+	for {
+		select {
+		case a := <-done:
+			return a.lost, a.err
+		case s := <-signals:
+			if job.Ends(s) && late == nil {
+				late = time.After(time.Second)
+			}
+		case <-late:
+			return nil, fmt.Errorf("lock %s: Redis did not confirm that it is free: "+
+				"it stays taken for %v at most", names, r.ttl)
+		}
+	}
 }
 
 // names returns the keys of set, for people.

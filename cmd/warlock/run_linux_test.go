@@ -17,8 +17,6 @@ import (
 	"github.com/warlock-go/warlock/internal/redistest"
 )
 
-const testTTL = 10 * time.Second
-
 // lives reports whether a process runs. A zombie does not.
 func lives(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

@@ -58,9 +58,21 @@ func (r *runner) locks(
 // All programs lock in the order of the keys' bytes, so none waits for another in a
 // circle.
 func (s *set) lock(ctx context.Context, wait time.Duration, try bool) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // no other lock helps when one is lost
+		select {
+		case <-s.lost:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	defer func() {
-		if err != nil {
-			_, _ = s.unlock()
+		if err == nil {
+			return
+		}
+		if lost, _ := s.unlock(); lost != nil {
+			err = lost
 		}
 	}()
 	if wait > 0 && len(s.keys) > 1 { // one lock minds WithMaxWait, and says so
@@ -101,7 +113,7 @@ func (s *set) tryOne(ctx context.Context, key string) error {
 	if status, err := warlock.Inspect(ctx, s.client, key); err == nil && len(status.Holders) > 0 {
 		text = "held by " + holderText(status.Holders[0])
 	}
-	return fmt.Errorf("lock %s: %w: %s", strconv.Quote(key), warlock.ErrNotAcquired, text)
+	return fmt.Errorf("%w (lock %s): %s", warlock.ErrNotAcquired, strconv.Quote(key), text)
 }
 
 // hold notes that the lock of key is held.

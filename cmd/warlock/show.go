@@ -17,7 +17,7 @@ func newShow(s *settings) *cobra.Command {
 		Long: `Show who holds a lock, and who waits for it, in the order in which they will get it.
 The lock may also have been taken by SET NX.`,
 		ValidArgsFunction: completeKey(s),
-		Args:              cobra.ExactArgs(1),
+		Args:              exactly("a KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := s.client()
 			if err != nil {

@@ -54,10 +54,10 @@ func (c *topCommand) run(cmd *cobra.Command, args []string) error {
 	}
 	if c.every < leastEvery {
 		err := fmt.Errorf("--every %v is too short: use %v or more", c.every, leastEvery)
-		return &exit{exitUsage, err}
+		return &exit{status: exitUsage, err: err}
 	}
 	if !c.json && !canDraw(cmd) {
-		return &exit{exitUsage, errors.New(`top needs a terminal: use "warlock ls", or --json`)}
+		return &exit{status: exitUsage, err: errors.New(`top needs a terminal: use "warlock ls", or --json`)}
 	}
 	client, err := c.client()
 	if err != nil {
@@ -97,7 +97,7 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 		select {
 		case s := <-signals:
 			n, _ := s.(syscall.Signal)
-			cancel(&exit{exitSignal + int(n), nil})
+			cancel(&exit{status: exitSignal + int(n)})
 		case <-ctx.Done():
 		}
 	}()
@@ -130,7 +130,7 @@ func (c *topCommand) print(cmd *cobra.Command, b *board.Board) error {
 			look.Error = oneLine(s.Err)
 		}
 		if err := out.Encode(look); err != nil {
-			cancel(&exit{exitNo, err})
+			cancel(&exit{status: exitNo, err: err})
 		}
 	})
 	return context.Cause(ctx)

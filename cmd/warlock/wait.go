@@ -20,10 +20,10 @@ func newWait(s *settings) *cobra.Command {
 		Long: `Wait until nobody holds a lock and nobody waits for it. The lock is not taken. It is
 looked at up to twice a second.`,
 		ValidArgsFunction: completeKey(s),
-		Args:              cobra.ExactArgs(1),
+		Args:              exactly("a KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit < 0 {
-				return &exit{exitUsage, fmt.Errorf("--wait %v: a negative time", limit)}
+				return &exit{status: exitUsage, err: fmt.Errorf("--wait %v: a negative time", limit)}
 			}
 			return s.await(cmd, args[0], limit)
 		},
@@ -78,6 +78,6 @@ func stillHeld(s warlock.Status, limit time.Duration) error {
 	if len(s.Holders) > 0 {
 		text = "held by " + holderText(s.Holders[0])
 	}
-	return fmt.Errorf("lock %s: %w: not free within %v: %s",
-		strconv.Quote(s.Key), warlock.ErrNotAcquired, limit, text)
+	return fmt.Errorf("%w within %v (lock %s): %s",
+		warlock.ErrNotAcquired, limit, strconv.Quote(s.Key), text)
 }

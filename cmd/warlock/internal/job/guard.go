@@ -4,10 +4,12 @@ package job
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,7 +34,7 @@ const guardName = "warlock-guard"
 // startGuard starts a guard, in a session of its own, so that no signal from the
 // terminal reaches it.
 func startGuard() (*guard, error) {
-	program, err := os.Executable()
+	program, err := ownProgram()
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +54,7 @@ func startGuard() (*guard, error) {
 }
 
 // watch has the guard watch a process group.
-func (g *guard) watch(group int) { fmt.Fprintf(g.pipe, "group %d\n", group) }
+func (g *guard) watch(group int) { _ = g.tell("group %d\n", group) }
 
 // allow has the guard let the group live until deadline. It reports whether the guard
 // is there.
@@ -60,14 +62,24 @@ func (g *guard) allow(deadline time.Time) bool {
 	if deadline.Equal(g.told) {
 		return true
 	}
+	err := g.tell("deadline %d\n", monotonic()+int64(time.Until(deadline)))
+	if errors.Is(err, os.ErrDeadlineExceeded) { // it is stopped: it is told the next time
+		return true
+	}
 	g.told = deadline
-	_, err := fmt.Fprintf(g.pipe, "deadline %d\n", monotonic()+int64(time.Until(deadline)))
 	return err == nil
+}
+
+// tell writes to the guard. It does not wait for a guard that does not read.
+func (g *guard) tell(format string, values ...any) error {
+	_ = g.pipe.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+	_, err := fmt.Fprintf(g.pipe, format, values...)
+	return err
 }
 
 // dismiss ends the guard.
 func (g *guard) dismiss() {
-	fmt.Fprintln(g.pipe, "done")
+	_ = g.tell("done\n")
 	g.pipe.Close()
 }
 
@@ -90,36 +102,66 @@ func Guard() {
 	// parent, which ends the guard.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGTSTP)
 	nameProcess(guardName)
-	lines := make(chan string)
-	go func() { // ends with the pipe, or with this process
-		defer close(lines)
-		for s := bufio.NewScanner(os.Stdin); s.Scan(); {
-			lines <- s.Text()
-		}
-	}()
+	closeInherited()
+	in := bufio.NewReader(os.Stdin)
 	var w watched
 	for {
-		select {
-		case line, ok := <-lines:
-			if !ok {
-				w.kill()
-				return
-			}
-			if line == "done" {
-				return
-			}
-			w.read(line)
-		case <-w.due:
+		// What the parent has said counts first: this process may have been stopped.
+		if in.Buffered() == 0 && !readable(w.due) {
 			w.kill()
-			w.due = nil
+			w.due = 0
+			continue
+		}
+		switch line, err := in.ReadString('\n'); {
+		case err != nil:
+			w.kill()
+			return
+		case line == "done\n":
+			return
+		default:
+			w.read(line)
+		}
+	}
+}
+
+// closeInherited closes the files that the parent was given by others: a reader of a
+// pipe would wait for the guard.
+func closeInherited() {
+	files, _ := os.ReadDir("/proc/self/fd")
+	for _, f := range files {
+		fd, err := strconv.Atoi(f.Name())
+		if err != nil || fd <= 2 {
+			continue
+		}
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err == nil && flags&unix.FD_CLOEXEC == 0 { // those of this program have it
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+// readable waits until the parent has said something, or is gone. It returns false if
+// due comes first. That is in ns of the system's monotonic clock; 0: never.
+func readable(due int64) bool {
+	for {
+		wait := -1
+		if due != 0 {
+			wait = int(max(0, min(due-monotonic(), int64(time.Hour))) / int64(time.Millisecond))
+		}
+		fds := []unix.PollFd{{Fd: int32(os.Stdin.Fd()), Events: unix.POLLIN}}
+		switch n, err := unix.Poll(fds, wait); {
+		case n > 0:
+			return true
+		case err == nil && wait == 0: // nothing was said, and it is time
+			return false
 		}
 	}
 }
 
 // watched is what a guard watches.
 type watched struct {
-	group int // 0: not known yet
-	due   <-chan time.Time
+	group int   // 0: not known yet
+	due   int64 // when it is killed, in ns of the system's monotonic clock; 0: not known
 }
 
 // read takes in a line from the parent.
@@ -133,13 +175,15 @@ func (w *watched) read(line string) {
 	case "group":
 		w.group = int(n)
 	case "deadline":
-		w.due = time.After(time.Duration(n - monotonic()))
+		w.due = n
 	}
 }
 
 // kill kills the group.
 func (w *watched) kill() {
 	if w.group > 1 {
+		left := strays(w.group, nil)
 		_ = unix.Kill(-w.group, unix.SIGKILL)
+		signalAll(left, unix.SIGKILL)
 	}
 }

@@ -30,6 +30,9 @@ func Run(c Command, l Lease, signals chan os.Signal) (Outcome, error) {
 	}
 	j.guard = guard
 	defer func() { j.guard.dismiss() }()
+	if l.over() { // it was lost while this process waited for another lock, or was stopped
+		return Outcome{Overtime: true}, nil
+	}
 	if err := j.start(c); err != nil {
 		return Outcome{}, err
 	}
@@ -47,9 +50,12 @@ type job struct {
 
 	group  int // of processes; also the process that leads it
 	states <-chan unix.WaitStatus
+	dead   *unix.WaitStatus // how the leader ended; nil: it runs
 
+	told   bool      // the group was told to end: what is left of it is waited for
 	ending bool      // for the lease
 	killAt time.Time // when it is killed, if ending
+	strays []int     // processes that have left the group, as of when it was told to end
 
 	inFront   bool // the command has the terminal, or is to have it when it goes on
 	halted    bool // it is stopped
@@ -107,6 +113,16 @@ func follow(pid int) <-chan unix.WaitStatus {
 	return states
 }
 
+// over reports whether l is lost, or has run out.
+func (l Lease) over() bool {
+	select {
+	case <-l.Lost:
+		return true
+	default:
+		return !time.Now().Before(l.Deadline())
+	}
+}
+
 // supervise returns when the command has ended.
 func (j *job) supervise() (Outcome, error) {
 	wake := time.NewTimer(0)
@@ -121,7 +137,9 @@ func (j *job) supervise() (Outcome, error) {
 			case s.Stopped():
 				j.stopped(s.StopSignal())
 			default:
-				return j.ended(s), nil
+				j.dead, j.states = &s, nil
+				j.told = j.told || s.Signaled() && tells(s.Signal())
+				wake.Reset(0)
 			}
 		case s := <-j.signals:
 			j.pass(s.(syscall.Signal))
@@ -130,9 +148,30 @@ func (j *job) supervise() (Outcome, error) {
 			j.end(time.Now())
 			wake.Reset(0)
 		case <-wake.C:
-			wake.Reset(time.Until(j.check(time.Now())))
+			next := j.check(time.Now())
+			if j.dead != nil && !j.restRuns() {
+				return j.ended(*j.dead), nil
+			}
+			wake.Reset(time.Until(next))
 		}
 	}
+}
+
+// tells reports whether s tells a program to end.
+func tells(s syscall.Signal) bool {
+	return s == unix.SIGTERM || s == unix.SIGINT || s == unix.SIGHUP || s == unix.SIGQUIT
+}
+
+// restRuns reports whether the lock is still needed though the command has ended: its
+// group was told to end, and a process of it works on.
+func (j *job) restRuns() bool {
+	if !j.told || j.ending && !time.Now().Before(j.killAt) { // killed by now
+		return false
+	}
+	if j.ending {
+		j.strays = strays(j.group, j.strays)
+	}
+	return len(j.strays) > 0 || groupLives(j.group)
 }
 
 // signal sends a signal to the command's process group.
@@ -151,6 +190,7 @@ func (j *job) pass(s syscall.Signal) {
 		}
 	}
 	j.signal(s)
+	j.told = j.told || tells(s)
 	if j.halted && Ends(s) {
 		j.signal(unix.SIGCONT) // or it does not get s
 	}
@@ -179,46 +219,53 @@ func (j *job) stopped(by syscall.Signal) {
 // command by a signal: so the shell sees that its job has stopped. The group goes on
 // with SIGCONT.
 func (j *job) suspend(by syscall.Signal) {
+	if orphaned() { // no shell could continue it, so the system ignores such stops
+		j.pass(unix.SIGCONT)
+		return
+	}
 	j.suspended = true
 	if j.terminal.take(j.group) && by == unix.SIGTSTP {
 		j.echo = true
 		_ = unix.Kill(0, unix.SIGTSTP) // this process only notes it
 	}
-	// Of the signals that stop a group, unless no shell could continue it, this process
-	// has left this one alone.
 	_ = unix.Kill(unix.Getpid(), unix.SIGTTIN)
 }
 
-// ended returns how the command ended, whose status is s. If it was told to end, the
-// rest of its group ends as well.
-func (j *job) ended(s unix.WaitStatus) Outcome {
-	if j.ending {
-		j.killRest()
+// orphaned reports whether the process group of this process has no parent in its
+// session that could continue it.
+func orphaned() bool {
+	own := unix.Getpgrp()
+	session, _ := unix.Getsid(0)
+	for pid := unix.Getppid(); pid > 0; pid = parentOf(pid) {
+		if group, err := unix.Getpgid(pid); err != nil || group == own {
+			continue
+		}
+		its, err := unix.Getsid(pid)
+		return err != nil || its != session
 	}
+	return true
+}
+
+// ended returns how the command ended, whose status is s.
+func (j *job) ended(s unix.WaitStatus) Outcome {
 	had := j.terminal.take(j.group)
 	if !s.Signaled() {
-		return Outcome{s.ExitStatus(), j.ending}
+		return Outcome{Status: s.ExitStatus(), Overtime: j.ending}
 	}
 	if had {
 		j.terminal.restore()
 	}
-	if by := s.Signal(); had && (by == unix.SIGINT || by == unix.SIGQUIT) {
+	by := s.Signal()
+	if had && (by == unix.SIGINT || by == unix.SIGQUIT) {
 		_ = unix.Kill(0, by) // the terminal would have sent it to all of the shell's job
 	}
-	return Outcome{128 + int(s.Signal()), j.ending}
+	return Outcome{128 + int(by), j.ending, had && by == unix.SIGINT}
 }
 
-// killRest waits until no process is left in the group, and kills what is left when it
-// is time.
-func (j *job) killRest() {
-	const pause = 5 * time.Millisecond
-	for unix.Kill(-j.group, 0) == nil {
-		if !time.Now().Before(j.killAt) {
-			j.signal(unix.SIGKILL)
-			return
-		}
-		time.Sleep(pause)
-	}
+// Interrupt ends this process as SIGINT does. A shell whose loop runs it ends as well.
+func Interrupt() {
+	signal.Reset(unix.SIGINT)
+	_ = unix.Kill(unix.Getpid(), unix.SIGINT)
 }
 
 // check does what is due at now, and returns when there may be more to do.
@@ -236,13 +283,16 @@ func (j *job) check(now time.Time) (next time.Time) {
 		j.end(now)
 	}
 	next = now.Add(j.lease.TTL / 10) // a renewal may have moved the deadline
+	if j.dead != nil {
+		next = earlier(next, now.Add(20*time.Millisecond)) // the rest may have ended
+	}
 	switch {
 	case !j.ending:
 		return earlier(next, deadline.Add(-j.warning()))
 	case now.Before(j.killAt):
 		return earlier(next, j.killAt)
 	}
-	j.signal(unix.SIGKILL)
+	j.toAll(unix.SIGKILL)
 	return next
 }
 
@@ -251,16 +301,31 @@ func (j *job) end(now time.Time) {
 	if j.ending {
 		return
 	}
-	j.ending = true
-	margin := min(100*time.Millisecond, j.lease.TTL/50) // a kill takes a moment
-	j.killAt = earlier(now.Add(j.grace), j.lease.Deadline().Add(-margin))
-	j.signal(unix.SIGTERM)
+	j.ending, j.told = true, true
+	j.killAt = earlier(now.Add(j.grace), j.lease.Deadline().Add(-j.margin()))
+	j.toAll(unix.SIGTERM)
 	j.signal(unix.SIGCONT) // it may be stopped
+}
+
+// toAll sends a signal to the group, and to the processes that have left it.
+func (j *job) toAll(s syscall.Signal) {
+	j.strays = strays(j.group, j.strays)
+	j.signal(s)
+	signalAll(j.strays, s)
+}
+
+func signalAll(pids []int, s syscall.Signal) {
+	for _, pid := range pids {
+		_ = unix.Kill(pid, s)
+	}
 }
 
 // warning is how long before the deadline the command is told to end. A renewal is due
 // when 2/3 of the ttl are left, so half of the ttl remains for Redis to answer one.
-func (j *job) warning() time.Duration { return min(j.grace, j.lease.TTL/6) }
+func (j *job) warning() time.Duration { return max(j.margin(), min(j.grace, j.lease.TTL/6)) }
+
+// margin is how long before the deadline the command is killed: a kill takes a moment.
+func (j *job) margin() time.Duration { return min(100*time.Millisecond, j.lease.TTL/50) }
 
 func earlier(a, b time.Time) time.Time {
 	if a.Before(b) {

@@ -18,6 +18,9 @@ func Run(Command, Lease, chan os.Signal) (Outcome, error) {
 	return Outcome{}, errors.New("commands run under a lock on Unix alone: use the library in a program")
 }
 
+// Interrupt does nothing.
+func Interrupt() {}
+
 // IsGuard reports false.
 func IsGuard() bool { return false }
 

@@ -10,7 +10,9 @@
 //     it when this process is gone, and also at the deadline: this process may be
 //     stopped.
 //
-// A process that leaves the group, as a daemon does, is outside of all this.
+// A process that leaves the group, as a daemon does, is outside of all this. On Linux,
+// when the lease is lost, such processes end too if an ancestor of theirs is in the group
+// then.
 package job
 
 import (
@@ -38,4 +40,6 @@ type Lease struct {
 type Outcome struct {
 	Status   int  // its exit status, or 128 + the signal that ended it
 	Overtime bool // it was told to end because the lease was lost, or about to run out
+
+	Interrupted bool // from the terminal
 }
