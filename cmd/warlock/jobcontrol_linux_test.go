@@ -2,11 +2,14 @@ package main
 
 import (
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 
 	"github.com/warlock-go/warlock/internal/redistest"
 )
@@ -42,12 +45,23 @@ func startShell(t *testing.T, s *redistest.Server) *shell {
 		}
 	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // its jobs are hung up
+		killSession(cmd.Process.Pid)
 		_ = cmd.Wait()
 	})
 	sh.types("stty -echo; bind 'set enable-bracketed-paste off'; echo rea''dy\n")
 	sh.shows("ready\r\n")
 	return sh
+}
+
+// killSession kills the processes of a session.
+func killSession(session int) {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if its, err := unix.Getsid(pid); err == nil && its == session {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
 }
 
 // types types text.
@@ -101,16 +115,19 @@ func TestTerminal(t *testing.T) {
 			sh.shows("tty")
 		},
 		"interrupt": func(sh *shell) {
-			sh.types("$W run k -- sh -c 'echo g''o; exec sleep 1000'; echo status=$?\n")
+			sh.types("$W run k -- sh -c 'echo g''o; exec sleep 1000'\n")
 			sh.shows("go\r\n")
 			sh.types(controlC)
+			sh.shows("$ ")
+			sh.types("echo status=$?\n")
 			sh.shows("status=130")
 		},
 		"interrupt a loop": func(sh *shell) {
-			sh.types("bash -c 'for i in 1 2 3; do $W run k -- sh -c \"echo g''o; exec sleep 1000\"; done; echo go on'" +
-				"; echo status=$?\n")
+			sh.types("bash -c 'for i in 1 2 3; do $W run k -- sh -c \"echo g''o; exec sleep 1000\"; done; echo go on'\n")
 			sh.shows("go\r\n")
 			sh.types(controlC)
+			sh.shows("$ ")
+			sh.types("echo status=$?\n")
 			sh.shows("status=130")
 		},
 		"stop where no shell could go on": func(sh *shell) {

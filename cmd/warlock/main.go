@@ -37,7 +37,7 @@ func execute(ctx context.Context, args []string, in io.Reader, out, errs io.Writ
 	}
 	root.SetErr(errs)
 	err := root.ExecuteContext(ctx)
-	if err == nil && checked.err != nil {
+	if checked.err != nil {
 		err = &exit{status: exitOutput, err: checked.err}
 	}
 	if err == nil {

@@ -34,6 +34,7 @@ const (
   64  The command line is wrong, or a key or an address that it gives.
   69  Redis is away or refuses, or the lock cannot be had at all.
   70  The lease was lost while the command ran.
+  74  The output cannot be written.
   75  Another had the lock until the wait ended.
   128 + n  Signal n ended warlock, or the command that it ran.
 Otherwise run ends with the exit status of the command that it ran.`

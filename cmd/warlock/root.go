@@ -44,7 +44,8 @@ It shows who holds a lock, who waits for it, and frees locks of the dead.`,
 		"`FILE` with the password of Redis (default $WARLOCK_PASSWORD_FILE; the password itself may be in $WARLOCK_PASSWORD)")
 	flags.BoolVar(&s.log, "log", false, "write what happens meanwhile to standard error")
 	root.AddCommand(
-		newRun(s), newList(s), newShow(s), newWait(s), newRelease(s), newBreak(s), newTop(s), newMan(),
+		newRun(s), newList(s), newShow(s), newWait(s), newRelease(s), newBreak(s), newTop(s), newServe(s),
+		newMan(),
 	)
 	completeFlags(root)
 	return root

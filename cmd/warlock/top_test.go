@@ -207,7 +207,8 @@ func TestFlagsComplete(t *testing.T) {
 		want  string
 	}{
 		{[]string{"top", "--password-file", ""}, files}, {[]string{"top", "--user-file="}, files},
-		{[]string{"--user-file", ""}, files}, {[]string{"top", "--redis", ""}, noFiles},
+		{[]string{"--user-file", ""}, files}, {[]string{"serve", "--token-file", ""}, files},
+		{[]string{"top", "--redis", ""}, noFiles},
 		{[]string{"top", "--every", ""}, noFiles}, {[]string{"top", "--user", ""}, noFiles},
 	} {
 		if got, directive := offers(t, c.words...); directive != c.want || len(got) > 0 {

@@ -30,7 +30,8 @@ func Run(c Command, l Lease, signals chan os.Signal) (Outcome, error) {
 	}
 	j.guard = guard
 	defer func() { j.guard.dismiss() }()
-	if l.over() { // it was lost while this process waited for another lock, or was stopped
+	j.guard.allow(l.Deadline()) // this process may be stopped right after the start
+	if l.over() {               // it was lost while this process waited for another lock, or was stopped
 		return Outcome{Overtime: true}, nil
 	}
 	if err := j.start(c); err != nil {
@@ -266,6 +267,7 @@ func (j *job) ended(s unix.WaitStatus) Outcome {
 func Interrupt() {
 	signal.Reset(unix.SIGINT)
 	_ = unix.Kill(unix.Getpid(), unix.SIGINT)
+	<-time.After(time.Second) // another thread gets it
 }
 
 // check does what is due at now, and returns when there may be more to do.
