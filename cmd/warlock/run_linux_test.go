@@ -182,6 +182,9 @@ const deserter = `trap 'exit 0' TERM
 // stubborn is a command that minds no TERM, and names itself.
 const stubborn = `trap "echo told" TERM; echo "pids: $$ $$"; while :; do sleep 0.01; done`
 
+// busy is how late a busy machine may kill a process, and see that it has ended.
+const busy = 150 * time.Millisecond
+
 // toldToEnd has commands by what they do when they are told to end.
 var toldToEnd = map[string]string{
 	"minds TERM": family, "ignores TERM": stubborn, "leaves a child": deserter,
@@ -198,7 +201,7 @@ func TestCommandEndsByTheDeadline(t *testing.T) {
 			defer s.Resume()
 			paused := time.Now() // no renewal was sent after this
 			gone(t, pids...)
-			if lived := time.Since(paused); lived > ttl {
+			if lived := time.Since(paused); lived > ttl+busy {
 				t.Errorf("the command lived for %v after the last renewal, longer than the ttl", lived)
 			}
 			p.ends(exitLost)
@@ -242,13 +245,13 @@ func TestLockIsTakenAway(t *testing.T) {
 
 func TestStoppedWarlock(t *testing.T) {
 	s := redistest.Start(t)
-	const ttl = time.Second
+	const ttl = 2 * time.Second
 	p := start(t, s, "run", "--ttl", ttl.String(), "k", "--", "sh", "-c", stubborn)
 	pids := p.pids()
 	redistest.Stop(t, p.Process)
 	stopped := time.Now()
 	gone(t, pids...) // its guard does that
-	if lived := time.Since(stopped); lived > ttl {
+	if lived := time.Since(stopped); lived > ttl+busy {
 		t.Errorf("the command lived for %v after the last renewal, longer than the ttl", lived)
 	}
 	release := hold(t, s, "k")

@@ -179,11 +179,16 @@ func (w *watched) read(line string) {
 	}
 }
 
-// kill kills the group.
+// kill kills the group. If the parent was stopped before it could name the group, that is
+// the one which a child of the parent leads.
 func (w *watched) kill() {
-	if w.group > 1 {
-		left := strays(w.group, nil)
-		_ = unix.Kill(-w.group, unix.SIGKILL)
+	groups := []int{w.group}
+	if w.group == 0 {
+		groups = groupsOf(unix.Getppid(), unix.Getpid())
+	}
+	for _, group := range groups {
+		left := strays(group, nil)
+		_ = unix.Kill(-group, unix.SIGKILL)
 		signalAll(left, unix.SIGKILL)
 	}
 }

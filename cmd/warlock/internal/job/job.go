@@ -30,8 +30,8 @@ func Run(c Command, l Lease, signals chan os.Signal) (Outcome, error) {
 	}
 	j.guard = guard
 	defer func() { j.guard.dismiss() }()
-	j.guard.allow(l.Deadline()) // this process may be stopped right after the start
-	if l.over() {               // it was lost while this process waited for another lock, or was stopped
+	j.allow(l.Deadline()) // this process may be stopped right after the start
+	if l.over() {         // it was lost while this process waited for another lock, or was stopped
 		return Outcome{Overtime: true}, nil
 	}
 	if err := j.start(c); err != nil {
@@ -273,12 +273,12 @@ func Interrupt() {
 // check does what is due at now, and returns when there may be more to do.
 func (j *job) check(now time.Time) (next time.Time) {
 	deadline := j.lease.Deadline()
-	if !j.guard.allow(deadline) { // it is gone
+	if !j.allow(deadline) { // the guard is gone
 		if guard, err := startGuard(); err == nil {
 			j.guard.dismiss()
 			j.guard = guard
 			j.guard.watch(j.group)
-			j.guard.allow(deadline)
+			j.allow(deadline)
 		}
 	}
 	if !j.ending && !now.Before(deadline.Add(-j.warning())) {
@@ -297,6 +297,10 @@ func (j *job) check(now time.Time) (next time.Time) {
 	j.toAll(unix.SIGKILL)
 	return next
 }
+
+// allow has the guard let the command live until shortly before the deadline, and longer
+// than this process does. It reports whether the guard is there.
+func (j *job) allow(deadline time.Time) bool { return j.guard.allow(deadline.Add(-j.margin() / 2)) }
 
 // end tells the command to end, for the lease.
 func (j *job) end(now time.Time) {

@@ -71,6 +71,16 @@ func groupLives(group int) bool {
 		slices.ContainsFunc(all, func(p process) bool { return p.runs && p.group == group })
 }
 
+// groupsOf returns the groups that children of a process lead, apart from one child.
+func groupsOf(parent, apart int) (groups []int) {
+	for _, p := range processes() {
+		if p.parent == parent && p.pid == p.group && p.pid != apart {
+			groups = append(groups, p.pid)
+		}
+	}
+	return groups
+}
+
 // strays returns the descendants of a group's processes, and of those in known, that
 // have left the group, as those of timeout(1) do.
 func strays(group int, known []int) (left []int) {
