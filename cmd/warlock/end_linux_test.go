@@ -177,3 +177,17 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 		begin(t, cmd).ends(exitOutput)
 	}
 }
+
+// A guard that was told of no group kills none when its pipe ends.
+func TestGuardOfNobodyKillsNobody(t *testing.T) {
+	sibling := exec.Command("sleep", "1000")
+	sibling.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	begin(t, sibling)
+	guard := exec.Command(binary)
+	guard.Args = []string{"warlock-guard"}
+	guard.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	begin(t, guard).ends(0) // its standard input is empty
+	if !lives(sibling.Process.Pid) {
+		t.Error("the guard killed another child of its parent")
+	}
+}

@@ -115,11 +115,12 @@ func (s *settings) releaseAll(
 func (s *settings) ask(cmd *cobra.Command, status warlock.Status) error {
 	in, ok := cmd.InOrStdin().(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return &exit{status: exitUsage, err: fmt.Errorf("lock %s is held by %s: there is no terminal to ask on: give --yes to break it",
-			strconv.Quote(status.Key), holderText(status.Holders[0]))}
+		return &exit{status: exitUsage, err: fmt.Errorf("lock %s is held by %s: "+
+			"there is no terminal to ask on: give --yes to break it", strconv.Quote(status.Key), holderText(status.Holders[0]))}
 	}
 	printStatus(cmd, status)
-	fmt.Fprintf(cmd.ErrOrStderr(), "\nTake lock %s away from its holders? [y/N] ", strconv.Quote(status.Key))
+	fmt.Fprintf(cmd.ErrOrStderr(),
+		"\nTake lock %s away from its holders? [y/N] ", strconv.Quote(status.Key))
 	answers := make(chan string, 1)
 	go func() { // ends with an answer, or with the program
 		line, _ := bufio.NewReader(in).ReadString('\n')

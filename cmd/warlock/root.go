@@ -37,11 +37,14 @@ It shows who holds a lock, who waits for it, and frees locks of the dead.`,
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&s.source.URL, "redis", "",
-		"`URL` of Redis: redis://, rediss:// or unix:// (default $WARLOCK_REDIS, $REDIS_URL, or redis://localhost:6379)")
+		"`URL` of Redis: redis://, rediss:// or unix:// "+
+			"(default $WARLOCK_REDIS, $REDIS_URL, or redis://localhost:6379)")
 	flags.StringVar(&s.source.User, "user", "", "user `NAME` of Redis (default $WARLOCK_USER)")
-	flags.StringVar(&s.source.UserFile, "user-file", "", "`FILE` with the user of Redis (default $WARLOCK_USER_FILE)")
+	flags.StringVar(&s.source.UserFile, "user-file", "",
+		"`FILE` with the user of Redis (default $WARLOCK_USER_FILE)")
 	flags.StringVar(&s.source.PasswordFile, "password-file", "",
-		"`FILE` with the password of Redis (default $WARLOCK_PASSWORD_FILE; the password itself may be in $WARLOCK_PASSWORD)")
+		"`FILE` with the password of Redis (default $WARLOCK_PASSWORD_FILE; "+
+			"the password itself may be in $WARLOCK_PASSWORD)")
 	flags.BoolVar(&s.log, "log", false, "write what happens meanwhile to standard error")
 	root.AddCommand(
 		newRun(s), newList(s), newShow(s), newWait(s), newRelease(s), newBreak(s), newTop(s), newServe(s),
@@ -64,7 +67,8 @@ func version() string {
 func exactly(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != len(names) {
-			return fmt.Errorf("%s takes %s: %d arguments are given", cmd.Name(), strings.Join(names, " and "), len(args))
+			return fmt.Errorf("%s takes %s: %d arguments are given",
+				cmd.Name(), strings.Join(names, " and "), len(args))
 		}
 		return nil
 	}

@@ -45,14 +45,18 @@ func newRun(s *settings) *cobra.Command {
 		ValidArgsFunction: completeKeys(s),
 	}
 	f := cmd.Flags()
-	f.DurationVar(&r.ttl, "ttl", 10*time.Second, "how long the locks stay taken after this machine has died")
-	f.DurationVar(&r.wait, "wait", 0, "wait so long for the locks at most (default: as long as it takes)")
+	f.DurationVar(&r.ttl, "ttl", 10*time.Second,
+		"how long the locks stay taken after this machine has died")
+	f.DurationVar(&r.wait, "wait", 0,
+		"wait so long for the locks at most (default: as long as it takes)")
 	f.BoolVar(&r.try, "try", false, "do not wait")
 	f.BoolVar(&r.shared, "shared", false, "hold the locks beside others that also hold them --shared")
 	f.DurationVar(&r.killAfter, "kill-after", 10*time.Second,
 		"if a lock is lost: the time between TERM and KILL, if the lease still lives for so long")
-	f.DurationVar(&r.minHold, "min-hold", 0, "leave the locks taken until so long after they were acquired")
-	f.StringVar(&r.owner, "owner", "", "a `NAME` for people to see who holds the locks (default host/pid)")
+	f.DurationVar(&r.minHold, "min-hold", 0,
+		"leave the locks taken until so long after they were acquired")
+	f.StringVar(&r.owner, "owner", "",
+		"a `NAME` for people to see who holds the locks (default host/pid)")
 	f.BoolVarP(&r.quiet, "quiet", "q", false, "say nothing if a lock is taken")
 	cmd.MarkFlagsMutuallyExclusive("wait", "try")
 	f.Lookup("wait").DefValue, f.Lookup("min-hold").DefValue = "0", "0" // pflag does not print this
@@ -74,10 +78,10 @@ gets both when the next renewal finds that, within a third of the ttl.`
 
 func (r *runner) run(cmd *cobra.Command, args []string) error {
 	keys, command, err := split(args, cmd.ArgsLenAtDash())
-	if err != nil {
-		return &exit{status: exitUsage, err: err}
+	if err == nil {
+		err = r.check(cmd)
 	}
-	if err := r.check(cmd); err != nil {
+	if err != nil {
 		return &exit{status: exitUsage, err: err}
 	}
 	program, err := exec.LookPath(command[0])
@@ -105,24 +109,24 @@ func (r *runner) run(cmd *cobra.Command, args []string) error {
 		Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}, Grace: r.killAfter,
 	}, set.lease(r.ttl), signals)
 	lost, unlockErr := r.release(set, signals)
-	switch {
-	case err != nil:
+	if err != nil {
 		return notStarted(command[0], err)
-	case lost == nil && outcome.Overtime:
+	}
+	if unlockErr != nil && lost == nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), "warlock:", oneLine(unlockErr))
+	}
+	return result(set, outcome, lost)
+}
+
+// result returns the exit after a command that has run under set. lost says that a lease
+// was lost meanwhile.
+func result(set *set, o job.Outcome, lost error) error {
+	if lost == nil && o.Overtime {
 		lost = fmt.Errorf("lock %s: the lease was about to run out, as Redis could not be reached: "+
 			"the command was told to end", set.names())
 	}
-	return r.result(cmd, outcome, lost, unlockErr)
-}
-
-// result returns the exit after a command that has run. lost says that a lease was lost
-// meanwhile, and err that Redis did not confirm that the locks are free.
-func (r *runner) result(cmd *cobra.Command, o job.Outcome, lost, err error) error {
 	if lost != nil {
 		return &exit{status: exitLost, err: lost}
-	}
-	if err != nil {
-		fmt.Fprintln(cmd.ErrOrStderr(), "warlock:", oneLine(err))
 	}
 	if o.Status == 0 {
 		return nil

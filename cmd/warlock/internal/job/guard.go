@@ -103,12 +103,13 @@ func Guard() {
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGTSTP)
 	nameProcess(guardName)
 	closeInherited()
-	in := bufio.NewReader(os.Stdin)
+	in, parent := bufio.NewReader(os.Stdin), unix.Getppid()
 	var w watched
 	for {
 		// What the parent has said counts first: this process may have been stopped.
 		if in.Buffered() == 0 && !readable(w.due) {
 			w.kill()
+			w.killUnnamed(parent)
 			w.due = 0
 			continue
 		}
@@ -179,16 +180,28 @@ func (w *watched) read(line string) {
 	}
 }
 
-// kill kills the group. If the parent was stopped before it could name the group, that is
-// the one which a child of the parent leads.
+// kill kills the group.
 func (w *watched) kill() {
-	groups := []int{w.group}
-	if w.group == 0 {
-		groups = groupsOf(unix.Getppid(), unix.Getpid())
+	if w.group > 1 {
+		killGroup(w.group)
 	}
-	for _, group := range groups {
-		left := strays(group, nil)
-		_ = unix.Kill(-group, unix.SIGKILL)
-		signalAll(left, unix.SIGKILL)
+}
+
+// killUnnamed kills the groups that children of the parent lead, if the parent was
+// stopped before it could name the group. A parent that is gone has left its children to
+// another process, whose children are none of the guard's business.
+func (w *watched) killUnnamed(parent int) {
+	if w.group != 0 || parent <= 1 || unix.Getppid() != parent {
+		return
 	}
+	for _, group := range groupsOf(parent, unix.Getpid()) {
+		killGroup(group)
+	}
+}
+
+// killGroup kills a group, and its descendants that have left it.
+func killGroup(group int) {
+	left := strays(group, nil)
+	_ = unix.Kill(-group, unix.SIGKILL)
+	signalAll(left, unix.SIGKILL)
 }

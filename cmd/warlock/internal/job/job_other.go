@@ -15,7 +15,8 @@ func Ends(os.Signal) bool { return true }
 
 // Run fails: this system has no process groups as Unix has.
 func Run(Command, Lease, chan os.Signal) (Outcome, error) {
-	return Outcome{}, errors.New("commands run under a lock on Unix alone: use the library in a program")
+	return Outcome{}, errors.New(
+		"commands run under a lock on Unix alone: use the library in a program")
 }
 
 // Interrupt does nothing.
