@@ -167,8 +167,15 @@ func WithRetention(d time.Duration) Option {
 //     gives no lock to a process with WithReplicas. It does give locks to processes
 //     without: use it in all processes.
 //
-// It costs a round trip between the master and its slowest needed replica. WithReplicas
-// panics if n is not positive.
+// It costs a round trip between the master and its slowest needed replica. Each request
+// takes a connection of the client's pipelines meanwhile. If replicas are missing, that
+// is as long as the server waits, also for a request that the server refuses. If more
+// requests wait at once than PipelinePoolSize, they take connections of the client's
+// other pool, and an unlock may have to wait for one.
+//
+// WithReplicas needs a [redis.Client] or a [redis.ClusterClient]. A client of a type of
+// your own might ask another server than the lock's, so a constructor panics if it is
+// given one. WithReplicas panics if n is not positive.
 func WithReplicas(n int) Option {
 	if n <= 0 {
 		panic(fmt.Sprintf("warlock: WithReplicas(%d): not positive: "+

@@ -89,6 +89,25 @@ func TestRetained(t *testing.T) {
 	}
 }
 
+// The cases of replicas work, and a lock costs one WAIT more there.
+func TestReplicated(t *testing.T) {
+	b := tiny(t)
+	b.cases = []string{replicated, replicatedKeys}
+	r := checkRows(t, b, []row{
+		{replicated, ours}, {replicated, durable[1].name}, {replicated, durable[2].name},
+		{replicatedKeys, keyed.name}, {replicatedKeys, durableKeyed[1].name},
+	})
+	for _, s := range durable {
+		want := 2.0
+		if s.name != ours {
+			want = 3
+		}
+		if res := r.find(replicated, s.name); res != nil && res.Median.Commands < want-0.1 {
+			t.Errorf("%s: %.3f commands each, want %.0f", s.name, res.Median.Commands, want)
+		}
+	}
+}
+
 // A row names a row of the table of results.
 type row struct{ name, system string }
 

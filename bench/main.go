@@ -160,6 +160,7 @@ func (b *bench) plan() []step {
 	p.contended()
 	p.turns(handOver, b.rounds, b.systems, p.inWindow(b.handOff))
 	p.retained()
+	p.replicated()
 	p.turns(manyHeld, 1, []system{keyed}, func(s system) (measurement, error) {
 		return b.held(s, b.heldLocks, b.hold)
 	})
@@ -278,6 +279,9 @@ const (
 	twoInTurn = "two in turn"
 	twoAtOnce = "two at once"
 	hotKeys   = "64 hot keys"
+
+	replicated     = "replicas"
+	replicatedKeys = "replicas of 64 keys"
 )
 
 // crowd is how many goroutines one client has where each has its own key.

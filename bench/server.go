@@ -23,7 +23,8 @@ type server struct {
 	proc    *exec.Cmd
 }
 
-func startServer() (*server, error) {
+// startServer starts a server with these arguments beside its own.
+func startServer(args ...string) (*server, error) {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		return nil, fmt.Errorf("there is no redis-server in PATH: install it: %w", err)
 	}
@@ -36,8 +37,11 @@ func startServer() (*server, error) {
 		return nil, err
 	}
 	s := &server{addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), dir: dir}
-	s.proc = exec.Command("redis-server", "--bind", "127.0.0.1", "--port", strconv.Itoa(port),
-		"--save", "", "--appendonly", "no", "--dir", dir)
+	args = append([]string{
+		"--bind", "127.0.0.1", "--port", strconv.Itoa(port), "--save", "", "--appendonly", "no",
+		"--dir", dir, "--repl-diskless-sync-delay", "0",
+	}, args...)
+	s.proc = exec.Command("redis-server", args...)
 	if err := s.proc.Start(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}

@@ -56,6 +56,9 @@ func (w *worker) newLockSet() *lockSet {
 	if w.Load.Retains {
 		options = append(options, warlock.WithRetention(time.Hour))
 	}
+	if w.Load.Replicas > 0 {
+		options = append(options, warlock.WithReplicas(w.Load.Replicas))
+	}
 	s.keyed = warlock.NewKeyed(s.client, prefix, w.TTL, options...)
 	kinds := w.Load.kinds()
 	for i, key := range w.Keys {

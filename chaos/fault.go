@@ -49,6 +49,7 @@ var (
 	restartEmpty = fault{"restart, empty", (*scenarioRun).restartEmpty}
 
 	killMaster  = fault{"master killed", (*scenarioRun).killMaster}
+	killAhead   = fault{"master killed, ahead of its replicas", (*scenarioRun).killMasterAhead}
 	stopMaster  = fault{"master stopped", (*scenarioRun).stopMaster}
 	failOver    = fault{"failover asked for", (*scenarioRun).failOver}
 	moveSlot    = fault{"slot migrated", (*scenarioRun).moveSlot}
@@ -288,22 +289,10 @@ func (r *scenarioRun) restart() {
 	server.Restart()
 }
 
-// killMaster kills a master, and starts it again when it has a successor.
-func (r *scenarioRun) killMaster() {
-	r.during(mayLose, nil, judge.AllKeys, func() {
-		key := r.keys[r.rng.IntN(len(r.keys))]
-		old := r.backend.master(r.testbed, key)
-		old.Kill()
-		r.waitForSuccessor(old, key)
-		old.Restart()
-		r.waitHealthy()
-	})
-}
-
 // stopMaster stops a master, and lets it go on when it has a successor. For a
 // moment there are two masters.
 func (r *scenarioRun) stopMaster() {
-	r.during(mayLose, nil, judge.AllKeys, func() {
+	r.during(r.effectsOfFailover(), nil, judge.AllKeys, func() {
 		key := r.keys[r.rng.IntN(len(r.keys))]
 		old := r.backend.master(r.testbed, key)
 		old.Pause()
@@ -313,15 +302,16 @@ func (r *scenarioRun) stopMaster() {
 	})
 }
 
-// waitForSuccessor waits until a server other than old is the master for key.
-func (r *scenarioRun) waitForSuccessor(old *redistest.Server, key string) {
+// waitForSuccessor waits until a server other than old is the master for key, and
+// returns that.
+func (r *scenarioRun) waitForSuccessor(old *redistest.Server, key string) *redistest.Server {
 	rest := &backend{kind: r.backend.kind}
 	for _, server := range r.backend.servers {
 		if server != old {
 			rest.servers = append(rest.servers, server)
 		}
 	}
-	rest.master(r.testbed, key)
+	return rest.master(r.testbed, key)
 }
 
 // waitHealthy waits until all servers and Sentinels know their roles.
@@ -337,34 +327,18 @@ func (r *scenarioRun) waitHealthy() {
 
 // failOver asks for a failover, as for maintenance. The old master lives on.
 func (r *scenarioRun) failOver() {
-	r.during(mayLose, nil, judge.AllKeys, func() {
+	r.during(r.effectsOfFailover(), nil, judge.AllKeys, func() {
 		key := r.keys[r.rng.IntN(len(r.keys))]
 		old := r.backend.master(r.testbed, key)
 		if r.backend.kind == sentinel {
 			r.backend.sentinels[0].Do("SENTINEL", "FAILOVER", masterName)
 			r.waitForSuccessor(old, key)
 		} else {
-			r.replicaOf(old).Do("CLUSTER", "FAILOVER")
+			r.replicasOf(old)[0].Do("CLUSTER", "FAILOVER")
 			r.waitForSuccessor(old, key)
 		}
 		r.waitHealthy()
 	})
-}
-
-// replicaOf returns a replica of a cluster's master.
-func (r *scenarioRun) replicaOf(master *redistest.Server) (replica *redistest.Server) {
-	port := hostPort(master)[1]
-	redistest.Eventually(r.testbed, func() bool {
-		for _, server := range r.backend.servers {
-			info, err := server.Admin.Info(context.Background(), "replication").Result()
-			if err == nil && strings.Contains(info, "master_port:"+port) {
-				replica = server
-				return true
-			}
-		}
-		return false
-	}, "there is a replica of %s", master.Addr)
-	return replica
 }
 
 // moveSlot moves the slot of a lock to another master, with its keys.

@@ -232,13 +232,13 @@ func (v *verdict) report(w io.Writer) {
 func printTable(w io.Writer, verdicts []*verdict) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, strings.Join([]string{
-		"scenario", "grants", "faults", "leases lost", "overlaps allowed", "updates lost, fenced",
+		"scenario", "grants", "faults", "leases lost", "by failovers", "overlaps allowed", "updates lost, fenced",
 		"plain", "pairs in order", "crash to grant, ms", "most", "hand-off, ms", "99 %", "verdict", "",
 	}, "\t"))
 	for _, v := range verdicts {
 		state, _, _ := strings.Cut(v.state(), ":")
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t\n",
-			v.Scenario, v.Grants, v.Faults, v.Lost, v.Excused, v.LostFenced, v.LostPlain, v.Pairs,
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t\n",
+			v.Scenario, v.Grants, v.Faults, v.Lost, v.notKept(), v.Excused, v.LostFenced, v.LostPlain, v.Pairs,
 			ms(v.CrashTimes, v.CrashTimes.P50), ms(v.CrashTimes, v.CrashTimes.Max),
 			ms(v.HandOffTimes, v.HandOffTimes.P50), ms(v.HandOffTimes, v.HandOffTimes.P99), state)
 	}

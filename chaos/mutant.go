@@ -45,6 +45,8 @@ const (
 	retainFile = "internal/lock/retain.go"
 	holdFile   = "internal/lock/hold.go"
 	observing  = "internal/lock/observe.go"
+
+	protocolFile = "internal/protocol/protocol.go"
 )
 
 var mutants = []mutant{
@@ -151,6 +153,12 @@ var mutants = []mutant{
 	{"a release is tried without pauses", "refused", []edit{{"internal/protocol/release.go",
 		"for pauses := new(pauses); ; {", "for tries := 1; ; tries++ {"}, {"internal/protocol/release.go",
 		"if pauses.wait(ctx) != nil {", "if tries == 4 {"}}},
+	{"a grant counts that no replica has", "sentinel, replicas", []edit{{protocolFile,
+		"grant.NotDurable = durable(copies)", "grant.NotDurable = nil"}}},
+	{"a renewal counts that no replica has", onlySimulated, []edit{{protocolFile,
+		"return waiting, durable(copies)", "return waiting, nil"}}},
+	{"a grant by a message counts that no replica has", onlySimulated, []edit{{
+		"internal/lock/lock.go", "if h == nil || l.Replicas == 0 {", "if true {"}}},
 }
 
 // onlySimulated is the scenario of a mutant that only the simulation catches.

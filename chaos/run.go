@@ -48,6 +48,8 @@ type scenarioRun struct {
 	store      *Store
 	fault      string // the name of the fault under way
 	faultsMade int
+
+	successions []succession
 }
 
 // run runs a scenario, and judges it. An error says that the run failed, not

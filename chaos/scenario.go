@@ -23,6 +23,13 @@ var (
 // retains the lock.
 var retained = load{Reads: 0.5, Hold: 50 * time.Millisecond, Retains: true}
 
+// durable is the usual load, where so many replicas have a lock before its holder.
+func durable(replicas int) load {
+	l := usual
+	l.Replicas = replicas
+	return l
+}
+
 var scenarios = []scenario{
 	{name: "calm", backend: single, load: usual},
 	{name: "crash", backend: single, load: usual, faults: []fault{killWorkers}, killAtEnd: true},
@@ -51,6 +58,12 @@ var scenarios = []scenario{
 	{name: "moved", backend: pair, load: usual, faults: []fault{moveAddress}},
 	{name: "cluster", backend: cluster, load: usual,
 		faults: []fault{killMaster, moveSlot, moveSlot, failOver}},
+	{name: "sentinel, ahead", backend: sentinel, load: usual, faults: []fault{killMaster, killAhead}},
+	{name: "sentinel, replicas", backend: sentinel, load: durable(2),
+		faults: []fault{killMaster, killAhead, stopMaster, failOver}},
+	{name: "cluster, ahead", backend: cluster, load: usual, faults: []fault{killMaster, killAhead}},
+	{name: "cluster, replicas", backend: cluster, load: durable(1),
+		faults: []fault{killMaster, killAhead, moveSlot, failOver}},
 	{name: "storm", backend: single, load: usual, faults: ofStorm},
 	{name: "retained, crash", backend: single, load: retained, faults: []fault{killWorkers},
 		killAtEnd: true},

@@ -24,6 +24,8 @@ type verdict struct {
 	Stale        int // how many requests the store refused
 	LostFenced   int // how many updates with fencing the store lost
 	LostPlain    int // how many updates without fencing the store lost
+	ToKeep       int // how many leases were held when a master was killed
+	NotKept      int // how many of these its successor did not have
 	CrashTimes   times
 	HandOffTimes times
 	Invalid      string // why the run proves nothing; empty: it does
@@ -60,6 +62,7 @@ func (r *scenarioRun) judge(left []judge.Violation) *verdict {
 	}
 	v.CrashTimes, v.HandOffTimes = timesOf(v.Crashes), timesOf(v.HandOffs)
 	v.judgeStore(r.store, len(r.scenario.faults) == 0)
+	v.judgeSuccessions(r.successions, r.load.Replicas)
 	v.Violations = slices.Concat(v.Violations, r.workers.violations(), left)
 	v.Invalid = r.invalid(v)
 	v.Took = now().Since(h.Began)

@@ -21,6 +21,7 @@ import (
 	"github.com/redis/go-redis/v9/logging"
 	"go.uber.org/goleak"
 
+	"github.com/warlock-go/warlock"
 	"github.com/warlock-go/warlock/chaos/judge"
 )
 
@@ -57,6 +58,8 @@ type load struct {
 	Pause  time.Duration // the longest time from an op to the next; 0: 20 ms
 	// Retains says that locks are retained, and that each worker mostly uses one.
 	Retains bool
+	// Replicas is how many replicas must have a lock before its holder; 0: none.
+	Replicas int
 }
 
 // goroutines is how many goroutines of each worker lock.
@@ -257,7 +260,8 @@ func (w *worker) runOp(o *judge.Op, rng *rand.Rand, s *lockSet) {
 	o.Try = c.try
 	if !granted {
 		o.Refused, o.GaveUp = now(), err != nil
-		if err != nil && !errors.Is(err, context.DeadlineExceeded) && !c.try {
+		durable := w.Load.Replicas > 0 && errors.Is(err, warlock.ErrNotDurable)
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) && !c.try && !durable {
 			o.Problem = fmt.Sprintf("LockContext: %v", err)
 		}
 		w.send(message{Op: o})

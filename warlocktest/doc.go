@@ -34,6 +34,9 @@
 //
 // [Redis.Hold] is for the other side: the code under test finds the lock taken.
 //
+// The server has all replicas that [warlock.WithReplicas] asks for, and they have
+// everything at once.
+//
 // A real Redis differs from miniredis in details. Tests of what depends on them,
 // such as failover, need a real one.
 package warlocktest

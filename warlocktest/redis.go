@@ -43,7 +43,7 @@ type Redis struct {
 // parallel. End all goroutines that hold or wait for locks before the test ends.
 func Start(t testing.TB) *Redis {
 	t.Helper()
-	r := &Redis{t: t, server: bubble.Start(), clock: clockwork.NewFakeClock()}
+	r := &Redis{t: t, server: startServer(), clock: clockwork.NewFakeClock()}
 	r.follow()
 	r.network = newNetwork(r.server, r.follow)
 	t.Cleanup(r.network.close)
@@ -67,7 +67,7 @@ func Bubble(t *testing.T, f func(*testing.T, *Redis)) {
 		// When the clients are closed, the last goroutines of locks end within
 		// this time.
 		t.Cleanup(func() { time.Sleep(time.Minute) })
-		r := &Redis{t: t, server: bubble.Start()}
+		r := &Redis{t: t, server: startServer()}
 		r.network = newNetwork(r.server, func() {})
 		t.Cleanup(r.network.close)
 		f(t, r)

@@ -363,3 +363,19 @@ func (slowly) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return nex
 func (slowly) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return next
 }
+
+// A lock with WithReplicas works as any other.
+func TestReplicas(t *testing.T) {
+	r := warlocktest.Start(t)
+	mu := warlock.NewMutex(r.Client(), "invoice:42", time.Minute,
+		warlock.WithClock(r.Clock()), warlock.WithReplicas(2))
+	if err := mu.LockContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first := mu.Lease().Deadline()
+	r.Advance(time.Minute)
+	if !mu.Lease().Deadline().After(first) {
+		t.Error("the lease was not renewed")
+	}
+	mu.Unlock()
+}

@@ -64,7 +64,7 @@ func (h *Hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			}
 		}
 		err := next(ctx, cmd)
-		h.end(requests, cmd, err) // not cmd.Err: after a redirection it is the first server's error
+		h.end(requests, cmd, err, false) // not cmd.Err: after a redirection it is the first server's error
 		return err
 	}
 }
@@ -78,11 +78,23 @@ func (h *Hook) ProcessPipelineHook(
 			requests[i] = h.begin(cmd)
 		}
 		err := next(ctx, cmds)
+		few := fewReplicas(cmds[len(cmds)-1])
 		for i, cmd := range cmds {
-			h.end(requests[i], cmd, cmd.Err())
+			h.end(requests[i], cmd, cmd.Err(), few)
 		}
 		return err
 	}
+}
+
+// fewReplicas reports whether last, the last command of a pipeline, is a WAIT for more
+// replicas than have what was written.
+func fewReplicas(last redis.Cmder) bool {
+	wait, ok := last.(*redis.IntCmd)
+	if !ok || wait.Name() != "wait" {
+		return false
+	}
+	want, _ := wait.Args()[1].(int)
+	return wait.Err() != nil || wait.Val() < int64(want)
 }
 
 // The words of a script's command: EVALSHA, the hash, the number of keys, the
@@ -161,8 +173,9 @@ func (h *Hook) request(script judge.Script, name any, args []any) *judge.Request
 }
 
 // end completes the requests of a command, and reports them. It leaves out the
-// requests that a script for several locks has not served: they are sent again.
-func (h *Hook) end(requests []*judge.Request, cmd redis.Cmder, err error) {
+// requests that a script for several locks has not served: they are sent again. few
+// says that too few replicas have what the command wrote: a failover may lose it.
+func (h *Hook) end(requests []*judge.Request, cmd redis.Cmder, err error, few bool) {
 	var answer redis.Error
 	stray := err != nil && !errors.As(err, &answer)
 	joint := err == nil && len(cmd.Args()) == jointLength(len(requests))
@@ -175,6 +188,9 @@ func (h *Hook) end(requests []*judge.Request, cmd redis.Cmder, err error) {
 		}
 		if q != nil {
 			q.Replied, q.Answer, q.Stray = h.now(), answerOf(reply, err), stray
+			if few && q.Answer == judge.Yes {
+				q.Answer = judge.Unknown
+			}
 			h.report(q)
 		}
 	}

@@ -37,7 +37,7 @@ func (w *world) happens(f Fault) {
 func (w *world) record(f Fault, slots []int, key int, d time.Duration) *judge.Fault {
 	x := &judge.Fault{
 		Name: f.Kind.String(), Start: w.now(), End: w.now().Add(d), Slots: slots, Key: key,
-		Effects: kinds[f.Kind].effects,
+		Effects: w.plan.effectsOf(f),
 	}
 	w.addFault(x)
 	return x
@@ -138,11 +138,11 @@ func (w *world) jumped(f Fault, back time.Duration) {
 
 // recordOfSite notes a fault for each key of a site.
 func (w *world) recordOfSite(f Fault) (faults []*judge.Fault) {
-	if kinds[f.Kind].effects == 0 {
+	if w.plan.effectsOf(f) == 0 {
 		return nil
 	}
 	d := f.For
-	if kinds[f.Kind].effects&judge.DelaysMessages != 0 {
+	if w.plan.effectsOf(f)&judge.DelaysMessages != 0 {
 		d += time.Second // go-redis pauses before it dials again
 	}
 	for key := range w.keys {

@@ -268,7 +268,8 @@ func (a *attempt) refused(err error, c choices) {
 	ended := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 	outcome := errors.Is(err, warlock.ErrNotAcquired) || errors.Is(err, warlock.ErrUnavailable)
 	a.TimedUp = a.Bounded && outcome && !ended && a.process.habit != retries
-	expected := c.way == tries || ended || a.TimedUp
+	durable := a.process.plan.Durable && errors.Is(err, warlock.ErrNotDurable)
+	expected := c.way == tries || ended || a.TimedUp || durable
 	if !expected && a.process.habit != retries {
 		a.problem("the call failed: %v", err)
 	}

@@ -31,6 +31,7 @@ type Plan struct {
 	Observed   bool          // all processes have an Observer
 	Sites      int           // independent servers; keys are spread over them
 	Replicas   bool          // each site has a replica
+	Durable    bool          // all processes have WithReplicas
 	Lag        time.Duration // the longest lag of a replica
 	Faults     []Fault
 }
@@ -56,6 +57,9 @@ func (p *Plan) String() string {
 	}
 	if p.Replicas {
 		s += fmt.Sprintf(" with replicas that lag by up to %v", p.Lag)
+	}
+	if p.Durable {
+		s += ", which each lock needs"
 	}
 	for _, f := range p.Faults {
 		s += "; " + f.String()
@@ -184,11 +188,13 @@ func NewPlan(seed uint64) *Plan {
 	p.Pause = [...]time.Duration{p.TTL / 100, p.TTL / 20, p.TTL}[r.IntN(3)]
 	p.Retention, p.Beat = drawRetention(seed)
 	p.drawOptions()
+	p.drawDurable()
 	if p.Beat > 0 { // so that requests meet at one key, and idle times follow holds
 		p.Keys, p.Hold = 1, p.TTL/20
 	}
 	if r.IntN(8) > 0 { // the others run without faults
 		p.Faults = drawFaults(r, p)
+		p.addFailover()
 	}
 	return p
 }

@@ -74,6 +74,9 @@ func (p *process) options() []warlock.Option {
 	case maxHold:
 		o = append(o, warlock.WithMaxHold(p.plan.TTL))
 	}
+	if p.plan.Durable {
+		o = append(o, warlock.WithReplicas(1))
+	}
 	if p.retains {
 		o = append(o, warlock.WithRetention(p.plan.Retention))
 	}

@@ -56,9 +56,9 @@ func RunRecorded(plan *Plan) (*Outcome, []*Recording) {
 
 // replayable reports whether one real server can repeat what each server of a
 // run does. It cannot begin to load its data when told to. No recording has the
-// changes that a server got from its master.
+// changes that a server got from its master, or a replica to wait for.
 func (p *Plan) replayable() bool {
-	return !slices.ContainsFunc(p.Faults, func(f Fault) bool {
+	return !p.Durable && !slices.ContainsFunc(p.Faults, func(f Fault) bool {
 		return f.Kind == Loading || f.Kind == Promote || f.Kind == Move
 	})
 }

@@ -61,7 +61,7 @@ func TestReplayNotices(t *testing.T) {
 	r := newReplay(t)
 	r.patience = 200 * time.Millisecond // for a reply that does not come
 	var recording *Recording
-	record(t, job{From: 1, Step: 1, Most: 1}, func(result *Result) {
+	record(t, job{From: 4, Step: 1, Most: 1}, func(result *Result) {
 		recording = result.Recordings[0]
 	})
 	if err := r.play(recording); err != nil {

@@ -34,8 +34,9 @@ type server struct {
 	mu       sync.Mutex // guards the following
 	offset   time.Duration
 	replicas []*server
-	sent     time.Time   // when the last change arrives at the replicas
-	messages [][2]string // published by the frame that is being executed
+	waits    []replicaWait // of the frame that is being executed
+	sent     time.Time     // when the last change arrives at the replicas
+	messages [][2]string   // published by the frame that is being executed
 }
 
 // A mood is how a server answers.
@@ -92,6 +93,9 @@ func (s *server) hook(c *mini.Peer, cmd string, args ...string) bool {
 			strconv.FormatInt(now.Unix(), 10), strconv.Itoa(now.Nanosecond() / 1000),
 		})
 		return true
+	case cmd == "WAIT" && len(args) > 0:
+		c.WriteInt(s.await(args))
+		return true
 	case cmd == "EVAL" && len(args) > 0: // miniredis would forget a script that fails
 		s.apply("SCRIPT", "LOAD", args[0])
 	case cmd == "PUBLISH" && len(args) == 2:
@@ -143,7 +147,7 @@ func (s *server) receive(l *link, p []byte) {
 	s.record(requested, l.name, p)
 	l.remote.Deliver(p)
 	s.mu.Lock()
-	replicated := len(s.replicas) > 0
+	replicated := len(s.replicas) > 0 || s.plan.Durable
 	s.mu.Unlock()
 	if replicated {
 		synctest.Wait()
@@ -242,6 +246,7 @@ func (s *server) replicate(keys []string) {
 			}
 		})
 	}
+	s.answerWaits(replicas, at)
 }
 
 // replicates reports whether r is still a replica of s.

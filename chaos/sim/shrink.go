@@ -50,7 +50,8 @@ func (s *shrinker) shrinkOnce() bool {
 		func(q *Plan) { q.Goroutines-- },
 		func(q *Plan) { q.Ops /= 2 },
 		func(q *Plan) { q.Ops-- },
-		func(q *Plan) { q.Replicas = false },
+		func(q *Plan) { q.Replicas, q.Durable = false, false },
+		func(q *Plan) { q.Durable = false },
 		func(q *Plan) { q.Reads = 0 },
 		func(q *Plan) { q.MinHold = 0 },
 		func(q *Plan) { q.MaxWait = 0 },
@@ -99,6 +100,6 @@ func (p *Plan) valid() bool {
 // same reports whether a change of p made no other plan.
 func (p *Plan) same(q *Plan) bool {
 	return p.Processes == q.Processes && p.Goroutines == q.Goroutines && p.Ops == q.Ops &&
-		p.Replicas == q.Replicas && p.Reads == q.Reads && p.MinHold == q.MinHold &&
+		p.Replicas == q.Replicas && p.Durable == q.Durable && p.Reads == q.Reads && p.MinHold == q.MinHold &&
 		p.MaxWait == q.MaxWait && p.Observed == q.Observed
 }

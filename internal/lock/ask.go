@@ -60,6 +60,7 @@ type ask struct {
 	reserve int64     // tokens that the last request asked for beside its own
 
 	// Of a waiter.
+	expects      bool           // the mailbox expects the ID, from expect until the end
 	round        int64          // of the last request, which queues; 0: requests do not queue
 	place        int64          // in the queue in Redis; 0: none
 	waiter       *wait.Waiter   // in the mailbox; nil: not yet
@@ -86,7 +87,10 @@ func newAsk(t *turns, mode Mode) *ask {
 
 // expect registers the ID with the mailbox, before the first request that
 // queues, until the ask ends.
-func (a *ask) expect() { a.box.Expect(a.id) }
+func (a *ask) expect() {
+	a.expects = true
+	a.box.Expect(a.id)
+}
 
 // queue makes the next request one that queues. A waiter listens for its grant
 // from before that request if its mailbox is open, and else from when it was
@@ -182,22 +186,25 @@ func (a *ask) rename(ctx context.Context) {
 	old := a.id
 	a.id, _ = a.box.NewID(a.label)
 	a.retains = false
-	if a.round > 0 {
+	a.expectInPlaceOf(old)
+}
+
+// expectInPlaceOf has the mailbox expect the ID, if it expects the old one.
+func (a *ask) expectInPlaceOf(old string) {
+	if a.expects {
 		a.box.Expect(a.id)
 		a.box.Forget(old)
 	}
 }
 
-// restart gives the ask another ID, after a hold of its ID that is given back.
+// restart gives the ask another ID, and no place, after a hold of its ID that is
+// given back.
 func (a *ask) restart() {
-	old, queues := a.id, a.round > 0
+	old := a.id
 	a.id, a.channel = a.box.NewID(a.label)
 	a.retains, a.granted, a.pending, a.underway = false, false, false, nil
 	a.round, a.place, a.told = 0, 0, false
-	if queues {
-		a.box.Expect(a.id)
-		a.box.Forget(old)
-	}
+	a.expectInPlaceOf(old)
 }
 
 // newHold returns the hold that the last request led to. If the server may have
@@ -327,7 +334,7 @@ func (a *ask) end(ctx context.Context) {
 	if a.waiter != nil {
 		a.waiter.Leave()
 	}
-	if a.round > 0 {
+	if a.expects {
 		a.box.Forget(a.id)
 	}
 	if !a.granted && (a.pending || a.place > 0) {
@@ -347,6 +354,11 @@ func (a *ask) withdraw(ctx context.Context) {
 		a.giveBack(ctx, a.id, d)
 		return nil
 	}
+	a.takeLeave(leave)
+}
+
+// takeLeave runs leave, and waits for it for farewell, unless Redis is in trouble.
+func (a *ask) takeLeave(leave func() error) {
 	if a.inTrouble() {
 		go leave()
 		return

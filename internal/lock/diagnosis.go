@@ -60,7 +60,8 @@ func (d *diagnosis) note(ctx context.Context, sent, now time.Time, err error) {
 	default:
 		d.problem = err
 	}
-	if kind == protocol.Final || errors.Is(err, ErrNotDurable) || kind == protocol.Strange && now.Sub(d.strange) >= strangeFor {
+	stranger := kind == protocol.Strange && now.Sub(d.strange) >= strangeFor
+	if kind == protocol.Final || errors.Is(err, ErrNotDurable) || stranger {
 		d.final = err
 	}
 }
@@ -76,7 +77,8 @@ func (d *diagnosis) refusedBy(r refusal) {
 // inTrouble reports whether Redis answered the last request with an error, or
 // not at all although the caller waited for long enough.
 func (d *diagnosis) inTrouble() bool {
-	return d.problem != nil && !errors.Is(d.problem, errNotYet) && !errors.Is(d.problem, ErrNotDurable)
+	return d.problem != nil && !errors.Is(d.problem, errNotYet) &&
+		!errors.Is(d.problem, ErrNotDurable)
 }
 
 // report logs a problem at once, and again each logEvery while it lasts.

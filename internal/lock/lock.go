@@ -36,6 +36,7 @@ import (
 
 	"github.com/warlock-go/warlock/internal/lease"
 	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/send"
 	"github.com/warlock-go/warlock/internal/wait"
 )
 
@@ -75,6 +76,7 @@ func (l *Lock) Init(client redis.UniversalClient, key string, ttl time.Duration,
 	if err != nil {
 		panic(err)
 	}
+	checkReplicas(client, key, o.Replicas)
 	t := newTerms(client, key, ttl, o)
 	l.site = site{t.replicated(server), t}
 }
@@ -95,13 +97,26 @@ func (l *Lock) Lock(mode Mode) {
 }
 
 // awaitDurable is await without end. If too few replicas have a grant, it tries again.
+// For Observers all that is one call.
 func (l *Lock) awaitDurable(mode Mode) (*Hold, error) {
+	ctx := context.Background()
+	if !l.observed() {
+		return l.waitDurable(ctx, mode)
+	}
+	return l.visit(ctx, mode, func(ctx context.Context) (*Hold, error) {
+		return l.waitDurable(ctx, mode)
+	})
+}
+
+// waitDurable is awaitDurable, of which nobody is told.
+func (l *Lock) waitDurable(ctx context.Context, mode Mode) (*Hold, error) {
 	var logged time.Time
 	for pauses := (wait.Backoff{}); ; {
-		h, err := l.await(context.Background(), mode)
+		h, err := l.wait(ctx, mode)
 		if !errors.Is(err, ErrNotDurable) {
 			return h, err
 		}
+		l.waits(ctx, mode)
 		if now := l.Clock.Now(); logged.IsZero() || now.Sub(logged) >= logEvery {
 			logged = now
 			l.log().Warn("warlock: too few replicas have the lock; trying again", "error", err)
@@ -294,15 +309,20 @@ func (l *Lock) confirmed(ctx context.Context, a *ask, h *Hold) *Hold {
 	if h == nil || l.Replicas == 0 {
 		return h
 	}
-	_, err := h.confirm(ctx)
-	if err == nil {
-		return h
+	err := send.ErrExited // unless confirm returns
+	defer func() {
+		if err == nil {
+			return
+		}
+		_ = h.lease.Release()
+		a.note(ctx, a.sent, l.Clock.Now(), err)
+		a.takeLeave(func() error { h.grant.abandon(ctx); return nil })
+		a.restart()
+	}()
+	if _, err = h.confirm(ctx); err != nil {
+		return nil
 	}
-	_ = h.lease.Release()
-	go h.grant.abandon(ctx)
-	a.note(ctx, a.sent, l.Clock.Now(), err)
-	a.restart()
-	return nil
+	return h
 }
 
 // queueOnce makes one request that queues. Its caller has the turn.

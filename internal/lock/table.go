@@ -65,6 +65,7 @@ func (t *Table) Init(client redis.UniversalClient, prefix string, ttl time.Durat
 	if err != nil {
 		panic(err)
 	}
+	checkReplicas(client, prefix, o.Replicas)
 	if o.Name == "" {
 		o.Name = prefix
 	}

@@ -101,6 +101,22 @@ const (
 	replicasMost  = time.Second
 )
 
+// checkReplicas panics if WAIT cannot be sent to the server of a lock: a client of a
+// type of the user's own may send it to any server, and that would count the replicas
+// of others.
+func checkReplicas(client redis.UniversalClient, name string, replicas int) {
+	if replicas == 0 {
+		return
+	}
+	switch client.(type) {
+	case *redis.Client, *redis.ClusterClient:
+	default:
+		panic(fmt.Sprintf("warlock: WithReplicas for key %s: the client is a %T: "+
+			"pass a *redis.Client or a *redis.ClusterClient, which can ask the lock's own server",
+			protocol.Quote(name), client))
+	}
+}
+
 // replicated returns the lock on its server whose grants and renewals as many replicas
 // must have as the terms say.
 func (t *terms) replicated(server *protocol.Lock) *protocol.Lock {

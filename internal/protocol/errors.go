@@ -53,7 +53,7 @@ var final = []struct{ text, advice string }{
 // passing lists the texts in the answers of a server that will recover.
 var passing = []string{
 	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF",
-	"NOREPLICAS", "max number of clients", "NOSCRIPT", "MOVED ", "ASK ",
+	"NOREPLICAS", "max number of clients", "NOSCRIPT", "MOVED ", "ASK ", "UNBLOCKED",
 }
 
 // A misdirected error is a MOVED answer to a client of one server, which does

@@ -157,14 +157,15 @@ func (l *Lock) copies() *send.Copies {
 	return &send.Copies{Want: l.replicas, Within: l.within}
 }
 
-// durable returns why a write that c is of is not durable, or nil if it is.
+// durable returns why a write that c is of is not durable, or nil if it is. A server
+// that becomes a replica while it waits answers UNBLOCKED: that passes.
 func durable(c *send.Copies) error {
 	var few *send.FewCopies
 	err := c.Check()
 	switch {
 	case errors.As(err, &few):
 		return fmt.Errorf("%w: %w", ErrNotDurable, err)
-	case err != nil && send.Answered(err):
+	case err != nil && send.Answered(err) && !mentions(err, passing...):
 		return &noWait{err}
 	}
 	return err
@@ -260,8 +261,9 @@ func (l *Lock) Acquire(ctx context.Context, r Request) (Grant, error) {
 	var pauses pauses
 	for repeats, stray := send.Repeats(l.sender.Client()), false; ; repeats-- {
 		copies := l.copies()
-		reply, err := l.run(send.WithoutDeadline(ctx), send.Once, acquireScript, send.Way{Part: r.part(), Copies: copies},
-			r.ID, r.TTL.Milliseconds(), lifetime, r.Reserve, r.Round, r.Place, counted, modes[r.Mode], r.Channel)
+		reply, err := l.run(send.WithoutDeadline(ctx), send.Once, acquireScript,
+			send.Way{Part: r.part(), Copies: copies}, r.ID, r.TTL.Milliseconds(), lifetime,
+			r.Reserve, r.Round, r.Place, counted, modes[r.Mode], r.Channel)
 		if repeats > 0 && isRepeated(err) && pauses.wait(ctx) == nil {
 			stray = stray || send.Lost(err)
 			continue
@@ -332,7 +334,9 @@ func milliseconds(ms int64) time.Duration {
 // the script. The token is the highest of those reserved for the lease. Of the
 // lease of a reader, or of an ID that [Retains], waiting says that others queue
 // for the lock.
-func (l *Lock) Renew(ctx context.Context, id string, token int64, ttl time.Duration) (waiting bool, err error) {
+func (l *Lock) Renew(
+	ctx context.Context, id string, token int64, ttl time.Duration,
+) (waiting bool, err error) {
 	copies := l.copies()
 	reply, err := l.run(ctx, repeatable, renewScript, send.Way{Copies: copies},
 		id, ttl.Milliseconds(), floorLifetime, token)
@@ -455,7 +459,8 @@ func (l *Lock) runLater(
 			return
 		}
 		cmd := l.command(ctx, "eval", s.source, args)
-		l.sender.SendLater(ctx, cmd, send.Way{Copies: way.Copies}, 0, func(err error) { done(cmd.Val(), err) })
+		again := send.Way{Copies: way.Copies}
+		l.sender.SendLater(ctx, cmd, again, 0, func(err error) { done(cmd.Val(), err) })
 	})
 }
 

@@ -3,6 +3,7 @@ package send
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -87,7 +88,8 @@ func copiesOf(parcels []*parcel) (all []*Copies) {
 }
 
 // sendCopied sends cmd with a WAIT, to the server of its key. It follows cmd to the
-// server that a cluster has moved the key to.
+// server that a cluster has moved the key to. (While a slot is being moved, no server
+// carries out a script with several of its keys.)
 func (d direct) sendCopied(ctx context.Context, cmd redis.Cmder, copies *Copies) {
 	defer catch(cmd)
 	cluster, ok := d.client.(*redis.ClusterClient)
@@ -95,21 +97,40 @@ func (d direct) sendCopied(ctx context.Context, cmd redis.Cmder, copies *Copies)
 		pipeCopied(ctx, d.client.Pipeline(), cmd, copies)
 		return
 	}
-	const mostMoves = 3 // as a ClusterClient follows a command
 	key, _ := cmd.Args()[FirstKey].(string)
-	for range mostMoves {
-		server, err := cluster.MasterForKey(ctx, key)
+	server, err := cluster.MasterForKey(ctx, key)
+	const mostMoves = 3 // as a ClusterClient follows a command
+	for moves := 0; ; moves++ {
 		if err != nil {
 			cmd.SetErr(err)
 			return
 		}
 		cmd.SetErr(nil)
 		pipeCopied(ctx, server.Pipeline(), cmd, copies)
-		if !wrongServer(cmd.Err()) {
+		if moves == mostMoves || !wrongServer(cmd.Err()) {
 			return
 		}
-		cluster.ReloadState(ctx)
+		server, err = serverAfter(ctx, cluster, key, cmd.Err())
 	}
+}
+
+// serverAfter returns the server to which a cluster's answer to a command for key
+// leads: the one that the answer names, or else the master as the cluster says now.
+func serverAfter(
+	ctx context.Context, cluster *redis.ClusterClient, key string, answer error,
+) (*redis.Client, error) {
+	named, _ := redis.IsMovedError(answer)
+	var found atomic.Pointer[redis.Client]
+	err := cluster.ForEachMaster(ctx, func(_ context.Context, server *redis.Client) error {
+		if server.Options().Addr == named {
+			found.Store(server)
+		}
+		return nil
+	}) // reads anew which servers there are
+	if server := found.Load(); server != nil || err != nil {
+		return server, err
+	}
+	return cluster.MasterForKey(ctx, key)
 }
 
 // pipeCopied sends cmd and a WAIT by pipe.
