@@ -30,8 +30,9 @@ func Run(c Command, l Lease, signals chan os.Signal) (Outcome, error) {
 	}
 	j.guard = guard
 	defer func() { j.guard.dismiss() }()
-	j.allow(l.Deadline()) // this process may be stopped right after the start
-	if l.over() {         // it was lost while this process waited for another lock, or was stopped
+	// This process may be stopped right after the start.
+	j.allow(l.Deadline())
+	if l.over() { // it was lost while this process waited for another lock, or was stopped
 		return Outcome{Overtime: true}, nil
 	}
 	if err := j.start(c); err != nil {
