@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,6 +25,8 @@ var binary string
 func TestMain(m *testing.M) { os.Exit(test(m)) }
 
 func test(m *testing.M) int {
+	// What these tests start is not to ignore what nohup has this process ignore.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT)
 	dir, err := os.MkdirTemp("", "warlock-test-")
 	if err != nil {
 		panic(err)
@@ -111,7 +115,11 @@ func begin(tb testing.TB, cmd *exec.Cmd) *process {
 // ends waits for the end of the process, and checks its exit status.
 func (p *process) ends(status int) {
 	p.tb.Helper()
-	<-p.ended
+	select {
+	case <-p.ended:
+	case <-time.After(redistest.Patience):
+		p.tb.Fatalf("%q does not end; it wrote\n%s", p.Args[1:], p.out)
+	}
 	if p.status != status {
 		p.tb.Errorf("%q ended with status %d, want %d; it wrote\n%s", p.Args[1:], p.status, status, p.out)
 	}
