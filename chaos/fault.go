@@ -320,9 +320,12 @@ func (r *scenarioRun) waitHealthy() {
 		redistest.Eventually(r.testbed, r.backend.clusterHealthy, "the cluster is healthy again")
 		return
 	}
-	redistest.Eventually(r.testbed, func() bool {
-		return r.backend.replicated() && r.backend.sentinelsReady()
-	}, "the old master is a replica")
+	healthy := func() bool { return r.backend.replicated() && r.backend.sentinelsReady() }
+	// Sentinels may take longer to turn an old master than a test waits for most things.
+	for longest := time.Now().Add(40 * time.Second); !healthy() && time.Now().Before(longest); {
+		r.wait(50 * time.Millisecond)
+	}
+	redistest.Eventually(r.testbed, healthy, "the old master is a replica")
 }
 
 // failOver asks for a failover, as for maintenance. The old master lives on.
