@@ -99,8 +99,8 @@ func rawPair(b *testing.B, ctx context.Context, client *redis.Client) {
 }
 
 // BenchmarkObserver measures a lock that stays with its process, without an Observer
-// and with one that does nothing. Such a lock asks Redis nothing, so the time is the
-// library's own.
+// and with an Observer that does nothing. Such a lock asks Redis nothing, so the time
+// is the library's own.
 func BenchmarkObserver(b *testing.B) {
 	for name, opts := range map[string][]warlock.Option{
 		"none": nil, "one": {warlock.WithObserver(ignores{})},

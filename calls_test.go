@@ -381,6 +381,8 @@ func TestBadWaitsAndOwners(t *testing.T) {
 		"WithMaxWait(0s)":  func() { warlock.WithMaxWait(0) },
 		"WithMinHold(-1s)": func() { warlock.WithMinHold(-time.Second) },
 		"up to a year":     func() { warlock.WithMinHold(9000 * time.Hour) },
+		"WithReplicas(0)":  func() { warlock.WithReplicas(0) },
+		"WithReplicas(-1)": func() { warlock.WithReplicas(-1) },
 		"WithOwner":        func() { warlock.WithOwner("caf\u00e9") },
 		"at most 64":       func() { warlock.WithOwner(strings.Repeat("x", 65)) },
 		"printable":        func() { warlock.WithOwner("a\nb") },

@@ -297,7 +297,8 @@ func TestReplicasOnACluster(t *testing.T) {
 	redistest.Eventually(t, func() bool {
 		return replica.Client().ClusterReplicate(t.Context(), id).Err() == nil
 	}, "the node becomes a replica")
-	redistest.Eventually(t, func() bool { return replica.Info("master_link_status") == "up" }, "it is in sync")
+	redistest.Eventually(t, func() bool { return replica.Info("master_link_status") == "up" },
+		"it is in sync")
 	addrs := []string{a.Addr, b.Addr}
 	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs})
 	defer client.Close()

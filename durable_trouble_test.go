@@ -354,3 +354,30 @@ func TestConnectionBreaksBeforeTheAnswerToWait(t *testing.T) {
 		m.Unlock()
 	}
 }
+
+// A closed client is an error at once, and nothing is waited for.
+func TestReplicasAndAClosedClient(t *testing.T) {
+	for name, kind := range kinds {
+		t.Run(name, func(t *testing.T) {
+			client := redistest.Start(t).Client()
+			f, _ := kind(client, long, warlock.WithReplicas(1)).lock("42")
+			if err := client.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for call, err := range map[string]error{
+				"LockContext": f.LockContext(within(t)),
+				"TryLockContext": func() error {
+					_, err := f.TryLockContext(within(t))
+					return err
+				}(),
+			} {
+				if !errors.Is(err, redis.ErrClosed) || errors.Is(err, warlock.ErrNotDurable) {
+					t.Errorf("%s: %v, want ErrClosed", call, err)
+				}
+			}
+			if panicOf(f.Lock) == "" {
+				t.Error("Lock did not panic")
+			}
+		})
+	}
+}

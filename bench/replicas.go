@@ -55,7 +55,7 @@ func (p *planner) onReplicas(l load) func(system) (measurement, error) {
 }
 
 // startReplicas starts a master and its replicas, and waits until they acknowledge. It
-// also returns an error with those that it has started.
+// also returns an error with the servers that it has started.
 func startReplicas() (servers []*server, err error) {
 	var args []string
 	for range 1 + mostReplicas {

@@ -19,7 +19,8 @@ var (
 // TestLinks follows each link of these pages to a file or a heading.
 func TestLinks(t *testing.T) {
 	for _, page := range []string{
-		"../README.md", "../CHANGELOG.md", "coming-from.md", "observing.md", "recipes.md", "cli.md", postgreSQLPage,
+		"../README.md", "../CHANGELOG.md", "coming-from.md", "observing.md", "recipes.md", "cli.md",
+		postgreSQLPage,
 	} {
 		text, err := os.ReadFile(page)
 		fatalIf(t, err)

@@ -64,7 +64,8 @@ func (h *Hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			}
 		}
 		err := next(ctx, cmd)
-		h.end(requests, cmd, err, false) // not cmd.Err: after a redirection it is the first server's error
+		// Not cmd.Err: after a redirection it is the first server's error.
+		h.end(requests, cmd, err, false)
 		return err
 	}
 }

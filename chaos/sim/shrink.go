@@ -100,6 +100,7 @@ func (p *Plan) valid() bool {
 // same reports whether a change of p made no other plan.
 func (p *Plan) same(q *Plan) bool {
 	return p.Processes == q.Processes && p.Goroutines == q.Goroutines && p.Ops == q.Ops &&
-		p.Replicas == q.Replicas && p.Durable == q.Durable && p.Reads == q.Reads && p.MinHold == q.MinHold &&
+		p.Replicas == q.Replicas && p.Durable == q.Durable && p.Reads == q.Reads &&
+		p.MinHold == q.MinHold &&
 		p.MaxWait == q.MaxWait && p.Observed == q.Observed
 }

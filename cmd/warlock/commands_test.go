@@ -62,7 +62,8 @@ func TestList(t *testing.T) {
 	_, out, _ := run(t.Context(), on(s, "ls", "--json")...)
 	for line := range strings.Lines(out) {
 		var l lockJSON
-		if err := json.Unmarshal([]byte(line), &l); err != nil || l.Mode != "write" || len(l.Holders) != 1 {
+		err := json.Unmarshal([]byte(line), &l)
+		if err != nil || l.Mode != "write" || len(l.Holders) != 1 {
 			t.Errorf("%s: %v", line, err)
 		}
 	}
@@ -147,7 +148,8 @@ func TestRelease(t *testing.T) {
 
 func TestBreak(t *testing.T) {
 	s := redistest.Start(t)
-	expect(t, on(s, "break", "k", "--yes"), exitNo, nil, []string{`warlock: lock "k": nobody holds it`})
+	expect(t, on(s, "break", "k", "--yes"), exitNo, nil,
+		[]string{`warlock: lock "k": nobody holds it`})
 	heldBy(t, s, "k", "web-3/4711")
 	expect(t, on(s, "break", "k"), exitUsage, nil, []string{"web-3/4711", "no terminal", "--yes"})
 	expect(t, on(s, "break", "k", "--yes"), 0, []string{"k: taken from web-3/4711\n"}, nil)

@@ -191,3 +191,66 @@ func TestGuardOfNobodyKillsNobody(t *testing.T) {
 		t.Error("the guard killed another child of its parent")
 	}
 }
+
+// What no waiting mends ends a run at once, though it would wait for the lock.
+func TestRunThatCannotHaveItsLock(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("LPUSH", "list", "x")
+	p := start(t, s, "run", "list", "--", "echo", "it ran")
+	p.ends(exitUnavailable)
+	p.says("WRONGTYPE")
+
+	s.Do("CONFIG", "SET", "requirepass", "s3cret/:@")
+	cmd := exec.Command(binary, "run", "k", "--", "echo", "it ran")
+	cmd.Env = append(environment(s), "WARLOCK_PASSWORD=wr0ng")
+	q := begin(t, cmd)
+	q.ends(exitUnavailable)
+	q.says("WRONGPASS")
+	if text := p.out.String() + q.out.String(); strings.Contains(text, "it ran") ||
+		strings.Contains(text, "wr0ng") || strings.Count(text, "\n") != 2 {
+		t.Errorf("they wrote %s", text)
+	}
+	cmd = exec.Command(binary, "run", "k", "--", "echo", "it ran")
+	cmd.Env = append(environment(s), "WARLOCK_PASSWORD=s3cret/:@")
+	begin(t, cmd).ends(0)
+}
+
+// Runs with several keys take them in one order, so none waits for another in a circle.
+func TestKeysInAnyOrder(t *testing.T) {
+	s := redistest.Start(t)
+	var all []*process
+	for range 8 {
+		all = append(all, start(t, s, "run", "a", "b", "--", "sleep", "0.01"),
+			start(t, s, "run", "b", "a", "--", "sleep", "0.01"))
+	}
+	for _, p := range all {
+		p.ends(0)
+	}
+}
+
+func TestQuiet(t *testing.T) {
+	s := redistest.Start(t)
+	defer hold(t, s, "k")()
+	for _, wait := range []string{"--try", "--wait=50ms"} {
+		p := start(t, s, "run", "--quiet", wait, "k", "--", "true")
+		p.ends(exitTimeout)
+		if p.out.String() != "" {
+			t.Errorf("%s: it wrote %s", wait, p.out)
+		}
+	}
+	p := start(t, s, "run", "--quiet", "--ttl", "1ms", "k", "--", "true")
+	p.ends(exitUsage)
+	p.says("warlock: ")
+}
+
+func TestLog(t *testing.T) {
+	s := redistest.Start(t)
+	release := hold(t, s, "k")
+	p := start(t, s, "run", "--log", "k", "--", "true")
+	p.says(`msg="lock waiting" key=k`)
+	release()
+	p.ends(0)
+	p.says(`msg="lock acquired" key=k`)
+	p.says("before=the-test")
+	p.says(`msg="lock released" key=k`)
+}

@@ -52,7 +52,7 @@ exit status is 1 if nobody holds the lock, or if the answer is no.`,
 				return err
 			}
 			defer client.Close()
-			return s.breakLock(cmd, client, args[0], yes)
+			return breakLock(cmd, client, args[0], yes)
 		},
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
@@ -61,7 +61,7 @@ exit status is 1 if nobody holds the lock, or if the answer is no.`,
 
 // breakLock frees the lock of key from the holders that it has shown. A holder that
 // comes later keeps it.
-func (s *settings) breakLock(
+func breakLock(
 	cmd *cobra.Command, client redis.UniversalClient, key string, yes bool,
 ) error {
 	status, err := warlock.Inspect(cmd.Context(), client, key)
@@ -72,11 +72,11 @@ func (s *settings) breakLock(
 		return &exit{status: exitNo, err: fmt.Errorf("lock %s: nobody holds it", strconv.Quote(key))}
 	}
 	if !yes {
-		if err := s.ask(cmd, status); err != nil {
+		if err := ask(cmd, status); err != nil {
 			return err
 		}
 	}
-	if err := s.releaseAll(cmd, client, status); err != nil {
+	if err := releaseAll(cmd, client, status); err != nil {
 		return failed(err)
 	}
 	if status.MoreHolders > 0 {
@@ -90,7 +90,7 @@ func (s *settings) breakLock(
 const longestID = 4096
 
 // releaseAll frees the lock from the holders in status.
-func (s *settings) releaseAll(
+func releaseAll(
 	cmd *cobra.Command, client redis.UniversalClient, status warlock.Status,
 ) error {
 	for _, h := range status.Holders {
@@ -112,11 +112,12 @@ func (s *settings) releaseAll(
 }
 
 // ask asks the user whether the lock is to be broken.
-func (s *settings) ask(cmd *cobra.Command, status warlock.Status) error {
+func ask(cmd *cobra.Command, status warlock.Status) error {
 	in, ok := cmd.InOrStdin().(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
 		return &exit{status: exitUsage, err: fmt.Errorf("lock %s is held by %s: "+
-			"there is no terminal to ask on: give --yes to break it", strconv.Quote(status.Key), holderText(status.Holders[0]))}
+			"there is no terminal to ask on: give --yes to break it",
+			strconv.Quote(status.Key), holderText(status.Holders[0]))}
 	}
 	printStatus(cmd, status)
 	fmt.Fprintf(cmd.ErrOrStderr(),

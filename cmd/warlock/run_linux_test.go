@@ -42,7 +42,8 @@ const family = `sh -c 'echo "pids: $PPID $$"; exec sleep 1000'; exit 0`
 func (p *process) pids() []int {
 	p.tb.Helper()
 	p.says("pids: ")
-	redistest.Eventually(p.tb, func() bool { return strings.Contains(p.out.String(), "\n") }, "a whole line")
+	redistest.Eventually(p.tb, func() bool { return strings.Contains(p.out.String(), "\n") },
+		"a whole line")
 	var shell, child int
 	if _, err := fmt.Sscanf(p.out.String(), "pids: %d %d\n", &shell, &child); err != nil {
 		p.tb.Fatal(err, p.out)
@@ -115,7 +116,8 @@ func TestSignalsWhileWaiting(t *testing.T) {
 
 func TestIgnoredSignalsAreTheCommandsToo(t *testing.T) {
 	s := redistest.Start(t)
-	cmd := exec.Command("sh", "-c", `trap "" HUP; exec "$0" run k -- sh -c 'kill -HUP $$; echo alive'`, binary)
+	cmd := exec.Command("sh", "-c",
+		`trap "" HUP; exec "$0" run k -- sh -c 'kill -HUP $$; echo alive'`, binary)
 	cmd.Env = environment(s)
 	p := begin(t, cmd)
 	p.ends(0)
@@ -168,7 +170,8 @@ func TestGuardIsReplaced(t *testing.T) {
 	if err := unix.Kill(first, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	redistest.Eventually(t, func() bool { return !lives(first) && guardOf(p) != first }, "another guard")
+	redistest.Eventually(t, func() bool { return !lives(first) && guardOf(p) != first },
+		"another guard")
 	if err := p.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -387,7 +390,8 @@ func TestSeveralKeys(t *testing.T) {
 func TestEnvironment(t *testing.T) {
 	s := redistest.Start(t)
 	p := start(t, s, "run", "--owner", "cron@db-1", "k", "--", "sh", "-c",
-		`echo "$WARLOCK_KEY $WARLOCK_ID $WARLOCK_FENCE"; "$0" show k --json; "$0" release k "$WARLOCK_ID"`, binary)
+		`echo "$WARLOCK_KEY $WARLOCK_ID $WARLOCK_FENCE"
+		"$0" show k --json; "$0" release k "$WARLOCK_ID"`, binary)
 	p.ends(exitLost) // its unlock finds the lock released
 	var key, id string
 	var fence int64

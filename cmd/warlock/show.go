@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/cmd/warlock/internal/span"
 )
 
 func newShow(s *settings) *cobra.Command {
@@ -62,7 +63,7 @@ func printStatus(cmd *cobra.Command, s warlock.Status) {
 			fmt.Fprintln(w, "\nWAITER\tFOR\tMODE\tID")
 		}
 		fmt.Fprintf(w, "%s\t%s\t%v\t%s\n",
-			who(waiter.Owner, waiter.ID), short(waiter.For), waiter.Mode, plain(waiter.ID))
+			who(waiter.Owner, waiter.ID), span.Text(waiter.For), waiter.Mode, plain(waiter.ID))
 	}
 	if s.MoreWaiting > 0 {
 		fmt.Fprintf(w, "and %d more\n", s.MoreWaiting)

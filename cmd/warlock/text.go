@@ -1,12 +1,12 @@
 package main
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/cmd/warlock/internal/span"
 )
 
 // plain returns text from Redis for a terminal: as it is, or in quotes if it has
@@ -41,28 +41,13 @@ func left(d time.Duration) string {
 	if d < 0 {
 		return "for ever"
 	}
-	return "for " + short(d) + " more"
+	return "for " + lasts(d) + " more"
 }
 
-// short returns d for people: three digits at most, and a unit.
-func short(d time.Duration) string {
-	switch {
-	case d < time.Second:
-		return strconv.Itoa(int(d.Milliseconds())) + " ms"
-	case d < 100*time.Second:
-		return strconv.FormatFloat(d.Truncate(100*time.Millisecond).Seconds(), 'f', 1, 64) + " s"
-	case d < 100*time.Minute:
-		return fmt.Sprintf("%d min", int(d.Minutes()))
-	case d < 100*time.Hour:
-		return fmt.Sprintf("%d h", int(d.Hours()))
-	}
-	return fmt.Sprintf("%d d", int(d.Hours()/24))
-}
-
-// lasts returns how long a lease lives, for a table.
+// lasts returns how long a lease lives, for a table: no longer than it does.
 func lasts(d time.Duration) string {
 	if d < 0 {
 		return "for ever"
 	}
-	return short(d)
+	return span.Text(d.Truncate(time.Second / 10))
 }

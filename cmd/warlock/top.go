@@ -57,7 +57,8 @@ func (c *topCommand) run(cmd *cobra.Command, args []string) error {
 		return &exit{status: exitUsage, err: err}
 	}
 	if !c.json && !canDraw(cmd) {
-		return &exit{status: exitUsage, err: errors.New(`top needs a terminal: use "warlock ls", or --json`)}
+		err := errors.New(`top needs a terminal: use "warlock ls", or --json`)
+		return &exit{status: exitUsage, err: err}
 	}
 	client, err := c.client()
 	if err != nil {

@@ -107,7 +107,8 @@ func TestStatusJSON(t *testing.T) {
 	})
 	full := lockJSON{
 		Mode: "read", MoreHolders: 1, MoreWaiting: 2, Fence: 3,
-		Holders: []holderJSON{{ID: "a", Owner: "b", Remaining: 1.5}}, Waiting: []waiterJSON{{"c", "d", "write", 60}},
+		Holders: []holderJSON{{ID: "a", Owner: "b", Remaining: 1.5}},
+		Waiting: []waiterJSON{{"c", "d", "write", 60}},
 	}
 	if !reflect.DeepEqual(got, full) {
 		t.Errorf("%+v, want %+v", got, full)

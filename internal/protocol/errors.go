@@ -70,7 +70,8 @@ type noWait struct{ error }
 
 func (e noWait) Unwrap() error { return e.error }
 
-const noWaitAdvice = "WithReplicas needs WAIT: allow it to the user, on a server that knows it and is the master, " +
+const noWaitAdvice = "WithReplicas needs WAIT: allow it to the user, " +
+	"on a server that knows it and is the master, " +
 	"or leave WithReplicas out"
 
 const (

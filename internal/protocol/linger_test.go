@@ -37,7 +37,8 @@ func TestLingeringRelease(t *testing.T) {
 					t.Errorf("the fence lives for %v, want longer than the lock", d)
 				}
 			}
-			if g, err := l.Acquire(t.Context(), protocol.Request{ID: another, TTL: time.Minute}); err != nil || g.Granted {
+			asked := protocol.Request{ID: another, TTL: time.Minute}
+			if g, err := l.Acquire(t.Context(), asked); err != nil || g.Granted {
 				t.Errorf("another ID asks for it: %+v, %v", g, err)
 			}
 			if err := lingers(l, self, 0).Try(t.Context()); err != nil || s.Get(l.Key()) != "" {
@@ -54,7 +55,8 @@ func TestLingeringRelease(t *testing.T) {
 func TestNoticesOfLabelledIDs(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
-		if g, err := l.Acquire(t.Context(), protocol.Request{ID: self, TTL: time.Minute}); err != nil || !g.Granted {
+		asked := protocol.Request{ID: self, TTL: time.Minute}
+		if g, err := l.Acquire(t.Context(), asked); err != nil || !g.Granted {
 			t.Fatal(g, err)
 		}
 		waiter := waiting + protocol.Label("a:b c 1 2")

@@ -60,7 +60,8 @@ func (r *Release) ask(ctx context.Context) (reply any, err error) {
 			return r.lock.run(ctx, send.Once, lingerScript, send.Way{}, r.id, ms, floorLifetime)
 		}
 	}
-	return r.lock.run(ctx, send.Once, releaseScript, send.Way{Part: r.part}, r.id, floorLifetime, r.used)
+	way := send.Way{Part: r.part}
+	return r.lock.run(ctx, send.Once, releaseScript, way, r.id, floorLifetime, r.used)
 }
 
 // Run tries until it is known whether the ID held the lock. Pauses between the

@@ -137,7 +137,7 @@ func (b *Board) before(key string) (Lock, bool) {
 }
 
 // busier compares two locks: the one with more waiters comes first, then the one with
-// the longer wait, then the one that is held for longer, then the lower key.
+// the longer wait, then the lock that is held for longer, then the lower key.
 func busier(a, b Lock) int {
 	return cmp.Or(
 		cmp.Compare(b.Waiters(), a.Waiters()),

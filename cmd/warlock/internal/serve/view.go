@@ -11,6 +11,7 @@ import (
 
 	"github.com/warlock-go/warlock"
 	"github.com/warlock-go/warlock/cmd/warlock/internal/board"
+	"github.com/warlock-go/warlock/cmd/warlock/internal/span"
 )
 
 const (
@@ -97,10 +98,10 @@ func rowOf(l board.Lock, now time.Time) lockRow {
 		if more := len(l.Holders) - 1 + l.MoreHolders; more > 0 {
 			row.Holder += fmt.Sprintf(" and %d more", more)
 		}
-		row.Held, row.Lease = span(now.Sub(l.Since)), lease(first.Remaining)
+		row.Held, row.Lease = span.Text(now.Sub(l.Since)), lease(first.Remaining)
 	}
 	if len(l.Waiting) > 0 {
-		row.Longest = span(l.LongestWait())
+		row.Longest = span.Text(l.LongestWait())
 	}
 	return row
 }
@@ -117,14 +118,14 @@ func viewOfLock(s warlock.Status, since map[string]time.Time, now time.Time) loc
 	for _, h := range holders {
 		view.Holders = append(view.Holders, holderRow{
 			Ref: ref(h.ID), ID: text(h.ID), Owner: owner(h.ID, h.Owner),
-			Held: span(now.Sub(since[h.ID])), Lease: lease(h.Remaining),
+			Held: span.Text(now.Sub(since[h.ID])), Lease: lease(h.Remaining),
 		})
 	}
 	waiting, more := firstRows(s.Waiting)
 	view.MoreWaiting = s.MoreWaiting + more
 	for _, w := range waiting {
 		view.Waiting = append(view.Waiting, waiterRow{
-			ID: text(w.ID), Owner: owner(w.ID, w.Owner), Mode: w.Mode.String(), For: span(w.For),
+			ID: text(w.ID), Owner: owner(w.ID, w.Owner), Mode: w.Mode.String(), For: span.Text(w.For),
 		})
 	}
 	return view
@@ -189,22 +190,5 @@ func lease(d time.Duration) string {
 	if d < 0 {
 		return "no end"
 	}
-	return span(d)
-}
-
-// span returns d as people read it, such as "8.2 s" or "3 min 20 s".
-func span(d time.Duration) string {
-	d = max(d, 0)
-	if tenths := d.Round(time.Second / 10); tenths < time.Minute {
-		return fmt.Sprintf("%.1f s", tenths.Seconds())
-	}
-	seconds := int64(d.Round(time.Second) / time.Second)
-	minutes, hours := seconds/60, seconds/3600
-	switch {
-	case hours == 0:
-		return fmt.Sprintf("%d min %d s", minutes, seconds%60)
-	case hours < 24:
-		return fmt.Sprintf("%d h %d min", hours, minutes%60)
-	}
-	return fmt.Sprintf("%d d %d h", hours/24, hours%24)
+	return span.Text(d)
 }
