@@ -167,6 +167,9 @@ func WithRetention(d time.Duration) Option {
 //     gives no lock to a process with WithReplicas. It does give locks to processes
 //     without: use it in all processes.
 //
+// Replicas need not have what [WithMinHold] adds after an unlock: a failover may free
+// such a lock early.
+//
 // It costs a round trip between the master and its slowest needed replica. Each request
 // takes a connection of the client's pipelines meanwhile. If replicas are missing, that
 // is as long as the server waits, also for a request that the server refuses. If more
