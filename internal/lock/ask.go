@@ -63,7 +63,7 @@ type ask struct {
 	expects      bool           // the mailbox expects the ID, from expect until the end
 	round        int64          // of the last request, which queues; 0: requests do not queue
 	place        int64          // in the queue in Redis; 0: none
-	waiter       *wait.Waiter   // in the mailbox; nil: not yet
+	waiter       member         // in the mailbox; nil: not yet
 	listening    bool           // the mailbox was open when the last request was sent
 	told         bool           // the server of the lock tells this waiter of its grant
 	subscription int64          // of the mailbox, that the last request asked about

@@ -14,7 +14,6 @@ import (
 
 	"github.com/warlock-go/warlock/internal/protocol"
 	"github.com/warlock-go/warlock/internal/redistest"
-	"github.com/warlock-go/warlock/internal/wait"
 )
 
 const lockKey = "invoice:42" // of newLock
@@ -70,7 +69,7 @@ func newCheckpoint(client *redis.Client) *checkpoint {
 }
 
 // listener opens the mailbox of l, and returns a waiter of it.
-func listener(t *testing.T, l *Lock) *wait.Waiter {
+func listener(t *testing.T, l *Lock) member {
 	t.Helper()
 	w := l.box.Join("another", l.server)
 	t.Cleanup(w.Leave)
@@ -81,7 +80,7 @@ func listener(t *testing.T, l *Lock) *wait.Waiter {
 
 // grantTold publishes the notice of a grant to id, and waits until the mailbox
 // of l, which has the listener w, has taken it in.
-func grantTold(t *testing.T, s *redistest.Server, l *Lock, w *wait.Waiter, id string) {
+func grantTold(t *testing.T, s *redistest.Server, l *Lock, w member, id string) {
 	t.Helper()
 	mailbox, _, _ := strings.Cut(id, ":")
 	for _, to := range []string{id, "another"} {

@@ -9,7 +9,6 @@ import (
 	"github.com/warlock-go/warlock/internal/lease"
 	"github.com/warlock-go/warlock/internal/protocol"
 	"github.com/warlock-go/warlock/internal/send"
-	"github.com/warlock-go/warlock/internal/wait"
 )
 
 // Inside a process the goroutines of a lock have turns, first come, first
@@ -47,9 +46,9 @@ type grant struct {
 	turns  *turns // of the lock
 	id     string
 	mode   Mode
-	alone  bool         // Redis granted the lock at once: probably no other process wants it
-	doubt  *doubt       // of the requests that led to the grant; nil: none
-	waiter *wait.Waiter // keeps the ID registered with the mailbox; nil: it need not be
+	alone  bool   // Redis granted the lock at once: probably no other process wants it
+	doubt  *doubt // of the requests that led to the grant; nil: none
+	waiter member // keeps the ID registered with the mailbox; nil: it need not be
 
 	first int64     // the token of the first hold
 	last  int64     // the highest of the tokens that were reserved with it

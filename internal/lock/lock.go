@@ -69,16 +69,22 @@ type Lock struct{ turns }
 
 // Init makes l the lock named key. It panics if an argument cannot be used.
 func (l *Lock) Init(client redis.UniversalClient, key string, ttl time.Duration, o Options) {
-	server, err := protocol.New(client, key)
+	if _, err := protocol.New(client, key); err != nil {
+		panic(err)
+	}
+	l.init(onServer(send.Direct(client), key, ttl, &o), key, ttl, o)
+}
+
+// init makes l the lock named key, which b keeps.
+func (l *Lock) init(b backend, key string, ttl time.Duration, o Options) {
+	s, err := b.open(key)
 	if err == nil {
 		err = checkTTL(key, ttl)
 	}
 	if err != nil {
 		panic(err)
 	}
-	checkReplicas(client, key, o.Replicas)
-	t := newTerms(client, key, ttl, o)
-	l.site = site{t.replicated(server), t}
+	l.site = site{s, newTerms(b, key, ttl, o)}
 }
 
 // check panics if l is a zero value.

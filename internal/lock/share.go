@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/warlock-go/warlock/internal/protocol"
-	"github.com/warlock-go/warlock/internal/wait"
 )
 
 // The goroutines of a process that read through one lock share one lease. One
@@ -47,11 +46,11 @@ import (
 type share struct {
 	hold      *Hold
 	readers   int
-	quietAt   time.Time    // when Redis last said that nobody waits; zero: it did not
-	listening bool         // the mailbox was open before Redis was asked at quietAt
-	waiter    *wait.Waiter // hears of writers; nil: the share does not listen yet
-	began     []time.Time  // when each reader got the lock, for Observers
-	reused    bool         // its lease was idle, which Observers have not been told
+	quietAt   time.Time   // when Redis last said that nobody waits; zero: it did not
+	listening bool        // the mailbox was open before Redis was asked at quietAt
+	waiter    member      // hears of writers; nil: the share does not listen yet
+	began     []time.Time // when each reader got the lock, for Observers
+	reused    bool        // its lease was idle, which Observers have not been told
 }
 
 // shares are the shares of a lock, the oldest first. The last one lets others

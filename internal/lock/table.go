@@ -22,8 +22,7 @@ import (
 // id.
 type Table struct {
 	*terms
-	prefix   string
-	pipeline *send.Pipeline
+	prefix string
 
 	mu      sync.Mutex        // guards the following; never held during a request to Redis
 	entries map[string]*entry // of the ids in use
@@ -55,23 +54,35 @@ const spreadShare = 12
 // Init makes t a table of locks whose keys begin with prefix. It panics if an
 // argument cannot be used.
 func (t *Table) Init(client redis.UniversalClient, prefix string, ttl time.Duration, o Options) {
+	checkPrefix(prefix)
+	if _, err := protocol.New(client, prefix+"0"); err != nil {
+		panic(err)
+	}
+	t.init(onServer(send.NewPipeline(client), prefix, ttl, &o), prefix, ttl, o)
+}
+
+// checkPrefix panics if the keys of a table cannot begin with prefix.
+func checkPrefix(prefix string) {
 	if prefix == "" {
 		panic(fmt.Errorf(`%w: the prefix is empty: name what is to be locked, such as "invoice:"`, ErrBadKey))
 	}
-	_, err := protocol.New(client, prefix+"0")
+}
+
+// init makes t a table of locks that b keeps.
+func (t *Table) init(b backend, prefix string, ttl time.Duration, o Options) {
+	_, err := b.open(prefix + "0")
 	if err == nil {
 		err = checkTTL(prefix, ttl)
 	}
 	if err != nil {
 		panic(err)
 	}
-	checkReplicas(client, prefix, o.Replicas)
 	if o.Name == "" {
 		o.Name = prefix
 	}
-	t.terms, t.prefix = newTerms(client, prefix, ttl, o), prefix
+	t.terms, t.prefix = newTerms(b, prefix, ttl, o), prefix
 	t.timers, t.spread = lease.NewAlarms(o.Clock), ttl/spreadShare
-	t.pipeline, t.entries = send.NewPipeline(client), make(map[string]*entry)
+	t.entries = make(map[string]*entry)
 	if o.Retention > 0 {
 		t.pasts = newPasts()
 	}
@@ -226,7 +237,7 @@ func (t *Table) hold(id string, lock func(*Lock) (*Hold, error)) (h *Hold, err e
 
 // server returns the lock of id on its server, or an error if there can be
 // none.
-func (t *Table) server(id string) (*protocol.Lock, error) {
+func (t *Table) server(id string) (server, error) {
 	switch {
 	case id == "":
 		return nil, fmt.Errorf("%w: the id is empty: name which of %s is to be locked",
@@ -235,11 +246,7 @@ func (t *Table) server(id string) (*protocol.Lock, error) {
 		return nil, fmt.Errorf("%w: the id %s is longer than 64 KiB: use a hash of it",
 			ErrBadKey, protocol.Quote(id))
 	}
-	server, err := protocol.Over(t.pipeline, t.prefix+id)
-	if err != nil {
-		return nil, err
-	}
-	return t.replicated(server), nil
+	return t.open(t.prefix + id)
 }
 
 // newEntry returns an entry for id, which nobody uses yet.

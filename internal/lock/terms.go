@@ -9,12 +9,10 @@ import (
 	"time"
 
 	"github.com/jonboulle/clockwork"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock/internal/lease"
 	"github.com/warlock-go/warlock/internal/protocol"
 	"github.com/warlock-go/warlock/internal/send"
-	"github.com/warlock-go/warlock/internal/wait"
 )
 
 // The bounds of a ttl. The shortest leaves room for a round trip, a renewal and
@@ -71,10 +69,9 @@ func (o *Options) log() *slog.Logger {
 // terms are what locks that are made together have in common.
 type terms struct {
 	Options
+	backend
 	ttl    time.Duration
-	within time.Duration // a server waits for that long for replicas
 	label  string        // ends the IDs, and names the owner
-	box    *wait.Mailbox
 	timers lease.Timers  // of the leases
 	spread time.Duration // a renewal may be ahead of its time by up to that
 	silent silence       // of their requests
@@ -82,64 +79,16 @@ type terms struct {
 }
 
 // newTerms returns the terms of the lock, or of the locks, with that name.
-func newTerms(client redis.UniversalClient, name string, ttl time.Duration, o Options) *terms {
+func newTerms(b backend, name string, ttl time.Duration, o Options) *terms {
 	t := &terms{
-		Options: o, ttl: ttl.Truncate(time.Millisecond), label: protocol.Label(o.Owner),
-		box: wait.Of(client), timers: o.Clock, within: replicasWithin(client, ttl),
+		Options: o, backend: b, ttl: ttl.Truncate(time.Millisecond),
+		label: protocol.Label(o.Owner), timers: o.Clock,
 	}
 	t.silent.report = func() {
 		t.log().Warn("warlock: Redis has not answered for a while; waiting on",
 			"lock", protocol.Quote(name), "while", silentFor)
 	}
 	return t
-}
-
-// The server waits for replicas for a share of the ttl, and not so long that a client
-// takes the connection for a dead one.
-const (
-	replicasShare = 6
-	replicasMost  = time.Second
-)
-
-// checkReplicas panics if WAIT cannot be sent to the server of a lock: a client of a
-// type of the user's own may send it to any server, and that would count the replicas
-// of others.
-func checkReplicas(client redis.UniversalClient, name string, replicas int) {
-	if replicas == 0 {
-		return
-	}
-	switch client.(type) {
-	case *redis.Client, *redis.ClusterClient:
-	default:
-		panic(fmt.Sprintf("warlock: WithReplicas for key %s: the client is a %T: "+
-			"pass a *redis.Client or a *redis.ClusterClient, which can ask the lock's own server",
-			protocol.Quote(name), client))
-	}
-}
-
-// replicated returns the lock on its server whose grants and renewals as many replicas
-// must have as the terms say.
-func (t *terms) replicated(server *protocol.Lock) *protocol.Lock {
-	if t.Replicas == 0 {
-		return server
-	}
-	return server.Replicated(t.Replicas, t.within)
-}
-
-// replicasWithin returns for how long a server may wait for replicas.
-func replicasWithin(client redis.UniversalClient, ttl time.Duration) time.Duration {
-	within := min(ttl/replicasShare, replicasMost)
-	read := time.Duration(0)
-	switch c := client.(type) {
-	case *redis.Client:
-		read = c.Options().ReadTimeout
-	case *redis.ClusterClient:
-		read = c.Options().ReadTimeout
-	}
-	if read > 0 {
-		within = min(within, read/2)
-	}
-	return max(within, time.Millisecond) // 0 would have no end
 }
 
 // checkTTL returns an error that says so if a lease of key cannot have that
@@ -160,7 +109,7 @@ func checkTTL(key string, ttl time.Duration) error {
 // A site is a lock on its server and the terms on which this process uses it.
 // It keeps no state and may be copied.
 type site struct {
-	server *protocol.Lock
+	server server
 	*terms
 }
 
@@ -168,7 +117,7 @@ func (s site) log() *slog.Logger { return s.terms.log().With("key", s.server.Key
 
 // within runs op, which asks Redis, for no longer than ctx lasts. It returns
 // the error as users see it.
-func within(ctx context.Context, server *protocol.Lock, doing string, op func() error) error {
+func within(ctx context.Context, server server, doing string, op func() error) error {
 	_, err := send.Wait(ctx, op)
 	switch {
 	case err == nil:

@@ -12,31 +12,47 @@ import (
 // A Release frees a lock that an ID holds, or takes the ID out of the queue. It
 // may make several requests, one at a time. It is not safe for concurrent use.
 type Release struct {
-	lock       *Lock
-	id         string
-	used       int64
-	left       func() time.Duration // how long the lock stays taken after it; nil: it does not
-	part       *send.Part
-	unanswered bool // the server may have carried out a request that was not answered
+	ask        func(context.Context) error // makes one request; ErrNotHeld: the ID did not hold the lock
+	unanswered bool                        // the server may have carried out a request that was not answered
 }
+
+// NewReleaseBy returns the release whose requests ask makes. ask returns nil if the ID
+// held the lock, and ErrNotHeld if it did not.
+func NewReleaseBy(ask func(context.Context) error) *Release { return &Release{ask: ask} }
 
 // NewRelease returns the release of id. used is the last token used of those
 // that were reserved with its own; 0: none were.
 func (l *Lock) NewRelease(id string, used int64) *Release {
-	return &Release{lock: l, id: id, used: used}
+	return NewReleaseBy(func(ctx context.Context) error {
+		return l.release(ctx, send.Way{}, id, used)
+	})
 }
 
 // NewSoleRelease returns the release of id, which probably writes alone: no
 // other ID waits for the lock. It goes together with the requests of other locks,
 // where it can.
 func (l *Lock) NewSoleRelease(id string) *Release {
-	return &Release{lock: l, id: id, part: releasePart}
+	return NewReleaseBy(func(ctx context.Context) error {
+		return l.release(ctx, send.Way{Part: releasePart}, id, 0)
+	})
 }
 
 // NewLingeringRelease returns the release of id after which the lock stays taken for
 // as long as left says when a request is sent.
 func (l *Lock) NewLingeringRelease(id string, left func() time.Duration) *Release {
-	return &Release{lock: l, id: id, left: left}
+	return NewReleaseBy(func(ctx context.Context) error {
+		left := left()
+		if left <= 0 {
+			return l.release(ctx, send.Way{}, id, 0)
+		}
+		ms := (left + time.Millisecond - 1).Milliseconds() // rounded up
+		return yes(l.run(ctx, send.Once, lingerScript, send.Way{}, id, ms, floorLifetime))
+	})
+}
+
+// release asks the server once to free the lock.
+func (l *Lock) release(ctx context.Context, way send.Way, id string, used int64) error {
+	return yes(l.run(ctx, send.Once, releaseScript, way, id, floorLifetime, used))
 }
 
 // Try makes one request, which go-redis never repeats. If the ID holds the lock, the
@@ -44,24 +60,12 @@ func (l *Lock) NewLingeringRelease(id string, left func() time.Duration) *Releas
 // the queue, and Try returns ErrNotHeld. After a request that was not answered Try
 // returns nil in that case: the server may have carried that request out.
 func (r *Release) Try(ctx context.Context) error {
-	err := yes(r.ask(ctx))
+	err := r.ask(ctx)
 	if errors.Is(err, ErrNotHeld) && r.unanswered {
 		return nil
 	}
 	r.unanswered = r.unanswered || send.Lost(err)
 	return err
-}
-
-// ask makes the request.
-func (r *Release) ask(ctx context.Context) (reply any, err error) {
-	if r.left != nil {
-		if left := r.left(); left > 0 {
-			ms := (left + time.Millisecond - 1).Milliseconds() // rounded up
-			return r.lock.run(ctx, send.Once, lingerScript, send.Way{}, r.id, ms, floorLifetime)
-		}
-	}
-	way := send.Way{Part: r.part}
-	return r.lock.run(ctx, send.Once, releaseScript, way, r.id, floorLifetime, r.used)
 }
 
 // Run tries until it is known whether the ID held the lock. Pauses between the
