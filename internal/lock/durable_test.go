@@ -17,7 +17,7 @@ func TestRestartLeavesNoID(t *testing.T) {
 	a.queue()
 	a.restart()
 	a.end(t.Context())
-	stripes := reflect.ValueOf(l.box).Elem().FieldByName("expected")
+	stripes := reflect.ValueOf(l.box.(box).Mailbox).Elem().FieldByName("expected")
 	for i := range stripes.Len() {
 		if n := stripes.Index(i).FieldByName("ids").Len(); n > 0 {
 			t.Errorf("the mailbox expects %d IDs", n)
