@@ -46,6 +46,16 @@ func NewKeyed(client redis.UniversalClient, prefix string, ttl time.Duration, op
 	return k
 }
 
+// NewQuorumKeyed returns a Keyed whose locks several independent servers keep by
+// majority, as [NewQuorumMutex] has it. It panics as NewQuorumMutex and NewKeyed do.
+func NewQuorumKeyed(
+	clients []redis.UniversalClient, prefix string, ttl time.Duration, opts ...Option,
+) *Keyed {
+	k := new(Keyed)
+	k.table.InitQuorum(clients, prefix, ttl, newOptions(opts))
+	return k
+}
+
 // Lock locks id, as [Mutex.Lock] does.
 func (k *Keyed) Lock(id string) { k.table.Lock(id, lock.Write) }
 

@@ -47,6 +47,27 @@ func NewMutex(client redis.UniversalClient, key string, ttl time.Duration, opts 
 	return m
 }
 
+// NewQuorumMutex returns an unlocked Mutex that several independent servers keep by
+// majority. It is locked while a majority of the servers say so, so it outlives the
+// loss of any minority of them: one of three, two of five. Each client is of another
+// server. Mutexes with the same key on the same servers exclude each other in all
+// processes.
+//
+// A server that has forgotten locks, by a restart or FLUSHALL, does not vote until the
+// longest ttl in use on these servers is over. See [QuorumPersistent] for servers that
+// forget nothing. A Mutex of a quorum and one of a single server must not have one key.
+//
+// NewQuorumMutex panics as NewMutex does, and if the number of clients is even or less
+// than 3, if one is a ClusterClient, or if two are the same. If two clients are of one
+// server, locking finds it out, and fails.
+func NewQuorumMutex(
+	clients []redis.UniversalClient, key string, ttl time.Duration, opts ...Option,
+) *Mutex {
+	m := new(Mutex)
+	m.lock.InitQuorum(clients, key, ttl, newOptions(opts))
+	return m
+}
+
 // Lock locks m. It waits for as long as it takes, also while Redis cannot be
 // reached, and returns only while holding the lock.
 //

@@ -187,6 +187,12 @@ func WithReplicas(n int) Option {
 	return func(o *options) { o.Replicas = n }
 }
 
+// QuorumPersistent says that each server of a quorum keeps each write over a restart: that
+// it writes each command to disk before it answers (appendonly yes, appendfsync always),
+// and that nobody empties it. Then a server votes as soon as it has restarted. Without
+// that, two processes may hold one lock. It has no effect on a lock of a single server.
+func QuorumPersistent() Option { return func(o *options) { o.Persistent = true } }
+
 // WithLogger makes the lock log to logger in place of [slog.Default]. The lock
 // logs what a caller does not otherwise learn: lost leases, failed renewals and
 // releases, and the reason for a long wait. For silence, give it

@@ -8,6 +8,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/quorum"
 	"github.com/warlock-go/warlock/internal/send"
 	"github.com/warlock-go/warlock/internal/wait"
 )
@@ -36,7 +37,6 @@ type server interface {
 	NewLingeringRelease(id string, left func() time.Duration) *protocol.Release
 	Explain(doing string, err error) error
 	ExplainEnd(ctx context.Context, doing string, problem error) error
-	Probe(ctx context.Context, mailbox string) error
 }
 
 // A mailbox tells IDs of their grants, and of others that ask. [wait.Mailbox] says what
@@ -50,8 +50,8 @@ type mailbox interface {
 	Expect(id string)
 	Forget(id string)
 	TakeTrouble() error
-	KeepOpen(lock wait.Prober, d time.Duration)
-	Join(id string, lock wait.Prober) member
+	KeepOpen(lock server, d time.Duration)
+	Join(id string, lock server) member
 	Register(id string) member
 }
 
@@ -60,7 +60,7 @@ type member interface {
 	Signals() <-chan wait.Signal
 	Hear(f func(wait.Signal)) (missed bool)
 	TakeRefusal(refusal protocol.Grant, subscription int64) (told bool)
-	Resume(lock wait.Prober)
+	Resume(lock server)
 	Suspend()
 	Leave()
 }
@@ -86,11 +86,63 @@ func onServer(sender send.Sender, name string, ttl time.Duration, o *Options) ba
 	}
 }
 
-// A box is the mailbox of one server.
+// A box is the mailbox of one server, whose locks are each a [protocol.Lock].
 type box struct{ *wait.Mailbox }
 
-func (b box) Join(id string, lock wait.Prober) member { return b.Mailbox.Join(id, lock) }
-func (b box) Register(id string) member               { return b.Mailbox.Register(id) }
+func (b box) KeepOpen(lock server, d time.Duration) {
+	b.Mailbox.KeepOpen(lock.(*protocol.Lock), d)
+}
+
+func (b box) Join(id string, lock server) member {
+	return waiter{b.Mailbox.Join(id, lock.(*protocol.Lock))}
+}
+
+func (b box) Register(id string) member { return waiter{b.Mailbox.Register(id)} }
+
+// A waiter is an ID in a box.
+type waiter struct{ *wait.Waiter }
+
+func (w waiter) Resume(lock server) { w.Waiter.Resume(lock.(*protocol.Lock)) }
+
+// onQuorum returns the backend of a quorum, whose leases live for ttl. sending returns what
+// carries the requests to one server. It panics if the clients can be no quorum.
+func onQuorum(
+	clients []redis.UniversalClient, name string, ttl time.Duration,
+	sending func(redis.UniversalClient) send.Sender, o *Options,
+) backend {
+	if err := quorum.Check(clients); err != nil {
+		panic(fmt.Errorf("warlock: the quorum for key %s %w", protocol.Quote(name), err))
+	}
+	if o.Replicas > 0 {
+		panic(fmt.Errorf("warlock: WithReplicas for key %s, which a quorum keeps: leave the option out: "+
+			"a majority of the servers has each grant", protocol.Quote(name)))
+	}
+	q := quorum.Of(clients, o.Persistent)
+	q.Prepare(ttl)
+	senders := q.Senders(sending)
+	return backend{
+		box: ballotBox{q.Mailbox()},
+		open: func(key string) (server, error) {
+			l, err := q.Lock(senders, key)
+			if err != nil {
+				return nil, err
+			}
+			return l, nil
+		},
+	}
+}
+
+// A ballotBox is the mailbox of a quorum.
+type ballotBox struct{ *quorum.Mailbox }
+
+func (b ballotBox) KeepOpen(_ server, d time.Duration) { b.Mailbox.KeepOpen(d) }
+func (b ballotBox) Join(id string, _ server) member    { return voter{b.Mailbox.Join(id)} }
+func (b ballotBox) Register(id string) member          { return voter{b.Mailbox.Register(id)} }
+
+// A voter is an ID in a ballotBox.
+type voter struct{ *quorum.Waiter }
+
+func (v voter) Resume(server) { v.Waiter.Resume() }
 
 // The server waits for replicas for a share of the ttl, and not so long that a client
 // takes the connection for a dead one.

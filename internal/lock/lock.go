@@ -75,6 +75,11 @@ func (l *Lock) Init(client redis.UniversalClient, key string, ttl time.Duration,
 	l.init(onServer(send.Direct(client), key, ttl, &o), key, ttl, o)
 }
 
+// InitQuorum is Init for a lock that the servers of clients keep by majority.
+func (l *Lock) InitQuorum(clients []redis.UniversalClient, key string, ttl time.Duration, o Options) {
+	l.init(onQuorum(clients, key, ttl, send.Direct, &o), key, ttl, o)
+}
+
 // init makes l the lock named key, which b keeps.
 func (l *Lock) init(b backend, key string, ttl time.Duration, o Options) {
 	s, err := b.open(key)

@@ -58,8 +58,20 @@ func (t *Table) Init(client redis.UniversalClient, prefix string, ttl time.Durat
 	if _, err := protocol.New(client, prefix+"0"); err != nil {
 		panic(err)
 	}
-	t.init(onServer(send.NewPipeline(client), prefix, ttl, &o), prefix, ttl, o)
+	t.init(onServer(inBatches(client), prefix, ttl, &o), prefix, ttl, o)
 }
+
+// InitQuorum is Init for locks that the servers of clients keep by majority.
+func (t *Table) InitQuorum(
+	clients []redis.UniversalClient, prefix string, ttl time.Duration, o Options,
+) {
+	checkPrefix(prefix)
+	b := onQuorum(clients, prefix, ttl, inBatches, &o)
+	t.init(b, prefix, ttl, o)
+}
+
+// inBatches returns what sends the requests of many locks together.
+func inBatches(client redis.UniversalClient) send.Sender { return send.NewPipeline(client) }
 
 // checkPrefix panics if the keys of a table cannot begin with prefix.
 func checkPrefix(prefix string) {

@@ -28,20 +28,21 @@ const MaxTTL = maxTTL
 
 // Options say how a lock behaves.
 type Options struct {
-	Clock     clockwork.Clock // of timers and deadlines; never nil
-	Logger    *slog.Logger    // nil: slog.Default(), as of when it is used
-	Busy      Busy            // nil: errors do not say who has the lock
-	Owner     string          // names this process to people
-	Name      string          // of the group of locks, for Observers
-	Observers []Observer      // are told of events
-	Attempts  int             // tries of LockContext; 0: no limit, and the call queues
-	Interval  time.Duration   // between two tries or requests; 0: the defaults of interval
-	MaxWait   time.Duration   // the longest time for which LockContext waits; 0: no limit
-	MinHold   time.Duration   // the lock is not free earlier than that after its acquisition
-	NoRenewal bool            // a lease lives for its ttl and no longer
-	MaxHold   time.Duration   // a lease is renewed for that long; 0: no limit
-	Replicas  int             // that must have a grant or a renewal; 0: none
-	Retention time.Duration   // an idle lease stays with the process for that long; 0: none does
+	Clock      clockwork.Clock // of timers and deadlines; never nil
+	Logger     *slog.Logger    // nil: slog.Default(), as of when it is used
+	Busy       Busy            // nil: errors do not say who has the lock
+	Owner      string          // names this process to people
+	Name       string          // of the group of locks, for Observers
+	Observers  []Observer      // are told of events
+	Attempts   int             // tries of LockContext; 0: no limit, and the call queues
+	Interval   time.Duration   // between two tries or requests; 0: the defaults of interval
+	MaxWait    time.Duration   // the longest time for which LockContext waits; 0: no limit
+	MinHold    time.Duration   // the lock is not free earlier than that after its acquisition
+	NoRenewal  bool            // a lease lives for its ttl and no longer
+	MaxHold    time.Duration   // a lease is renewed for that long; 0: no limit
+	Replicas   int             // that must have a grant or a renewal; 0: none
+	Persistent bool            // the servers of a quorum keep each write over a restart
+	Retention  time.Duration   // an idle lease stays with the process for that long; 0: none does
 }
 
 // RealClock is the clock of a lock that was given none.

@@ -42,7 +42,8 @@
 -- This file serves a free lock. The rest, contend.lua, takes longer to set up.
 
 local ID, TTL, FENCE_TTL, RESERVE = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local ROUND, READS = ARGV[5], ARGV[8] == 'r'
+local ROUND, PLACE, COUNTED, MODE = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local READS = MODE == 'r'
 
 if ARGV[9] ~= '' then
   local published = redis.pcall('PUBLISH', ARGV[9], '')

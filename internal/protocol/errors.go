@@ -159,6 +159,9 @@ func advice(err error) string {
 	if errors.As(err, new(*noWait)) {
 		return noWaitAdvice
 	}
+	if h := new(hopeless); errors.As(err, h) {
+		return h.advice
+	}
 	for _, f := range final {
 		if mentions(err, f.text) {
 			return f.advice

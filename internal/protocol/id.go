@@ -25,6 +25,17 @@ const (
 	label   = "/" // begins the label
 )
 
+// NewID returns the ID of a mailbox with that number. mute says that the client may not
+// publish. The label ends the ID.
+func NewID(mailbox string, number uint64, mute bool, label string) string {
+	text := append(make([]byte, 0, 96), mailbox...)
+	text = strconv.AppendUint(append(text, ':'), number, 10)
+	if mute {
+		text = append(text, Mute)
+	}
+	return string(append(text, label...))
+}
+
 // Retaining returns id, which has not been used yet, as one of a holder that may
 // keep the lock while no goroutine uses it.
 func Retaining(id string) string { return flagged(id, retains) }

@@ -56,7 +56,7 @@ func InspectTogether(
 	pipe := client.Pipeline()
 	cmds := make([]*redis.Cmd, len(locks))
 	for i, l := range locks {
-		cmds[i] = l.command(ctx, "evalsha", inspectScript.hash, []any{MostInspected})
+		cmds[i] = command(ctx, "evalsha", inspectScript.hash, l.keys[:], []any{MostInspected})
 		_ = pipe.Process(ctx, cmds[i]) // only notes the command
 	}
 	_, _ = pipe.Exec(ctx) // each command carries its error

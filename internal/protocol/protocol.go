@@ -48,10 +48,14 @@ var (
 	queueSource string
 	//go:embed acquire.lua
 	acquireSource string
+	//go:embed enqueue.lua
+	enqueueSource string
 	//go:embed contend.lua
 	contendSource string
 	//go:embed release.lua
 	releaseSource string
+	//go:embed leave.lua
+	leaveSource string
 	//go:embed handoff.lua
 	handOffSource string
 	//go:embed renew.lua
@@ -68,8 +72,10 @@ var (
 	lingerSource string
 
 	// What a free lock needs stands first, ahead of all the rest.
-	acquireScript = newScript(lockSource + acquireSource + shareSource + queueSource + contendSource)
-	releaseScript = newScript(lockSource + releaseSource + shareSource + queueSource + handOffSource)
+	acquireScript = newScript(lockSource + acquireSource + shareSource + queueSource +
+		enqueueSource + contendSource)
+	releaseScript = newScript(lockSource + releaseSource + shareSource + queueSource +
+		leaveSource + handOffSource)
 	renewScript   = newScript(lockSource + shareSource + renewSource)
 	probeScript   = newScript(probeSource)
 	busyScript    = newScript(lockSource + shareSource + queueSource + busySource)
@@ -434,10 +440,17 @@ func newScript(source string) script {
 func (l *Lock) run(
 	ctx context.Context, as form, s script, way send.Way, args ...any,
 ) (reply any, err error) {
-	cmd := l.command(ctx, "evalsha", s.hash, args)
+	return l.runKeys(ctx, as, s, way, l.keys[:], args)
+}
+
+// runKeys is run with other keys than those of the lock.
+func (l *Lock) runKeys(
+	ctx context.Context, as form, s script, way send.Way, keys, args []any,
+) (reply any, err error) {
+	cmd := command(ctx, "evalsha", s.hash, keys, args)
 	err = l.sender.Send(ctx, as(cmd), way)
 	if isUnknown(err) {
-		cmd = l.command(ctx, "eval", s.source, args)
+		cmd = command(ctx, "eval", s.source, keys, args)
 		err = l.sender.Send(ctx, as(cmd), send.Way{Copies: way.Copies})
 	}
 	if err != nil {
@@ -452,13 +465,13 @@ func (l *Lock) runLater(
 	ctx context.Context, s script, way send.Way, patience time.Duration,
 	done func(any, error), args ...any,
 ) {
-	cmd := l.command(ctx, "evalsha", s.hash, args)
+	cmd := command(ctx, "evalsha", s.hash, l.keys[:], args)
 	l.sender.SendLater(ctx, cmd, way, patience, func(err error) {
 		if !isUnknown(err) {
 			done(cmd.Val(), err)
 			return
 		}
-		cmd := l.command(ctx, "eval", s.source, args)
+		cmd := command(ctx, "eval", s.source, l.keys[:], args)
 		again := send.Way{Copies: way.Copies}
 		l.sender.SendLater(ctx, cmd, again, 0, func(err error) { done(cmd.Val(), err) })
 	})
@@ -467,10 +480,10 @@ func (l *Lock) runLater(
 // isUnknown reports whether err says that the server does not know a script.
 func isUnknown(err error) bool { return err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") }
 
-func (l *Lock) command(ctx context.Context, name, script any, args []any) *redis.Cmd {
-	words := make([]any, 0, send.FirstKey+keyCount+len(args))
-	words = append(words, name, script, keyCount)
-	words = append(append(words, l.keys[:]...), args...)
+func command(ctx context.Context, name, script any, keys, args []any) *redis.Cmd {
+	words := make([]any, 0, send.FirstKey+len(keys)+len(args))
+	words = append(words, name, script, len(keys))
+	words = append(append(words, keys...), args...)
 	cmd := redis.NewCmd(ctx, words...)
 	cmd.SetFirstKeyPos(send.FirstKey)
 	return cmd

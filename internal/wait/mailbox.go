@@ -7,7 +7,6 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -158,10 +157,13 @@ func forget(name any) {
 	}
 }
 
-func newMailbox(client redis.UniversalClient) *Mailbox {
+func newMailbox(client redis.UniversalClient) *Mailbox { return Named(client, uuid.NewString()) }
+
+// Named returns a new mailbox of client with a name that no mailbox of this client has.
+func Named(client redis.UniversalClient, name string) *Mailbox {
 	b := &Mailbox{
 		client:  client,
-		name:    uuid.NewString(),
+		name:    name,
 		times:   defaults,
 		waiters: make(map[string]*Waiter),
 	}
@@ -176,6 +178,9 @@ func newMailbox(client redis.UniversalClient) *Mailbox {
 	return b
 }
 
+// Name returns the name, with which each ID of the mailbox begins.
+func (b *Mailbox) Name() string { return b.name }
+
 // NewID returns an ID that no other acquisition has. It names its mailbox, says
 // whether the client may publish, and ends with the label.
 //
@@ -183,15 +188,10 @@ func newMailbox(client redis.UniversalClient) *Mailbox {
 // the client may publish, and empty otherwise. The caller reports the result to
 // PublishChecked.
 func (b *Mailbox) NewID(label string) (id, channel string) {
-	text := append(make([]byte, 0, 96), b.name...)
-	text = strconv.AppendUint(append(text, ':'), b.sequence.Add(1), 10)
 	if time.Now().UnixNano()-b.checkedAt.Load() >= int64(b.times.publish) {
 		channel = protocol.Channel(b.name)
 	}
-	if b.cannotPublish.Load() {
-		text = append(text, protocol.Mute)
-	}
-	return string(append(text, label...)), channel
+	return protocol.NewID(b.name, b.sequence.Add(1), b.cannotPublish.Load(), label), channel
 }
 
 // PublishChecked records whether the client may publish: err is why it may not,
@@ -208,6 +208,9 @@ func (b *Mailbox) PublishChecked(err error) {
 
 // Open reports whether waiters are told of their grants.
 func (b *Mailbox) Open() bool { return b.open.Load() }
+
+// Mute reports whether the client may not publish, as far as is known.
+func (b *Mailbox) Mute() bool { return b.cannotPublish.Load() }
 
 // Reaches reports whether the server of the locks reaches the mailbox, as far as
 // is known.

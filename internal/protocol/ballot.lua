@@ -1,0 +1,74 @@
+-- ballot.lua: the vote of one server of a quorum. The server grants the lock to the
+-- ID with the token that the client proposes, or refuses it, and may queue it.
+--
+-- KEYS     see lock.lua
+-- KEYS[7]  memory: what this server says of its own memory, see memory.lua
+-- ARGV[1]  the ID that asks
+-- ARGV[2]  the ttl of the lease (ms)
+-- ARGV[3]  the ttl of the fence (ms), see acquire.lua
+-- ARGV[4]  how many tokens to reserve above the one proposed
+-- ARGV[5]  the round, see acquire.lua. 0: do not queue. -1: the ID holds the lock on a
+--          majority, and this server may have forgotten it
+-- ARGV[6]  the ID's place in the queue: the client proposes it, the same on each
+--          server. So all servers have one order
+-- ARGV[7]  1: NUMSUB tells whether this server has a subscriber of the mailbox
+-- ARGV[8]  r: read, beside other readers; w: write, alone
+-- ARGV[9]  the token
+-- ARGV[10] the memory that the client has read; empty: this server forgets nothing
+-- ARGV[11] the run ID of the server, part of the memory; empty: it has none
+-- reply    granted: 1
+--          refused: an array of 6: the 5 of acquire.lua, and the server's time (us)
+--          the token is not above the floor: an array of 2, the server's time (us) and
+--            the floor
+--          the memory is another by now: an array of 1. The script did nothing else
+--
+-- Tokens rise for these reasons:
+--  1. A server grants a token only above its fence, and the grant makes it the fence.
+--     Any two majorities have a server in common.
+--  2. The fence lives until the server's clock is past the fence's value, and the ttl,
+--     by the floor lifetime. A server without a fence takes no token that is behind its
+--     clock by more than SLACK, which is less. So clocks of clients do not matter.
+--  3. A server that has forgotten its fence may not vote: see memory.lua. The script
+--     itself looks for that, in the same step.
+--
+-- Nobody is granted the lock by another's request. A release, and each request that
+-- finds the lock free and another ID first, tells the first waiter, which asks all
+-- servers at once (see tell_first).
+--
+-- This file serves a free lock. The rest is contest.lua.
+
+local ID, TTL, FENCE_TTL, RESERVE = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local ROUND, PLACE, COUNTED, MODE = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local READS, TOKEN, MEMORY = MODE == 'r', tonumber(ARGV[9]), ARGV[10]
+local SLACK = 60000000 -- us
+
+if MEMORY ~= '' then
+  local same = redis.call('GET', KEYS[7]) == MEMORY
+  if not same or ARGV[11] ~= '' and not string.find(redis.call('INFO', 'server'), ARGV[11], 1, true) then
+    return {'forgotten'}
+  end
+end
+
+-- Makes the highest of the tokens the fence. It returns a server's error.
+local function raise_fence(now)
+  local highest = RESERVE == '0' and ARGV[9] or int(TOKEN + RESERVE)
+  local ahead = math.max(0, math.ceil((highest - now) / 1000))
+  local reply = redis.pcall('SET', FENCE, highest, 'PX', int(FENCE_TTL + ahead))
+  return reply.err and reply or nil
+end
+
+local now = now_us()
+local floor = tonumber(redis.call('GET', FENCE) or nil)
+if not floor or not (floor < EXACT) then -- not a number of ours
+  floor = now - SLACK
+end
+local low = TOKEN < floor or TOKEN == floor and ROUND ~= '-1'
+local waiting = redis.call('ZCARD', QUEUE) > 0
+local free = not low and not waiting and not READS and redis.call('SET', LOCK, ID, 'NX', 'PX', TTL)
+if free then
+  local failed = raise_fence(now)
+  if failed then -- no lease without a fence
+    redis.call('DEL', LOCK)
+  end
+  return failed or 1
+end

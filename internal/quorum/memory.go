@@ -1,0 +1,267 @@
+package quorum
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/send"
+)
+
+// A server that has forgotten whom it voted for must not vote until each lease for which
+// it may have voted has ended. It keeps a memory, one key, that says since when it has
+// forgotten nothing (see memory.lua):
+//
+//   - FLUSHALL, or a restart without data, removes the memory. A restart from a copy of
+//     older data, or a failover to a replica, gives the server another run ID than the
+//     memory names. Each vote checks both in its own script. So there is no moment in
+//     which a server has forgotten and votes.
+//   - The client that finds this out writes a new memory, which counts from then.
+//   - Until the longest ttl in use has passed since then, no client counts the server's
+//     votes. All clients agree, since they read it from the server.
+//
+// A quorum is new if a majority of its servers have no memory. Then a server counts from
+// when it started: all of them may have lost power together.
+//
+// A server that cannot tell its run ID, as a miniredis, is trusted to lose the memory
+// whenever it loses anything else.
+
+// A quarantine is why a server may not vote yet.
+type quarantine struct {
+	server string
+	left   time.Duration
+}
+
+func (e *quarantine) Error() string {
+	return fmt.Sprintf("it may have forgotten locks, by a restart or FLUSHALL: it votes again in %v",
+		e.left.Round(time.Millisecond))
+}
+
+// eligible returns why s may not vote now, or nil. It first learns what s remembers, if
+// that is not known or no more right. ttl is that of the lease.
+func (q *Quorum) eligible(ctx context.Context, s *server, ttl time.Duration) error {
+	if err := q.mismatch(); err != nil {
+		return err
+	}
+	ttl = max(ttl, q.longestTTL())
+	if !s.remembers(ttl) {
+		if err := q.learn(ctx, s, ttl); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if left := time.Until(s.mayVote); left > 0 && !q.persistent {
+		return &quarantine{s.String(), left}
+	}
+	return nil
+}
+
+// remembers reports whether the memory of s is known, and stands for leases of ttl.
+func (s *server) remembers(ttl time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.knows && (s.said.Memory.TTL >= ttl || s.said.Memory == (protocol.Memory{}))
+}
+
+// forgets notes that what s said of its memory is no more right.
+func (s *server) forgets() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.knows = false
+}
+
+// memory returns the memory of s, as its votes are to check it; zero: they are not.
+func (s *server) memory() protocol.Memory {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.said.Memory
+}
+
+// learn finds out what s remembers, and has it remember from now on, for leases of ttl.
+// One goroutine of a Quorum learns at a time. The first one learns of all servers: each
+// of them then looks as it did before this process wrote to any.
+func (q *Quorum) learn(ctx context.Context, s *server, ttl time.Duration) error {
+	select {
+	case q.learning <- struct{}{}:
+		defer func() { <-q.learning }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if s.remembers(ttl) { // another goroutine was quicker
+		return nil
+	}
+	students := []*server{s}
+	if !q.met {
+		students = q.servers
+	}
+	found := q.ask(ctx, students, bound(ttl))
+	if found[s.number].err != nil {
+		return found[s.number].err
+	}
+	q.met = true
+	if !q.persistent && !standing(found[s.number].said) {
+		q.askRest(ctx, found, bound(ttl))
+	}
+	var all sync.WaitGroup
+	for _, s := range students {
+		if f := found[s.number]; f.err == nil && !q.persistent {
+			all.Go(func() { found[s.number].err = q.record(ctx, s, found, ttl) })
+		}
+	}
+	all.Wait()
+	return found[s.number].err
+}
+
+// A finding is what a server has said of its memory, or why it has not.
+type finding struct {
+	said protocol.Recollection
+	err  error
+}
+
+// ask asks some servers what they remember. It returns a finding for each server of the
+// quorum.
+func (q *Quorum) ask(ctx context.Context, servers []*server, within time.Duration) []finding {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	found := make([]finding, len(q.servers))
+	for i := range found {
+		found[i].err = errNotAsked
+	}
+	var all sync.WaitGroup
+	for _, s := range servers {
+		all.Go(func() {
+			var said protocol.Recollection // belongs to the request while that is under way
+			_, err := send.Wait(ctx, func() (err error) {
+				said, err = q.recollect(ctx, s)
+				return err
+			})
+			if err != nil {
+				found[s.number].err = err
+				return
+			}
+			found[s.number] = finding{said: said}
+		})
+	}
+	all.Wait()
+	return found
+}
+
+// askRest asks the servers that have not been asked yet.
+func (q *Quorum) askRest(ctx context.Context, found []finding, within time.Duration) {
+	var rest []*server
+	for _, s := range q.servers {
+		if errors.Is(found[s.number].err, errNotAsked) && s.absent() == nil {
+			rest = append(rest, s)
+		}
+	}
+	for i, f := range q.ask(ctx, rest, within) {
+		if !errors.Is(f.err, errNotAsked) {
+			found[i] = f
+		}
+	}
+}
+
+const errNotAsked = local("it was not asked")
+
+// record has s remember what it is to remember from now on, and takes that in.
+func (q *Quorum) record(
+	ctx context.Context, s *server, found []finding, ttl time.Duration,
+) (err error) {
+	said := found[s.number].said
+	for range 3 { // another client may write it meanwhile
+		m, ok := said.Memory, standing(said)
+		if ok && m.TTL >= ttl {
+			break
+		}
+		if !ok {
+			m = q.renewed(said, found)
+		}
+		m.TTL = max(m.TTL, ttl)
+		if said, err = s.own.Remember(ctx, s.box.Name(), said, m); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.said, s.knows = said, standing(said)
+	since := time.UnixMilli(said.Memory.Since)
+	s.mayVote = time.Now().Add(since.Add(said.Memory.TTL).Sub(said.Now))
+	if !s.knows {
+		return errUnsettled
+	}
+	return nil
+}
+
+const errUnsettled = local("other clients write to its memory")
+
+// standing reports whether a memory is of the server's present run.
+func standing(r protocol.Recollection) bool {
+	return r.Memory != (protocol.Memory{}) && r.Memory.Run == r.Run
+}
+
+// recollect asks s what it remembers, and takes in what it says beside that.
+func (q *Quorum) recollect(ctx context.Context, s *server) (protocol.Recollection, error) {
+	said, err := s.own.Recollect(ctx, s.box.Name())
+	if err != nil {
+		return said, err
+	}
+	q.clock.heard(s.number, said.Now)
+	s.box.PublishChecked(said.Muted)
+	if said.Hidden != nil && protocol.Denied(said.Hidden) {
+		return said, protocol.Hopeless(said.Hidden.Error(),
+			"allow the user INFO: it tells whether a server has restarted")
+	}
+	s.mu.Lock()
+	s.said.Run = said.Run
+	if q.persistent {
+		s.said = protocol.Recollection{Run: said.Run}
+		s.knows = true
+	}
+	s.mu.Unlock()
+	return said, q.compare(s, said.Run)
+}
+
+// compare returns an error if another server has the run ID of s.
+func (q *Quorum) compare(s *server, run string) error {
+	if run == "" {
+		return nil
+	}
+	for _, other := range q.servers {
+		other.mu.Lock()
+		twin := other != s && other.said.Run == run
+		other.mu.Unlock()
+		if twin {
+			q.mu.Lock()
+			q.one = fmt.Sprintf("%v and %v are one server", s, other)
+			q.mu.Unlock()
+			return q.mismatch()
+		}
+	}
+	return nil
+}
+
+// renewed returns the memory for a server that has forgotten something.
+func (q *Quorum) renewed(said protocol.Recollection, found []finding) protocol.Memory {
+	m := protocol.Memory{Run: said.Run, Since: said.Now.UnixMilli(), TTL: said.Memory.TTL}
+	without := 0
+	for _, f := range found {
+		if f.err == nil && f.said.Memory == (protocol.Memory{}) {
+			without++
+		}
+		m.TTL = max(m.TTL, f.said.Memory.TTL)
+	}
+	if said.Memory != (protocol.Memory{}) || without < q.majority {
+		return m // it may have been at any time
+	}
+	switch { // the quorum is new
+	case said.Up < 0:
+		m.Since = 0
+	case said.Up > time.Second:
+		m.Since = said.Now.Add(time.Second - said.Up).UnixMilli()
+	}
+	return m
+}

@@ -1,0 +1,251 @@
+// Package quorum is the operations of package protocol over several independent
+// servers, by majority. A lock is an ID's while a majority of the servers say so.
+//
+// # How an ID gets the lock
+//
+// The client proposes a fencing token, and asks all servers at once for their votes.
+// A server that has the lock free, and no lower token before, grants it. A majority of
+// grants of one token is the lock. Any two majorities have a server in common, so
+// tokens rise whatever the clocks do. That is a ballot of Paxos (Lamport, "The
+// Part-Time Parliament", 1998), whose number is the fencing token.
+//
+// The answer is known when the median server has answered. A slower server keeps what
+// it grants, or gives it back when its answer comes.
+//
+// # How IDs wait
+//
+// An ID that waits queues on each server, at a place that its client proposes. So all
+// servers have one order. A release tells the first waiter of each server, which then
+// asks all servers. Nobody else may take the lock meanwhile. An ID that was granted the
+// lock by too few servers gives it back at once, and keeps its place: the first in the
+// order gets there.
+//
+// # What a server may forget
+//
+// A server that restarts empty does not know whom it has voted for. If it voted again,
+// two IDs could have a majority each. That is the known flaw of Redlock (Kleppmann, "How
+// to do distributed locking", 2016). So such a server is in quarantine until the
+// longest lease in use has ended: see memory.go.
+//
+// # Invariants
+//
+//  1. A server has at most one request of an ID under way that asks, or that gives back
+//     what was asked for. So no concession meets a later grant. One whose answer was
+//     lost names the grant that it means.
+//  2. A lease counts from before its ballot was sent to the first server.
+//  3. Only grants of one ballot count together.
+//  4. No mutex is held during a request.
+package quorum
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+	"weak"
+
+	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/send"
+)
+
+// A Quorum is some servers that vote. Its methods may be called concurrently.
+type Quorum struct {
+	servers    []*server
+	majority   int
+	persistent bool // the servers forget nothing
+	mailbox    *Mailbox
+	clock      clock
+
+	// One goroutine at a time learns what servers remember: it has sent to learning.
+	learning chan struct{}
+	met      bool // a server has said what it remembers; of the goroutine that learns
+
+	mu  sync.Mutex     // guards the following
+	ttl time.Duration  // the longest of a lease of this process
+	ids map[string]*id // that ask, hold, or have requests under way
+	one string         // why two of the servers are one; "": they are not
+}
+
+// quorums has the Quorum of each list of clients, for as long as it is in use.
+var quorums struct {
+	sync.Mutex
+	of map[string]weak.Pointer[Quorum]
+}
+
+// Check returns an error that says why clients cannot be a quorum, if they cannot.
+func Check(clients []redis.UniversalClient) error {
+	n := len(clients)
+	if n < 3 || n%2 == 0 {
+		return fmt.Errorf("has %d servers: give 3 or 5, an odd number, of independent servers", n)
+	}
+	seen := make(map[string]int)
+	for i, client := range clients {
+		if err := protocol.Check(client); err != nil {
+			return fmt.Errorf("has a client %d that %w", i+1, err)
+		}
+		if _, ok := client.(*redis.ClusterClient); ok {
+			return fmt.Errorf("has a client %d that is a ClusterClient: a cluster loses writes when "+
+				"it fails over, so it is no single vote: give a client of one server", i+1)
+		}
+		key := keyOf(client)
+		if first, twice := seen[key]; twice {
+			return fmt.Errorf("has one client twice, as number %d and %d: "+
+				"give a client of another server each", first, i+1)
+		}
+		seen[key] = i + 1
+	}
+	return nil
+}
+
+// keyOf returns what names a client while it is in use.
+func keyOf(client redis.UniversalClient) string {
+	v := reflect.ValueOf(client)
+	if v.Kind() == reflect.Pointer {
+		return fmt.Sprintf("%v %x", v.Type(), v.Pointer())
+	}
+	return fmt.Sprintf("%v %v", v.Type(), client)
+}
+
+// Of returns the Quorum of clients, which Check has passed. persistent says that the
+// servers keep each write over a restart.
+func Of(clients []redis.UniversalClient, persistent bool) *Quorum {
+	names := make([]string, 0, len(clients)+1)
+	for _, client := range clients {
+		names = append(names, keyOf(client))
+	}
+	name := strings.Join(append(names, fmt.Sprint(persistent)), ",")
+	quorums.Lock()
+	defer quorums.Unlock()
+	if q := quorums.of[name].Value(); q != nil {
+		return q
+	}
+	if quorums.of == nil {
+		quorums.of = make(map[string]weak.Pointer[Quorum])
+	}
+	q := newQuorum(clients, persistent)
+	quorums.of[name] = weak.Make(q)
+	runtime.AddCleanup(q, forget, name)
+	return q
+}
+
+// forget removes the entry of a Quorum that was collected. It keeps the entry if the
+// same clients have a new one.
+func forget(name string) {
+	quorums.Lock()
+	defer quorums.Unlock()
+	if quorums.of[name].Value() == nil {
+		delete(quorums.of, name)
+	}
+}
+
+func newQuorum(clients []redis.UniversalClient, persistent bool) *Quorum {
+	q := &Quorum{
+		majority: len(clients)/2 + 1, persistent: persistent, ids: make(map[string]*id),
+		learning: make(chan struct{}, 1),
+	}
+	name := uuid.NewString()
+	q.mailbox = &Mailbox{name: name, majority: q.majority, waiters: make(map[string]*Waiter)}
+	for i, client := range clients {
+		s := newServer(i, client, name)
+		q.servers = append(q.servers, s)
+		q.mailbox.boxes = append(q.mailbox.boxes, s.box)
+		q.mailbox.probers = append(q.mailbox.probers, s.own)
+	}
+	q.clock.offsets = make([]offset, len(clients))
+	return q
+}
+
+// Mailbox returns the mailbox of the quorum's locks.
+func (q *Quorum) Mailbox() *Mailbox { return q.mailbox }
+
+// Senders carry requests to the servers of a quorum, in their order.
+type Senders []send.Sender
+
+// Senders returns what of makes of the client of each server.
+func (q *Quorum) Senders(of func(redis.UniversalClient) send.Sender) (s Senders) {
+	for _, server := range q.servers {
+		s = append(s, of(server.client))
+	}
+	return s
+}
+
+// Prepare says that leases of locks may live for ttl.
+func (q *Quorum) Prepare(ttl time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ttl = max(q.ttl, ttl)
+}
+
+// longestTTL returns the longest ttl of a lease of this process.
+func (q *Quorum) longestTTL() time.Duration {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.ttl
+}
+
+// A Lock is one lock of a quorum. It may be used concurrently.
+type Lock struct {
+	*Quorum
+	at []*protocol.Lock // on each server
+}
+
+// Lock returns the lock named key, whose requests go by senders. It errs if the key is
+// unusable.
+func (q *Quorum) Lock(senders Senders, key string) (*Lock, error) {
+	l := &Lock{Quorum: q}
+	for _, sender := range senders {
+		at, err := protocol.Over(sender, key)
+		if err != nil {
+			return nil, err
+		}
+		l.at = append(l.at, at)
+	}
+	return l, nil
+}
+
+// Key returns the name of the lock.
+func (l *Lock) Key() string { return l.at[0].Key() }
+
+// KeepsDeadlines reports that a request ends at the deadline of its context: it waits
+// for no server for longer.
+func (l *Lock) KeepsDeadlines() bool { return true }
+
+// Explain returns err as users see it, as that of [protocol.Lock] does.
+func (l *Lock) Explain(doing string, err error) error { return l.at[0].Explain(doing, err) }
+
+// ExplainEnd returns the error of a call whose context has ended, as that of
+// [protocol.Lock] does.
+func (l *Lock) ExplainEnd(ctx context.Context, doing string, problem error) error {
+	return l.at[0].ExplainEnd(ctx, doing, problem)
+}
+
+// mismatch returns why two of the servers are one, or nil.
+func (q *Quorum) mismatch() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.one == "" {
+		return nil
+	}
+	return protocol.Hopeless(q.one, "give a client of another server each: one server has one vote")
+}
+
+// bound is for how long, in real time, a request waits for servers that do not answer.
+// A lease of ttl must come to something in spite of them.
+func bound(ttl time.Duration) time.Duration {
+	return max(min(ttl/boundShare, mostBound), leastBound)
+}
+
+const (
+	boundShare = 6
+	mostBound  = time.Second
+	leastBound = 2 * time.Millisecond
+)
+
+var errBound = errors.New("no answer in time")

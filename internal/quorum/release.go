@@ -1,0 +1,80 @@
+package quorum
+
+import (
+	"context"
+	"time"
+
+	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/send"
+)
+
+// NewRelease returns the release of id on all servers, as that of [protocol.Lock] is. used
+// is the last token used of those that were reserved with its own; 0: none were.
+func (l *Lock) NewRelease(id string, used int64) *protocol.Release {
+	c := protocol.Concession{Request: protocol.Request{ID: id, TTL: l.longestTTL()}, Used: used}
+	return l.releaseBy(id, func(ctx context.Context, s *server) error {
+		return l.at[s.number].Concede(ctx, c)
+	})
+}
+
+// NewSoleRelease is NewRelease of an ID that used no other token.
+func (l *Lock) NewSoleRelease(id string) *protocol.Release { return l.NewRelease(id, 0) }
+
+// NewLingeringRelease returns the release of id after which the lock stays taken for as
+// long as left says when a request is sent.
+func (l *Lock) NewLingeringRelease(id string, left func() time.Duration) *protocol.Release {
+	plain := l.NewRelease(id, 0)
+	linger := l.releaseBy(id, func(ctx context.Context, s *server) error {
+		return l.at[s.number].NewLingeringRelease(id, left).Try(ctx)
+	})
+	return protocol.NewReleaseBy(func(ctx context.Context) error {
+		if left() <= 0 {
+			return plain.Try(ctx)
+		}
+		return linger.Try(ctx)
+	})
+}
+
+// releaseBy returns the release of id that one makes on each server. It is over when a
+// majority has answered. The others go on by themselves.
+func (l *Lock) releaseBy(
+	id string, one func(context.Context, *server) error,
+) *protocol.Release {
+	return protocol.NewReleaseBy(func(ctx context.Context) error {
+		doubtful := l.end(id)
+		within := bound(l.longestTTL())
+		err := l.canvass(ctx, within, "released it", one)
+		for _, s := range doubtful {
+			l.sweep(s, protocol.Concession{Request: protocol.Request{ID: id, TTL: l.longestTTL()}})
+		}
+		return err
+	})
+}
+
+// canvass makes a request to each server, of which each server says yes, or ErrNotHeld. It
+// returns nil once a majority says yes, and ErrNotHeld once no majority can. Else it
+// returns why too few have answered, with what those do that have said yes.
+func (l *Lock) canvass(
+	ctx context.Context, within time.Duration, does string, one func(context.Context, *server) error,
+) error {
+	c := l.newCount(does)
+	for _, s := range l.servers {
+		go func() {
+			err := error(send.ErrExited)
+			defer func() { c.add(s, err) }()
+			err = s.do(context.WithoutCancel(ctx), within, func(ctx context.Context) error {
+				return one(ctx, s)
+			})
+		}()
+	}
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-c.decided:
+		return c.outcome
+	case <-timer.C:
+		return c.missing(errBound)
+	case <-ctx.Done():
+		return c.missing(ctx.Err())
+	}
+}

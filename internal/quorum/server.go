@@ -1,0 +1,142 @@
+package quorum
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/send"
+	"github.com/warlock-go/warlock/internal/wait"
+)
+
+// A server is one of a quorum.
+//
+// A server that is down or frozen must not slow the others down. After a failure it is
+// left alone for a pause. While some requests to it are late, it gets no others.
+type server struct {
+	number int
+	client redis.UniversalClient
+	own    *protocol.Lock // for requests that are of no lock
+	box    *wait.Mailbox
+
+	mu      sync.Mutex // guards the following
+	said    protocol.Recollection
+	knows   bool      // the server has said what it remembers
+	mayVote time.Time // until then it is in quarantine
+	pause   time.Duration
+	rests   time.Time // until then it is left alone, for failure
+	failure error
+	late    int // requests that have not been answered in time
+}
+
+// Pauses after failures double from firstPause to lastPause.
+const (
+	firstPause = time.Millisecond
+	lastPause  = 128 * time.Millisecond
+	mostLate   = 4
+)
+
+func newServer(number int, client redis.UniversalClient, mailbox string) *server {
+	own, err := protocol.Over(send.Direct(client), protocol.MemoryKey)
+	if err != nil {
+		panic(err) // the key is a constant
+	}
+	return &server{number: number, client: client, own: own, box: wait.Named(client, mailbox)}
+}
+
+// String names the server in errors.
+func (s *server) String() string {
+	if c, ok := s.client.(*redis.Client); ok {
+		return fmt.Sprintf("server %d (%s)", s.number+1, c.Options().Addr)
+	}
+	return fmt.Sprintf("server %d", s.number+1)
+}
+
+// A local error is not of a request: none was made.
+type local string
+
+func (e local) Error() string { return string(e) }
+
+const errLate = local("it has not answered for a while")
+
+// isLocal reports whether err says that no request was made.
+func isLocal(err error) bool {
+	return errors.As(err, new(local)) || errors.As(err, new(*quarantine)) || errors.As(err, new(resting))
+}
+
+// A resting error says why a server is left alone.
+type resting struct{ error }
+
+// absent returns why the server is not to be asked now, or nil.
+func (s *server) absent() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.late >= mostLate:
+		return errLate
+	case time.Now().Before(s.rests):
+		return resting{s.failure}
+	}
+	return nil
+}
+
+// answered notes how a request ended. A context that ended says nothing of the server.
+func (s *server) answered(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !send.Lost(err) || errors.Is(err, context.Canceled) {
+		s.pause, s.failure = 0, nil
+		s.rests = time.Time{}
+		return
+	}
+	s.pause = min(max(2*s.pause, firstPause), lastPause)
+	s.rests, s.failure = time.Now().Add(s.pause), err
+}
+
+// isLate notes that a request has not been answered in time. The caller calls done when
+// it has ended.
+func (s *server) isLate() (done func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.late++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.late--
+	}
+}
+
+// do makes a request, unless the server is to be left alone. It may outlast a bound:
+// then the server counts as late until the request has ended.
+func (s *server) do(ctx context.Context, within time.Duration, op func(context.Context) error) error {
+	if err := s.absent(); err != nil {
+		return err
+	}
+	var done func()
+	var mu sync.Mutex
+	ended := false
+	timer := time.AfterFunc(within, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !ended {
+			done = s.isLate()
+		}
+	})
+	err := op(ctx)
+	timer.Stop()
+	mu.Lock()
+	ended = true
+	mu.Unlock()
+	if done != nil {
+		done()
+	}
+	if !isLocal(err) {
+		s.answered(err)
+	}
+	return err
+}

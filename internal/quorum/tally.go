@@ -1,0 +1,167 @@
+package quorum
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/send"
+)
+
+// A tally counts the answers to one ballot.
+type tally struct {
+	quorum  *Quorum
+	granted []*server
+	taken   []protocol.Grant // the refusals
+	low     int              // servers that have the lock free, and a higher token
+	failed  []failure
+	pending []*server // that have not answered
+
+	// Set by decide.
+	won   bool
+	floor int64 // above 0: a majority would grant a token above that
+	split bool  // some have granted, and others have it taken
+}
+
+// A failure is why a server has not voted.
+type failure struct {
+	server *server
+	err    error
+}
+
+func (t *tally) init(q *Quorum) { t.quorum, t.pending = q, slices.Clone(q.servers) }
+
+// add counts the answer of s.
+func (t *tally) add(s *server, vote protocol.Vote, err error) {
+	t.pending = slices.DeleteFunc(t.pending, func(p *server) bool { return p == s })
+	switch {
+	case err != nil:
+		t.failed = append(t.failed, failure{s, err})
+	case vote.Granted:
+		t.granted = append(t.granted, s)
+	case vote.Low:
+		t.low++
+		t.floor = max(t.floor, vote.Floor)
+	default:
+		t.taken = append(t.taken, vote.Grant)
+	}
+}
+
+// missing counts the servers that have not answered as failed, and decides.
+func (t *tally) missing(err error) {
+	for _, s := range t.pending {
+		t.failed = append(t.failed, failure{s, err})
+	}
+	t.pending = nil
+	t.decide()
+}
+
+// decide reports whether the outcome is known.
+func (t *tally) decide() bool {
+	majority, granted, pending := t.quorum.majority, len(t.granted), len(t.pending)
+	t.won = granted >= majority
+	t.split = granted > 0 && len(t.taken) > 0
+	if t.won {
+		t.floor = 0
+		return true
+	}
+	if granted+pending >= majority {
+		return false
+	}
+	if granted+t.low+pending < majority {
+		t.floor = 0 // a higher token would not help
+		return true
+	}
+	return granted+t.low >= majority || pending == 0
+}
+
+// refusal returns the answer to a request that was not granted the lock: refused, if a
+// majority has answered, and else an error.
+func (t *tally) refusal(l *Lock, r protocol.Request) (protocol.Grant, error) {
+	if len(t.granted)+len(t.taken)+t.low < t.quorum.majority {
+		return protocol.Grant{}, t.problem()
+	}
+	g := protocol.Grant{Place: r.Place}
+	var tell, asked int
+	for _, v := range t.taken {
+		if v.HandsOff {
+			tell++
+		}
+		if v.Asked {
+			asked++
+		}
+	}
+	if w := l.mailbox.waiter(r.ID); w != nil {
+		g.Subscribed = w.isTold()
+	}
+	g.HandsOff = tell >= t.quorum.majority || tell == len(t.taken) && t.split
+	g.Asked = asked+len(t.granted)+t.low >= t.quorum.majority && asked > 0
+	g.Holder, g.Remaining = t.holder()
+	return g, nil
+}
+
+// holder returns the ID that most servers name, and until when its lease lasts on them.
+func (t *tally) holder() (id string, remaining time.Duration) {
+	named := make(map[string]int)
+	for _, v := range t.taken {
+		named[v.Holder]++
+	}
+	for _, v := range t.taken {
+		switch c := cmp.Compare(named[v.Holder], named[id]); {
+		case c > 0 || c == 0 && v.Holder > id:
+			id, remaining = v.Holder, v.Remaining
+		case v.Holder == id && remaining >= 0:
+			remaining = max(remaining, v.Remaining)
+		}
+	}
+	return id, remaining
+}
+
+// problem returns why there is no majority.
+func (t *tally) problem() error {
+	return newProblem(t.quorum, t.failed, fmt.Sprintf("%d of %d servers granted it, %d had it taken, %d failed",
+		len(t.granted)+t.low, len(t.quorum.servers), len(t.taken), len(t.failed)))
+}
+
+// A problem is the error of a request to which too few servers have answered.
+type problem struct {
+	text   string
+	causes []error
+}
+
+// newProblem returns the error of some failures. It is one that no waiting mends only if
+// the servers that will go on failing leave no majority. Else it says, if any server has
+// not answered, that the outcome is not known.
+func newProblem(q *Quorum, failures []failure, what string) error {
+	var final, lost, all []error
+	var texts []string
+	slices.SortFunc(failures, func(f, g failure) int { return f.server.number - g.server.number })
+	for _, f := range failures {
+		texts = append(texts, fmt.Sprintf("%v: %v", f.server, f.err))
+		switch {
+		case isLocal(f.err):
+			continue
+		case protocol.KindOf(f.err) == protocol.Final:
+			final = append(final, f.err)
+		case send.Lost(f.err):
+			lost = append(lost, f.err)
+		}
+		all = append(all, f.err)
+	}
+	p := &problem{text: what + ": " + strings.Join(texts, "; "), causes: all}
+	switch {
+	case len(final) > len(q.servers)-q.majority:
+		p.causes = final
+	case len(lost) > 0:
+		p.causes = lost
+	case len(final) > 0:
+		p.causes = nil
+	}
+	return p
+}
+
+func (p *problem) Error() string   { return p.text }
+func (p *problem) Unwrap() []error { return p.causes }

@@ -1,0 +1,271 @@
+package quorum
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/warlock-go/warlock/internal/jitter"
+	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/send"
+)
+
+// Two that try at once may each be granted a minority, and neither gets the lock. An ID
+// that queues need not mind: it concedes, and the queue decides. A try concedes, and
+// tries again after a pause by chance.
+const (
+	mostTries   = 3 // of one request: with other tokens, or after a split vote
+	pauseTrips  = 2 // the longest pause, in round trips
+	leastPause  = 100 * time.Microsecond
+	mostBallots = 2 * mostTries
+)
+
+var errBusy = local("it has not answered the last request")
+
+// Acquire asks the servers for the lock. It is granted by a majority or not at all. An
+// ID with a Round above 0 queues if it is refused.
+func (l *Lock) Acquire(ctx context.Context, r protocol.Request) (protocol.Grant, error) {
+	if r.Round > 0 && r.Place == 0 {
+		if err := l.meet(ctx, r.TTL); err != nil { // so that the time of the servers is known
+			return protocol.Grant{}, err
+		}
+		r.Place = l.clock.now()
+	}
+	x := l.begin(r.ID)
+	l.mailbox.asks(r.ID)
+	floor, splits := int64(0), 0
+	for ballots := 1; ; ballots++ {
+		began := time.Now()
+		b := l.newBallot(r, x, l.clock.token(floor))
+		t := b.poll(ctx)
+		switch {
+		case t.won:
+			return protocol.Grant{Granted: true, Token: b.Token}, nil
+		case t.floor > 0 && ballots < mostBallots && ctx.Err() == nil: // nobody has it: ask higher
+			floor = t.floor
+			b.awaitConcessions()
+			continue
+		}
+		if len(t.granted) > 0 {
+			b.awaitConcessions()
+		}
+		if r.Round == 0 && t.split && splits < mostTries-1 && ctx.Err() == nil {
+			splits++
+			pauseFor(ctx, leastPause+jitter.Of(pauseTrips*time.Since(began)))
+			continue
+		}
+		grant, err := t.refusal(l, r)
+		if r.Round == 0 && (err == nil || !send.Lost(err)) {
+			l.become(r.ID, x, ended)
+		}
+		return grant, err
+	}
+}
+
+// meet waits until the time of the servers is known, as far as they answer.
+func (l *Lock) meet(ctx context.Context, ttl time.Duration) error {
+	if l.clock.known() >= l.majority {
+		return nil
+	}
+	var err error
+	for _, s := range l.servers {
+		if s.absent() != nil {
+			continue
+		}
+		if err = l.eligible(ctx, s, ttl); errors.As(err, new(*quarantine)) {
+			err = nil
+		}
+	}
+	if l.clock.known() > 0 {
+		return nil
+	}
+	return err
+}
+
+// A ballot is one request of one ID to all servers, with one token.
+type ballot struct {
+	protocol.Ballot
+	lock   *Lock
+	id     *id
+	waiter *Waiter // nil: the ID has none
+	within time.Duration
+	under  sync.WaitGroup // the servers that have something to answer
+
+	mu      sync.Mutex // guards the following
+	tally   tally
+	closed  bool          // the outcome is known: later answers go their own ways
+	decided chan struct{} // closed with the outcome
+}
+
+func (l *Lock) newBallot(r protocol.Request, x *id, token int64) *ballot {
+	b := &ballot{
+		Ballot: protocol.Ballot{Request: r, Token: token}, lock: l, id: x,
+		waiter: l.mailbox.waiter(r.ID), within: bound(r.TTL), decided: make(chan struct{}),
+	}
+	b.tally.init(l.Quorum)
+	return b
+}
+
+// poll asks all servers, and returns what has come of it once that is known.
+func (b *ballot) poll(ctx context.Context) *tally {
+	for _, s := range b.lock.servers {
+		if !b.lock.enter(b.id, s) {
+			b.count(s, protocol.Vote{}, errBusy)
+			continue
+		}
+		b.under.Add(1)
+		go b.ask(s)
+	}
+	timer := time.NewTimer(b.within)
+	defer timer.Stop()
+	select {
+	case <-b.decided:
+	case <-timer.C:
+		b.close(errBound)
+	case <-ctx.Done():
+		b.close(ctx.Err())
+	}
+	return &b.tally
+}
+
+// ask asks one server, and sees to its answer.
+func (b *ballot) ask(s *server) {
+	vote, err := protocol.Vote{}, error(send.ErrExited)
+	defer func() { // also if a hook of the client ends this goroutine
+		b.settle(s, vote, err)
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), max(b.TTL, mostBound))
+	defer cancel()
+	vote, err = b.vote(ctx, s)
+}
+
+// vote asks one server. It asks again if the server has forgotten something and may vote
+// nevertheless, and if its connection broke.
+func (b *ballot) vote(ctx context.Context, s *server) (vote protocol.Vote, err error) {
+	err = s.do(ctx, b.within, func(ctx context.Context) error {
+		for tries := 1; ; tries++ {
+			if err := b.lock.eligible(ctx, s, b.TTL); err != nil {
+				return err
+			}
+			request := b.Ballot
+			request.Memory = s.memory()
+			subscription, counts := s.box.Subscription()
+			request.AskSubscribed = b.waiter != nil && counts
+			began := time.Now()
+			vote, err = b.lock.at[s.number].Vote(ctx, request)
+			switch {
+			case send.Lost(err):
+				b.lock.lose(b.id, s)
+				if tries > 1 || broke(err) || time.Since(began) > b.within/2 {
+					return err
+				}
+			case err == nil && vote.Forgotten && tries < mostTries:
+				s.forgets()
+			case err == nil && vote.Forgotten:
+				return errUnsettled
+			default:
+				b.heard(s, vote, err, subscription)
+				return err
+			}
+		}
+	})
+	return vote, err
+}
+
+// heard takes in what an answer says beside the vote.
+func (b *ballot) heard(s *server, vote protocol.Vote, err error, subscription int64) {
+	if err != nil {
+		return
+	}
+	b.lock.clock.heard(s.number, vote.Now)
+	if b.waiter != nil && !vote.Granted && !vote.Low {
+		b.waiter.refused(s.number, vote.Grant, subscription)
+	}
+}
+
+// settle counts the answer of a server, and sees to a grant that is of no use: that of a
+// ballot that has not won, or of an ID that has ended meanwhile.
+func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
+	b.count(s, vote, err)
+	<-b.decided
+	state := b.lock.stateOf(b.id)
+	if vote.Granted && (!b.tally.won || state == ended) {
+		b.lock.concede(s, b.concession(state))
+	}
+	if b.lock.leave(b.ID, b.id, s) == ended {
+		switch {
+		case vote.Granted && state != ended: // the release may have come first
+			b.lock.concede(s, b.concession(ended))
+		case send.Lost(err):
+			b.lock.sweep(s, b.concession(ended))
+		}
+	}
+	b.under.Done()
+}
+
+// concession gives back what a server granted in this ballot. An ID that goes on asking
+// keeps its place.
+func (b *ballot) concession(of state) protocol.Concession {
+	c := protocol.Concession{Request: b.Request, Only: b.Token + b.Reserve}
+	if of == ended || c.Round < 0 {
+		c.Round = 0
+	}
+	return c
+}
+
+// count counts the answer of a server, unless the outcome is known.
+func (b *ballot) count(s *server, vote protocol.Vote, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
+	b.tally.add(s, vote, err)
+	if b.tally.decide() {
+		b.closeLocked()
+	}
+}
+
+// close ends the ballot. The servers that have not answered failed for that reason.
+func (b *ballot) close(reason error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.closed {
+		b.tally.missing(reason)
+		b.closeLocked()
+	}
+}
+
+// closeLocked makes the outcome known. The ID of a ballot that has won holds the lock
+// from this moment.
+func (b *ballot) closeLocked() {
+	b.closed = true
+	if b.tally.won && b.Round != protocol.Refill {
+		b.lock.become(b.ID, b.id, held)
+	}
+	close(b.decided)
+}
+
+// awaitConcessions waits until the servers that have granted the lock have it back, for
+// the bound at most.
+func (b *ballot) awaitConcessions() {
+	done := make(chan struct{})
+	go func() { b.under.Wait(); close(done) }()
+	timer := time.NewTimer(b.within)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
+}
+
+// pauseFor waits for d, or until ctx ends.
+func pauseFor(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
