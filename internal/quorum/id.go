@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/warlock-go/warlock/internal/protocol"
-	"github.com/warlock-go/warlock/internal/send"
 )
 
 // An id is what this process knows of an ID: whether a lock is its own, and which
@@ -137,6 +136,3 @@ func (l *Lock) concede(s *server, c protocol.Concession) {
 		return err
 	})
 }
-
-// broke reports whether a hook of the client panicked or ended its goroutine.
-func broke(err error) bool { return send.Broke(err) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,8 +24,8 @@ import (
 //   - Until the longest ttl in use has passed since then, no client counts the server's
 //     votes. All clients agree, since they read it from the server.
 //
-// A quorum is new if a majority of its servers have no memory. Then a server counts from
-// when it started: all of them may have lost power together.
+// A quorum is new if none of its servers has a memory, of those that answer. Then a server
+// counts from when it started: all of them may have lost power together.
 //
 // A server that cannot tell its run ID, as a miniredis, is trusted to lose the memory
 // whenever it loses anything else.
@@ -48,6 +49,9 @@ func (q *Quorum) eligible(ctx context.Context, s *server, ttl time.Duration) err
 	}
 	ttl = max(ttl, q.longestTTL())
 	if !s.remembers(ttl) {
+		if err := s.absent(); err != nil {
+			return err
+		}
 		if err := q.learn(ctx, s, ttl); err != nil {
 			return err
 		}
@@ -99,16 +103,17 @@ func (q *Quorum) learn(ctx context.Context, s *server, ttl time.Duration) error 
 		students = q.servers
 	}
 	found := q.ask(ctx, students, bound(ttl))
-	if found[s.number].err != nil {
-		return found[s.number].err
-	}
-	q.met = true
 	if !q.persistent && !standing(found[s.number].said) {
 		q.askRest(ctx, found, bound(ttl))
+		q.askAgain(ctx, found, bound(ttl))
 	}
 	var all sync.WaitGroup
 	for _, s := range students {
-		if f := found[s.number]; f.err == nil && !q.persistent {
+		if found[s.number].err != nil {
+			continue
+		}
+		q.met = true
+		if !q.persistent {
 			all.Go(func() { found[s.number].err = q.record(ctx, s, found, ttl) })
 		}
 	}
@@ -123,30 +128,45 @@ type finding struct {
 }
 
 // ask asks some servers what they remember. It returns a finding for each server of the
-// quorum.
+// quorum. Once a majority has answered, it waits for the others for as long again.
 func (q *Quorum) ask(ctx context.Context, servers []*server, within time.Duration) []finding {
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
 	found := make([]finding, len(q.servers))
 	for i := range found {
 		found[i].err = errNotAsked
 	}
-	var all sync.WaitGroup
+	type answer struct {
+		server *server
+		finding
+	}
+	answers := make(chan answer, len(servers))
 	for _, s := range servers {
-		all.Go(func() {
-			var said protocol.Recollection // belongs to the request while that is under way
-			_, err := send.Wait(ctx, func() (err error) {
-				said, err = q.recollect(ctx, s)
+		go func() {
+			a := answer{s, finding{err: send.ErrExited}}
+			defer func() { answers <- a }()
+			a.err = s.do(ctx, within, func(ctx context.Context) (err error) {
+				a.said, err = q.recollect(ctx, s)
 				return err
 			})
-			if err != nil {
-				found[s.number].err = err
-				return
-			}
-			found[s.number] = finding{said: said}
-		})
+		}()
+		found[s.number].err = errBound
 	}
-	all.Wait()
+	began, end, good := time.Now(), time.After(within), 0
+	for range servers {
+		select {
+		case a := <-answers:
+			found[a.server.number] = a.finding
+			if a.err == nil {
+				good++
+			}
+		case <-end:
+			return found
+		case <-ctx.Done():
+			return found
+		}
+		if good == q.majority {
+			end = time.After(leastBound + time.Since(began))
+		}
+	}
 	return found
 }
 
@@ -163,6 +183,34 @@ func (q *Quorum) askRest(ctx context.Context, found []finding, within time.Durat
 			found[i] = f
 		}
 	}
+}
+
+// askAgain asks those servers once more, after a moment, that have no memory while others
+// have one: another process may be about to write the first memory of each.
+func (q *Quorum) askAgain(ctx context.Context, found []finding, within time.Duration) {
+	var without []*server
+	for _, s := range q.servers {
+		if f := found[s.number]; f.err == nil && f.said.Memory == (protocol.Memory{}) {
+			without = append(without, s)
+		}
+	}
+	if len(without) == 0 || fresh(found) {
+		return
+	}
+	pauseFor(ctx, founding)
+	for _, s := range without {
+		found[s.number] = q.ask(ctx, []*server{s}, within)[s.number]
+	}
+}
+
+// founding is longer than it takes to write the first memory of all servers.
+const founding = 50 * time.Millisecond
+
+// fresh reports whether no server that has answered has a memory.
+func fresh(found []finding) bool {
+	return !slices.ContainsFunc(found, func(f finding) bool {
+		return f.err == nil && f.said.Memory != (protocol.Memory{})
+	})
 }
 
 const errNotAsked = local("it was not asked")
@@ -247,14 +295,14 @@ func (q *Quorum) compare(s *server, run string) error {
 // renewed returns the memory for a server that has forgotten something.
 func (q *Quorum) renewed(said protocol.Recollection, found []finding) protocol.Memory {
 	m := protocol.Memory{Run: said.Run, Since: said.Now.UnixMilli(), TTL: said.Memory.TTL}
-	without := 0
+	answered := 0
 	for _, f := range found {
-		if f.err == nil && f.said.Memory == (protocol.Memory{}) {
-			without++
+		if f.err == nil {
+			answered++
 		}
 		m.TTL = max(m.TTL, f.said.Memory.TTL)
 	}
-	if said.Memory != (protocol.Memory{}) || without < q.majority {
+	if !fresh(found) || answered < q.majority {
 		return m // it may have been at any time
 	}
 	switch { // the quorum is new

@@ -168,7 +168,7 @@ func (l *Lock) RenewLater(
 		go func() {
 			err := error(send.ErrExited)
 			defer func() { c.add(s, err) }()
-			err = s.do(ctx, within, func(ctx context.Context) error { return l.renewOn(ctx, s, r, c) })
+			err = l.renewOn(ctx, s, r, c)
 		}()
 	}
 }
@@ -181,14 +181,16 @@ func (l *Lock) renewOn(ctx context.Context, s *server, r protocol.Renewal, c *co
 			return err
 		}
 	}
-	answered := make(chan error, 1)
-	l.at[s.number].RenewLater(ctx, r, func(waiting bool, err error) {
-		if waiting {
-			c.othersWait()
-		}
-		answered <- err
+	return s.do(ctx, bound(r.TTL), func(ctx context.Context) error {
+		answered := make(chan error, 1)
+		l.at[s.number].RenewLater(ctx, r, func(waiting bool, err error) {
+			if waiting {
+				c.othersWait()
+			}
+			answered <- err
+		})
+		return <-answered
 	})
-	return <-answered
 }
 
 // refill tells s, which has forgotten it, of a lease that a majority has. It does not

@@ -89,7 +89,7 @@ func (s *server) absent() error {
 func (s *server) answered(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !send.Lost(err) || errors.Is(err, context.Canceled) {
+	if !send.Lost(err) || errors.Is(err, protocol.ErrNotHeld) || errors.Is(err, context.Canceled) {
 		s.pause, s.failure = 0, nil
 		s.rests = time.Time{}
 		return
@@ -98,16 +98,38 @@ func (s *server) answered(err error) {
 	s.rests, s.failure = time.Now().Add(s.pause), err
 }
 
-// isLate notes that a request has not been answered in time. The caller calls done when
-// it has ended.
-func (s *server) isLate() (done func()) {
+// A lateness watches a request: the server is late with it from the bound until its end.
+type lateness struct {
+	server *server
+	timer  *time.Timer
+	late   bool // the server's mu guards it, and ended
+	ended  bool
+}
+
+func (s *server) watch(within time.Duration) *lateness {
+	l := &lateness{server: s}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.late++
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.late--
+	l.timer = time.AfterFunc(within, l.begin)
+	return l
+}
+
+func (l *lateness) begin() {
+	l.server.mu.Lock()
+	defer l.server.mu.Unlock()
+	if !l.ended {
+		l.late = true
+		l.server.late++
+	}
+}
+
+func (l *lateness) end() {
+	l.timer.Stop()
+	l.server.mu.Lock()
+	defer l.server.mu.Unlock()
+	l.ended = true
+	if l.late {
+		l.server.late--
 	}
 }
 
@@ -117,24 +139,9 @@ func (s *server) do(ctx context.Context, within time.Duration, op func(context.C
 	if err := s.absent(); err != nil {
 		return err
 	}
-	var done func()
-	var mu sync.Mutex
-	ended := false
-	timer := time.AfterFunc(within, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if !ended {
-			done = s.isLate()
-		}
-	})
+	watch := s.watch(within)
 	err := op(ctx)
-	timer.Stop()
-	mu.Lock()
-	ended = true
-	mu.Unlock()
-	if done != nil {
-		done()
-	}
+	watch.end()
 	if !isLocal(err) {
 		s.answered(err)
 	}

@@ -71,9 +71,10 @@ func (t *tally) decide() bool {
 	if granted+pending >= majority {
 		return false
 	}
+	answered := granted + t.low + len(t.taken)
 	if granted+t.low+pending < majority {
 		t.floor = 0 // a higher token would not help
-		return true
+		return answered >= majority || pending == 0 // it is known whether that is for failures
 	}
 	return granted+t.low >= majority || pending == 0
 }

@@ -141,43 +141,48 @@ func (b *ballot) ask(s *server) {
 }
 
 // vote asks one server. It asks again if the server has forgotten something and may vote
-// nevertheless, and if its connection broke.
+// nevertheless, and if its connection broke soon.
 func (b *ballot) vote(ctx context.Context, s *server) (vote protocol.Vote, err error) {
-	err = s.do(ctx, b.within, func(ctx context.Context) error {
-		for tries := 1; ; tries++ {
-			if err := b.lock.eligible(ctx, s, b.TTL); err != nil {
-				return err
-			}
-			request := b.Ballot
-			request.Memory = s.memory()
-			subscription, counts := s.box.Subscription()
-			request.AskSubscribed = b.waiter != nil && counts
-			began := time.Now()
-			vote, err = b.lock.at[s.number].Vote(ctx, request)
-			switch {
-			case send.Lost(err):
-				b.lock.lose(b.id, s)
-				if tries > 1 || broke(err) || time.Since(began) > b.within/2 {
-					return err
-				}
-			case err == nil && vote.Forgotten && tries < mostTries:
-				s.forgets()
-			case err == nil && vote.Forgotten:
-				return errUnsettled
-			default:
-				b.heard(s, vote, err, subscription)
-				return err
-			}
+	for tries := 1; ; tries++ {
+		if err := b.lock.eligible(ctx, s, b.TTL); err != nil {
+			return vote, err
 		}
+		began := time.Now()
+		vote, err = b.voteOnce(ctx, s)
+		switch {
+		case send.Lost(err) && !isLocal(err):
+			b.lock.lose(b.id, s)
+			if tries > 1 || send.Broke(err) || time.Since(began) > b.within/2 {
+				return vote, err
+			}
+		case err != nil || !vote.Forgotten:
+			return vote, err
+		case tries == mostTries:
+			return vote, errUnsettled
+		default:
+			s.forgets()
+		}
+	}
+}
+
+// voteOnce asks one server once.
+func (b *ballot) voteOnce(ctx context.Context, s *server) (vote protocol.Vote, err error) {
+	request := b.Ballot
+	request.Memory = s.memory()
+	subscription, counts := s.box.Subscription()
+	request.AskSubscribed = b.waiter != nil && counts
+	err = s.do(ctx, b.within, func(ctx context.Context) (err error) {
+		vote, err = b.lock.at[s.number].Vote(ctx, request)
+		return err
 	})
+	if err == nil {
+		b.heard(s, vote, subscription)
+	}
 	return vote, err
 }
 
 // heard takes in what an answer says beside the vote.
-func (b *ballot) heard(s *server, vote protocol.Vote, err error, subscription int64) {
-	if err != nil {
-		return
-	}
+func (b *ballot) heard(s *server, vote protocol.Vote, subscription int64) {
 	b.lock.clock.heard(s.number, vote.Now)
 	if b.waiter != nil && !vote.Granted && !vote.Low {
 		b.waiter.refused(s.number, vote.Grant, subscription)
@@ -185,21 +190,17 @@ func (b *ballot) heard(s *server, vote protocol.Vote, err error, subscription in
 }
 
 // settle counts the answer of a server, and sees to a grant that is of no use: that of a
-// ballot that has not won, or of an ID that has ended meanwhile.
+// ballot that has not won, or of an ID whose release did not wait for it. A release that
+// begins after the answer frees the lock there.
 func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
+	late := b.lock.stateOf(b.id) == ended
 	b.count(s, vote, err)
 	<-b.decided
-	state := b.lock.stateOf(b.id)
-	if vote.Granted && (!b.tally.won || state == ended) {
-		b.lock.concede(s, b.concession(state))
+	if vote.Granted && (!b.tally.won || late) {
+		b.lock.concede(s, b.concession(b.lock.stateOf(b.id)))
 	}
-	if b.lock.leave(b.ID, b.id, s) == ended {
-		switch {
-		case vote.Granted && state != ended: // the release may have come first
-			b.lock.concede(s, b.concession(ended))
-		case send.Lost(err):
-			b.lock.sweep(s, b.concession(ended))
-		}
+	if b.lock.leave(b.ID, b.id, s) == ended && send.Lost(err) && !isLocal(err) {
+		b.lock.sweep(s, b.concession(ended))
 	}
 	b.under.Done()
 }
