@@ -107,18 +107,20 @@ func (q *Quorum) learn(ctx context.Context, s *server, ttl time.Duration) error 
 		q.askRest(ctx, found, bound(ttl))
 		q.askAgain(ctx, found, bound(ttl))
 	}
+	errs := make([]error, len(found))
 	var all sync.WaitGroup
 	for _, s := range students {
-		if found[s.number].err != nil {
+		errs[s.number] = found[s.number].err
+		if errs[s.number] != nil {
 			continue
 		}
 		q.met = true
 		if !q.persistent {
-			all.Go(func() { found[s.number].err = q.record(ctx, s, found, ttl) })
+			all.Go(func() { errs[s.number] = q.record(ctx, s, found, ttl) })
 		}
 	}
 	all.Wait()
-	return found[s.number].err
+	return errs[s.number]
 }
 
 // A finding is what a server has said of its memory, or why it has not.

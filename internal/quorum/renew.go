@@ -163,7 +163,7 @@ func (l *Lock) RenewLater(
 		}
 		done(waiting, outcome)
 	}
-	c.refill = func(s *server) { l.refill(s, r) }
+	c.refill = func(s *server) { go l.refill(s, r) }
 	for _, s := range l.servers {
 		go func() {
 			err := error(send.ErrExited)
@@ -193,8 +193,18 @@ func (l *Lock) renewOn(ctx context.Context, s *server, r protocol.Renewal, c *co
 	})
 }
 
-// refill tells s, which has forgotten it, of a lease that a majority has. It does not
-// wait. The vote of s counts for nothing, so s gives it in quarantine too.
+// refillSoon tells s of a lease, which s has refused: the last holder had the lock there
+// when the others had it free. It does not wait.
+func (l *Lock) refillSoon(s *server, r protocol.Renewal) {
+	time.AfterFunc(refillAfter, func() { l.refill(s, r) })
+}
+
+// refillAfter is longer than a release needs to reach all servers, usually. A lease that
+// ends sooner needs no refill. If it comes too early, the next renewal refills.
+const refillAfter = 5 * time.Millisecond
+
+// refill tells s, which does not have it, of a lease that a majority has. The vote of s
+// counts for nothing, so s gives it in quarantine too.
 func (l *Lock) refill(s *server, r protocol.Renewal) {
 	l.mu.Lock()
 	x := l.ids[r.ID]
@@ -202,25 +212,21 @@ func (l *Lock) refill(s *server, r protocol.Renewal) {
 	if x == nil || l.stateOf(x) != held || !l.enter(x, s) {
 		return
 	}
+	defer func() {
+		if l.leave(r.ID, x, s) == ended { // its release may have come first
+			l.concede(s, protocol.Concession{Request: protocol.Request{ID: r.ID, TTL: r.TTL}})
+		}
+	}()
 	b := protocol.Ballot{Token: r.Token, Request: protocol.Request{
 		ID: r.ID, Mode: r.Mode, TTL: r.TTL, Round: protocol.Refill,
 	}}
-	go func() {
-		defer func() {
-			if l.leave(r.ID, x, s) == ended { // its release may have come first
-				l.concede(s, protocol.Concession{Request: protocol.Request{ID: r.ID, TTL: r.TTL}})
-			}
-		}()
-		ctx, cancel := context.WithTimeout(context.Background(), mostBound)
-		defer cancel()
-		err := s.do(ctx, bound(r.TTL), func(ctx context.Context) error {
-			_, err := l.at[s.number].Vote(ctx, b)
-			return err
-		})
-		if send.Lost(err) && !isLocal(err) {
-			l.lose(x, s)
-		}
-	}()
+	err := s.do(context.Background(), bound(r.TTL), func(ctx context.Context) error {
+		_, err := l.at[s.number].Vote(ctx, b)
+		return err
+	})
+	if send.Lost(err) && !isLocal(err) {
+		l.lose(x, s)
+	}
 }
 
 // Busy answers, on all servers, the requests that asked whether id has the lock in use.

@@ -73,7 +73,7 @@ func (t *tally) decide() bool {
 	}
 	answered := granted + t.low + len(t.taken)
 	if granted+t.low+pending < majority {
-		t.floor = 0 // a higher token would not help
+		t.floor = 0                                 // a higher token would not help
 		return answered >= majority || pending == 0 // it is known whether that is for failures
 	}
 	return granted+t.low >= majority || pending == 0

@@ -196,6 +196,9 @@ func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 	late := b.lock.stateOf(b.id) == ended
 	b.count(s, vote, err)
 	<-b.decided
+	if b.tally.won && err == nil && !vote.Granted {
+		b.lock.refillSoon(s, b.renewal())
+	}
 	if vote.Granted && (!b.tally.won || late) {
 		b.lock.concede(s, b.concession(b.lock.stateOf(b.id)))
 	}
@@ -203,6 +206,11 @@ func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 		b.lock.sweep(s, b.concession(ended))
 	}
 	b.under.Done()
+}
+
+// renewal tells a server of the lease that the ballot won.
+func (b *ballot) renewal() protocol.Renewal {
+	return protocol.Renewal{ID: b.ID, Mode: b.Mode, Token: b.Token + b.Reserve, TTL: b.TTL}
 }
 
 // concession gives back what a server granted in this ballot. An ID that goes on asking
