@@ -16,20 +16,39 @@ type clock struct {
 	last    int64      // the last token
 }
 
-// An offset is how far a server's clock is ahead of this process's.
+// An offset is how far a server's clock is ahead of this process's. The server read its
+// clock at some time between the request and its answer: that is as wrong as it can be.
 type offset struct {
 	by    time.Duration
-	known bool
+	wrong time.Duration // by that at most, when it was heard
+	at    time.Time     // when it was heard; zero: never
 }
 
-// heard notes the time that a server told in its answer, now.
-func (c *clock) heard(server int, told time.Time) {
+// drift is how far two clocks drift apart in a unit of time, at most.
+const drift = 1.0 / 1024
+
+// wrongAt returns by how much the offset may be wrong by now.
+func (o offset) wrongAt(now time.Time) time.Duration {
+	return o.wrong + time.Duration(float64(now.Sub(o.at))*drift)
+}
+
+// heard notes the time that a server told in the answer to a request, now. A better answer
+// from before stays, unless the clock has leapt since (as NTP's clock filter has it, RFC
+// 5905).
+func (c *clock) heard(server int, told, sent time.Time) {
 	if told.IsZero() {
 		return
 	}
+	now := time.Now()
+	half := now.Sub(sent) / 2
+	o := offset{by: told.Sub(now.Add(-half)), wrong: half, at: now}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.offsets[server] = offset{told.Sub(time.Now()), true}
+	before := c.offsets[server]
+	wrong := before.wrongAt(now)
+	if before.at.IsZero() || o.wrong <= wrong || (o.by-before.by).Abs() > o.wrong+wrong {
+		c.offsets[server] = o
+	}
 }
 
 // now returns the time of the servers, in microseconds of Unix time.
@@ -42,7 +61,7 @@ func (c *clock) now() int64 {
 func (c *clock) nowLocked() int64 {
 	var known []time.Duration
 	for _, o := range c.offsets {
-		if o.known {
+		if !o.at.IsZero() {
 			known = append(known, o.by)
 		}
 	}
@@ -67,7 +86,7 @@ func (c *clock) known() (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, o := range c.offsets {
-		if o.known {
+		if !o.at.IsZero() {
 			n++
 		}
 	}

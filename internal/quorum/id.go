@@ -123,16 +123,68 @@ func (l *Lock) sweep(s *server, c protocol.Concession) {
 	time.AfterFunc(sweepAfter, func() { l.concede(s, c) })
 }
 
-// concede gives the lock back on s, if the server is there. If nothing comes of it, the
-// grant expires.
+// concede gives the lock back on s. If s is not there, it goes on to try in the
+// background.
 func (l *Lock) concede(s *server, c protocol.Concession) {
+	if l.concedeOnce(s, c) != nil {
+		l.owe(s, c)
+	}
+}
+
+// concedeOnce gives the lock back on s, if that is there.
+func (l *Lock) concedeOnce(s *server, c protocol.Concession) error {
 	ctx, cancel := context.WithTimeout(context.Background(), mostBound)
 	defer cancel()
-	_ = s.do(ctx, bound(c.TTL), func(ctx context.Context) error {
+	return s.do(ctx, bound(c.TTL), func(ctx context.Context) error {
 		err := l.at[s.number].Concede(ctx, c)
 		if errors.Is(err, protocol.ErrNotHeld) {
 			return nil
 		}
 		return err
 	})
+}
+
+// Concessions that failed are tried again, with pauses that double from firstDebt to
+// lastDebt, for as long as the grant, or the place in the queue, can live.
+const (
+	firstDebt = 4 * time.Millisecond
+	lastDebt  = 256 * time.Millisecond
+	mostDebts = 4096 // of one server; what goes beyond that expires
+)
+
+// owe has s get a concession later.
+func (l *Lock) owe(s *server, c protocol.Concession) {
+	if s.debts.Add(1) > mostDebts {
+		s.debts.Add(-1)
+		return
+	}
+	pause, ends := firstDebt, time.Now().Add(c.TTL)
+	var pay func()
+	pay = func() {
+		if l.pay(s, c) || time.Now().After(ends) {
+			s.debts.Add(-1)
+			return
+		}
+		pause = min(2*pause, lastDebt)
+		time.AfterFunc(pause, pay)
+	}
+	time.AfterFunc(pause, pay)
+}
+
+// pay has s get a concession that it owes, unless it is not there, or has a request of the
+// ID under way. It reports whether s owes it no more.
+func (l *Lock) pay(s *server, c protocol.Concession) (paid bool) {
+	l.mu.Lock()
+	x := l.ids[c.ID]
+	ends := x == nil || x.state == ended
+	l.mu.Unlock()
+	if ends {
+		c.Round = 0
+		return l.concedeOnce(s, c) == nil
+	}
+	if !l.enter(x, s) {
+		return false
+	}
+	defer l.leave(c.ID, x, s)
+	return l.concedeOnce(s, c) == nil
 }

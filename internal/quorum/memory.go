@@ -64,11 +64,14 @@ func (q *Quorum) eligible(ctx context.Context, s *server, ttl time.Duration) err
 	return nil
 }
 
+// learnEvery is how often a client asks anew. A memory lives for longer.
+const learnEvery = 12 * time.Hour
+
 // remembers reports whether the memory of s is known, and stands for leases of ttl.
 func (s *server) remembers(ttl time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.knows && (s.said.Memory.TTL >= ttl || s.said.Memory == (protocol.Memory{}))
+	return s.knows && time.Since(s.learned) < learnEvery && (s.said.Memory.TTL >= ttl || s.said.Memory == (protocol.Memory{}))
 }
 
 // forgets notes that what s said of its memory is no more right.
@@ -237,7 +240,7 @@ func (q *Quorum) record(
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.said, s.knows = said, standing(said)
+	s.said, s.knows, s.learned = said, standing(said), time.Now()
 	since := time.UnixMilli(said.Memory.Since)
 	s.mayVote = time.Now().Add(since.Add(said.Memory.TTL).Sub(said.Now))
 	if !s.knows {
@@ -255,11 +258,12 @@ func standing(r protocol.Recollection) bool {
 
 // recollect asks s what it remembers, and takes in what it says beside that.
 func (q *Quorum) recollect(ctx context.Context, s *server) (protocol.Recollection, error) {
+	sent := time.Now()
 	said, err := s.own.Recollect(ctx, s.box.Name())
 	if err != nil {
 		return said, err
 	}
-	q.clock.heard(s.number, said.Now)
+	q.clock.heard(s.number, said.Now, sent)
 	s.box.PublishChecked(said.Muted)
 	if said.Hidden != nil && protocol.Denied(said.Hidden) {
 		return said, protocol.Hopeless(said.Hidden.Error(),
@@ -269,7 +273,7 @@ func (q *Quorum) recollect(ctx context.Context, s *server) (protocol.Recollectio
 	s.said.Run = said.Run
 	if q.persistent {
 		s.said = protocol.Recollection{Run: said.Run}
-		s.knows = true
+		s.knows, s.learned = true, time.Now()
 	}
 	s.mu.Unlock()
 	return said, q.compare(s, said.Run)

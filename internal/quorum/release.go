@@ -2,6 +2,7 @@ package quorum
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/warlock-go/warlock/internal/protocol"
@@ -12,7 +13,7 @@ import (
 // is the last token used of those that were reserved with its own; 0: none were.
 func (l *Lock) NewRelease(id string, used int64) *protocol.Release {
 	c := protocol.Concession{Request: protocol.Request{ID: id, TTL: l.longestTTL()}, Used: used}
-	return l.releaseBy(id, func(ctx context.Context, s *server) error {
+	return l.releaseBy(c, func(ctx context.Context, s *server) error {
 		return l.at[s.number].Concede(ctx, c)
 	})
 }
@@ -24,7 +25,8 @@ func (l *Lock) NewSoleRelease(id string) *protocol.Release { return l.NewRelease
 // long as left says when a request is sent.
 func (l *Lock) NewLingeringRelease(id string, left func() time.Duration) *protocol.Release {
 	plain := l.NewRelease(id, 0)
-	linger := l.releaseBy(id, func(ctx context.Context, s *server) error {
+	c := protocol.Concession{Request: protocol.Request{ID: id, TTL: l.longestTTL()}}
+	linger := l.releaseBy(c, func(ctx context.Context, s *server) error {
 		return l.at[s.number].NewLingeringRelease(id, left).Try(ctx)
 	})
 	return protocol.NewReleaseBy(func(ctx context.Context) error {
@@ -35,25 +37,32 @@ func (l *Lock) NewLingeringRelease(id string, left func() time.Duration) *protoc
 	})
 }
 
-// releaseBy returns the release of id that one makes on each server. It is over when a
-// majority has answered. The others go on by themselves.
+// releaseBy returns the release that one makes on each server. It is over when a majority
+// has answered. The others go on by themselves. A server that is not there owes c. A lock
+// that lingers may linger there until its lease ends.
 func (l *Lock) releaseBy(
-	id string, one func(context.Context, *server) error,
+	c protocol.Concession, one func(context.Context, *server) error,
 ) *protocol.Release {
+	within := bound(c.TTL)
 	return protocol.NewReleaseBy(func(ctx context.Context) error {
-		doubtful := l.end(id)
-		within := bound(l.longestTTL())
-		err := l.canvass(ctx, within, "released it", one)
+		doubtful := l.end(c.ID)
+		err := l.canvass(ctx, within, "released it", func(ctx context.Context, s *server) error {
+			err := s.do(ctx, within, func(ctx context.Context) error { return one(ctx, s) })
+			if err != nil && !errors.Is(err, protocol.ErrNotHeld) {
+				l.owe(s, c)
+			}
+			return err
+		})
 		for _, s := range doubtful {
-			l.sweep(s, protocol.Concession{Request: protocol.Request{ID: id, TTL: l.longestTTL()}})
+			l.sweep(s, c)
 		}
 		return err
 	})
 }
 
-// canvass makes a request to each server, of which each server says yes, or ErrNotHeld. It
-// returns nil once a majority says yes, and ErrNotHeld once no majority can. Else it
-// returns why too few have answered, with what those do that have said yes.
+// canvass has one make a request to each server, to which a server says yes, or
+// ErrNotHeld. It returns nil once a majority says yes, and ErrNotHeld once no majority can.
+// Else it returns why too few have answered.
 func (l *Lock) canvass(
 	ctx context.Context, within time.Duration, does string, one func(context.Context, *server) error,
 ) error {
@@ -62,9 +71,7 @@ func (l *Lock) canvass(
 		go func() {
 			err := error(send.ErrExited)
 			defer func() { c.add(s, err) }()
-			err = s.do(context.WithoutCancel(ctx), within, func(ctx context.Context) error {
-				return one(ctx, s)
-			})
+			err = one(context.WithoutCancel(ctx), s)
 		}()
 	}
 	timer := time.NewTimer(within)

@@ -232,6 +232,8 @@ func (l *Lock) refill(s *server, r protocol.Renewal) {
 // Busy answers, on all servers, the requests that asked whether id has the lock in use.
 func (l *Lock) Busy(ctx context.Context, id string, ttl time.Duration) error {
 	return l.canvass(ctx, bound(ttl), "noted it", func(ctx context.Context, s *server) error {
-		return l.at[s.number].Busy(ctx, id, ttl)
+		return s.do(ctx, bound(ttl), func(ctx context.Context) error {
+			return l.at[s.number].Busy(ctx, id, ttl)
+		})
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -24,9 +25,12 @@ type server struct {
 	own    *protocol.Lock // for requests that are of no lock
 	box    *wait.Mailbox
 
+	debts atomic.Int64 // concessions that it has not taken
+
 	mu      sync.Mutex // guards the following
 	said    protocol.Recollection
 	knows   bool      // the server has said what it remembers
+	learned time.Time // when it did so
 	mayVote time.Time // until then it is in quarantine
 	pause   time.Duration
 	rests   time.Time // until then it is left alone, for failure

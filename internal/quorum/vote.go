@@ -171,27 +171,28 @@ func (b *ballot) voteOnce(ctx context.Context, s *server) (vote protocol.Vote, e
 	request.Memory = s.memory()
 	subscription, counts := s.box.Subscription()
 	request.AskSubscribed = b.waiter != nil && counts
+	sent := time.Now()
 	err = s.do(ctx, b.within, func(ctx context.Context) (err error) {
 		vote, err = b.lock.at[s.number].Vote(ctx, request)
 		return err
 	})
 	if err == nil {
-		b.heard(s, vote, subscription)
+		b.heard(s, vote, sent, subscription)
 	}
 	return vote, err
 }
 
 // heard takes in what an answer says beside the vote.
-func (b *ballot) heard(s *server, vote protocol.Vote, subscription int64) {
-	b.lock.clock.heard(s.number, vote.Now)
+func (b *ballot) heard(s *server, vote protocol.Vote, sent time.Time, subscription int64) {
+	b.lock.clock.heard(s.number, vote.Now, sent)
 	if b.waiter != nil && !vote.Granted && !vote.Low {
 		b.waiter.refused(s.number, vote.Grant, subscription)
 	}
 }
 
-// settle counts the answer of a server, and sees to a grant that is of no use: that of a
-// ballot that has not won, or of an ID whose release did not wait for it. A release that
-// begins after the answer frees the lock there.
+// settle counts the answer of a server, and sees to what is of no use: a grant of a ballot
+// that has not won, and a grant or a place of an ID whose release did not wait for it. A
+// release that begins after the answer sees to that itself.
 func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 	late := b.lock.stateOf(b.id) == ended
 	b.count(s, vote, err)
@@ -199,7 +200,8 @@ func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 	if b.tally.won && err == nil && !vote.Granted {
 		b.lock.refillSoon(s, b.renewal())
 	}
-	if vote.Granted && (!b.tally.won || late) {
+	stray := late && err == nil && b.Round > 0
+	if stray || vote.Granted && (!b.tally.won || late) {
 		b.lock.concede(s, b.concession(b.lock.stateOf(b.id)))
 	}
 	if b.lock.leave(b.ID, b.id, s) == ended && send.Lost(err) && !isLocal(err) {
@@ -217,6 +219,9 @@ func (b *ballot) renewal() protocol.Renewal {
 // keeps its place.
 func (b *ballot) concession(of state) protocol.Concession {
 	c := protocol.Concession{Request: b.Request, Only: b.Token + b.Reserve}
+	if b.Reserve > 0 {
+		c.Used = b.Token
+	}
 	if of == ended || c.Round < 0 {
 		c.Round = 0
 	}
