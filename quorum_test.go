@@ -413,13 +413,14 @@ func TestQuorumExtends(t *testing.T) {
 	if err := m.Lease().Extend(t.Context(), time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	for _, server := range s {
-		if left := server.TTL(key); left < 50*time.Second {
-			t.Errorf("the lease lives for %v", left)
-		}
-		if memory := server.Get("warlock:quorum:memory"); !strings.HasSuffix(memory, " 60000") {
-			t.Errorf("the server remembers leases of %q", memory)
-		}
+	for _, server := range s { // those behind the majority follow
+		redistest.Eventually(t, func() bool {
+			longer := server.TTL(key) > 50*time.Second
+			if longer && !strings.HasSuffix(server.Get("warlock:quorum:memory"), " 60000") {
+				t.Error("a lease was extended for longer than the server remembers")
+			}
+			return longer
+		}, "the lease is extended")
 	}
 }
 

@@ -50,6 +50,7 @@ const Refill = -1
 // A Vote is the answer to a Ballot.
 type Vote struct {
 	Grant               // Granted with the Ballot's token, or refused
+	Before    int64     // if Granted: the fence before; 0: there was none
 	Low       bool      // neither: the token is not above Floor
 	Floor     int64     // of the server, if Low
 	Forgotten bool      // neither: the Memory is another by now
@@ -74,8 +75,8 @@ func (l *Lock) Vote(ctx context.Context, b Ballot) (Vote, error) {
 
 // voted reads the reply to a ballot with that token.
 func voted(reply any, token int64) (Vote, error) {
-	if reply == int64(1) {
-		return Vote{Grant: Grant{Granted: true, Token: token}}, nil
+	if before, ok := reply.(int64); ok {
+		return Vote{Grant: Grant{Granted: true, Token: token}, Before: before}, nil
 	}
 	parts, _ := reply.([]any)
 	switch len(parts) {
@@ -101,9 +102,12 @@ func voted(reply any, token int64) (Vote, error) {
 // A Concession gives a lock back on one server of a quorum.
 type Concession struct {
 	Request       // with a Round above 0 the ID goes on waiting at its Place, with 0 it leaves
-	Used    int64 // the last token used of those reserved; 0: none were
+	Fence   int64 // that the fence goes back to; 0: it stays; NoFence: there was none
 	Only    int64 // concede only a grant whose highest token is this one; 0: any
 }
+
+// NoFence is the Fence of a Concession after a grant before which there was none.
+const NoFence = -1
 
 // Concede gives the lock back if the ID holds it, and tells the first waiter. It makes
 // one request. It returns ErrNotHeld if the ID does not hold the lock.
@@ -113,7 +117,7 @@ func (l *Lock) Concede(ctx context.Context, c Concession) error {
 		lifetime = floorLifetime
 	}
 	return yes(l.runOver(ctx, concedeScript, c.ID, c.TTL.Milliseconds(), lifetime,
-		c.Reserve, c.Round, c.Place, 0, modes[c.Mode], c.Used, c.Only))
+		c.Reserve, c.Round, c.Place, 0, modes[c.Mode], c.Fence, c.Only))
 }
 
 // runOver is run for a script that has the memory as a seventh key. go-redis does not

@@ -16,7 +16,7 @@
 -- ARGV[9]  the token
 -- ARGV[10] the memory that the client has read; empty: this server forgets nothing
 -- ARGV[11] the run ID of the server, part of the memory; empty: it has none
--- reply    granted: 1
+-- reply    granted: the fence before, or 0: there was none
 --          refused: an array of 6: the 5 of acquire.lua, and the server's time (us)
 --          the token is not above the floor: an array of 2, the server's time (us) and
 --            the floor
@@ -58,10 +58,11 @@ local function raise_fence(now)
 end
 
 local now = now_us()
-local floor = tonumber(redis.call('GET', FENCE) or nil)
-if not floor or not (floor < EXACT) then -- not a number of ours
-  floor = now - SLACK
+local before = tonumber(redis.call('GET', FENCE) or nil)
+if not before or not (before > 0 and before < EXACT) then -- not a number of ours
+  before = 0
 end
+local floor = before > 0 and before or now - SLACK
 local low = TOKEN < floor or TOKEN == floor and ROUND ~= '-1'
 local waiting = redis.call('ZCARD', QUEUE) > 0
 local free = not low and not waiting and not READS and redis.call('SET', LOCK, ID, 'NX', 'PX', TTL)
@@ -70,5 +71,5 @@ if free then
   if failed then -- no lease without a fence
     redis.call('DEL', LOCK)
   end
-  return failed or 1
+  return failed or before
 end

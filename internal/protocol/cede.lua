@@ -36,7 +36,9 @@ end
 -- Frees the lock, which ID holds alone.
 local function free_lock(now)
   redis.call('DEL', LOCK)
-  if LAST_USED > 0 then -- give back the tokens that were not used
+  if LAST_USED < 0 then
+    redis.call('DEL', FENCE)
+  elseif LAST_USED > 0 then -- give back the tokens that were not used
     local ahead = math.max(0, math.ceil((LAST_USED - now) / 1000))
     redis.call('SET', FENCE, int(LAST_USED), 'PX', int(FENCE_TTL + ahead))
   end

@@ -4,7 +4,8 @@
 -- KEYS     see lock.lua
 -- ARGV[1] to ARGV[8] as in ballot.lua. With a round above 0 the ID stays in the queue, at
 --          its place: it had the lock on too few servers, and waits for it
--- ARGV[9]  the last token used of those reserved; 0: none were
+-- ARGV[9]  the token that the fence goes back to: the last one used of those reserved, or
+--          the fence before a grant that was of no use. 0: it stays. -1: there was none
 -- ARGV[10] concede only a grant with this fence; 0: any. An ID that has asked anew
 --          since keeps what it was granted then
 -- reply    1: conceded

@@ -108,4 +108,4 @@ end
 if READS and not failed then
   wake_next_reader()
 end
-return failed or 1
+return failed or before

@@ -12,7 +12,7 @@ import (
 // NewRelease returns the release of id on all servers, as that of [protocol.Lock] is. used
 // is the last token used of those that were reserved with its own; 0: none were.
 func (l *Lock) NewRelease(id string, used int64) *protocol.Release {
-	c := protocol.Concession{Request: protocol.Request{ID: id, TTL: l.longestTTL()}, Used: used}
+	c := protocol.Concession{Request: protocol.Request{ID: id, TTL: l.longestTTL()}, Fence: used}
 	return l.releaseBy(c, func(ctx context.Context, s *server) error {
 		return l.at[s.number].Concede(ctx, c)
 	})

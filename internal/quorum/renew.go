@@ -196,21 +196,32 @@ func (l *Lock) renewOn(ctx context.Context, s *server, r protocol.Renewal, c *co
 // refillSoon tells s of a lease, which s has refused: the last holder had the lock there
 // when the others had it free. It does not wait.
 func (l *Lock) refillSoon(s *server, r protocol.Renewal) {
-	time.AfterFunc(refillAfter, func() { l.refill(s, r) })
+	pause, tries := refillAfter, 0
+	var try func()
+	try = func() {
+		if tries++; l.refill(s, r) && tries < refillTries {
+			pause *= 4
+			time.AfterFunc(pause, try)
+		}
+	}
+	time.AfterFunc(pause, try)
 }
 
 // refillAfter is longer than a release needs to reach all servers, usually. A lease that
-// ends sooner needs no refill. If it comes too early, the next renewal refills.
-const refillAfter = 5 * time.Millisecond
+// ends sooner needs no refill. After some tries the renewals see to it.
+const (
+	refillAfter = 4 * time.Millisecond
+	refillTries = 4
+)
 
 // refill tells s, which does not have it, of a lease that a majority has. The vote of s
-// counts for nothing, so s gives it in quarantine too.
-func (l *Lock) refill(s *server, r protocol.Renewal) {
+// counts for nothing, so s gives it in quarantine too. It reports whether s has refused.
+func (l *Lock) refill(s *server, r protocol.Renewal) (refused bool) {
 	l.mu.Lock()
 	x := l.ids[r.ID]
 	l.mu.Unlock()
 	if x == nil || l.stateOf(x) != held || !l.enter(x, s) {
-		return
+		return false
 	}
 	defer func() {
 		if l.leave(r.ID, x, s) == ended { // its release may have come first
@@ -221,12 +232,14 @@ func (l *Lock) refill(s *server, r protocol.Renewal) {
 		ID: r.ID, Mode: r.Mode, TTL: r.TTL, Round: protocol.Refill,
 	}}
 	err := s.do(context.Background(), bound(r.TTL), func(ctx context.Context) error {
-		_, err := l.at[s.number].Vote(ctx, b)
+		vote, err := l.at[s.number].Vote(ctx, b)
+		refused = err == nil && !vote.Granted
 		return err
 	})
 	if send.Lost(err) && !isLocal(err) {
 		l.lose(x, s)
 	}
+	return refused
 }
 
 // Busy answers, on all servers, the requests that asked whether id has the lock in use.

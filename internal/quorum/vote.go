@@ -202,10 +202,10 @@ func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 	}
 	stray := late && err == nil && b.Round > 0
 	if stray || vote.Granted && (!b.tally.won || late) {
-		b.lock.concede(s, b.concession(b.lock.stateOf(b.id)))
+		b.lock.concede(s, b.concession(vote))
 	}
 	if b.lock.leave(b.ID, b.id, s) == ended && send.Lost(err) && !isLocal(err) {
-		b.lock.sweep(s, b.concession(ended))
+		b.lock.sweep(s, b.sweeping())
 	}
 	b.under.Done()
 }
@@ -215,17 +215,27 @@ func (b *ballot) renewal() protocol.Renewal {
 	return protocol.Renewal{ID: b.ID, Mode: b.Mode, Token: b.Token + b.Reserve, TTL: b.TTL}
 }
 
-// concession gives back what a server granted in this ballot. An ID that goes on asking
-// keeps its place.
-func (b *ballot) concession(of state) protocol.Concession {
+// concession gives back what a vote has granted. The fence goes back to where it was if
+// nobody has held the lock under the token. An ID that goes on asking keeps its place.
+func (b *ballot) concession(vote protocol.Vote) protocol.Concession {
 	c := protocol.Concession{Request: b.Request, Only: b.Token + b.Reserve}
-	if b.Reserve > 0 {
-		c.Used = b.Token
+	switch {
+	case !vote.Granted || b.tally.won || vote.Before >= b.Token: // the last: it granted the ballot twice
+	case vote.Before > 0:
+		c.Fence = vote.Before
+	default:
+		c.Fence = protocol.NoFence
 	}
-	if of == ended || c.Round < 0 {
+	if b.lock.stateOf(b.id) == ended {
 		c.Round = 0
 	}
 	return c
+}
+
+// sweeping gives back what a vote may grant that was not answered, for an ID that has
+// ended.
+func (b *ballot) sweeping() protocol.Concession {
+	return protocol.Concession{Request: protocol.Request{ID: b.ID, TTL: b.TTL, Mode: b.Mode}}
 }
 
 // count counts the answer of a server, unless the outcome is known.
