@@ -188,6 +188,17 @@ var histories = map[string]madeUp{
 		h.holds(1, 5, 51, 70, 20).Released = false
 		h.suffers(MayLoseData|SplitsServers, everywhere, 0, 40, 300)
 	}, nil},
+	"one token twice, of two masters": {func(h *builder) {
+		h.holds(0, 0, 1, 500, 10)
+		h.asks(h.Ops[0], Renew, 400, Yes) // it is not the lease that was lost
+		h.holds(1, 5, 51, 70, 10).Released = false
+		h.suffers(MayLoseData|SplitsServers, everywhere, 0, 40, 300)
+	}, nil},
+	"one token twice, of one master, which may have lost leases": {func(h *builder) {
+		h.holds(0, 0, 1, 30, 10)
+		h.holds(1, 41, 51, 70, 10)
+		h.suffers(MayLoseData, everywhere, 0, 40, 300)
+	}, []string{"model", "tokens"}},
 	"two at once, of one master, which may have lost leases": {func(h *builder) {
 		h.holds(0, 0, 1, 500, 10)
 		h.asks(h.Ops[0], Renew, 400, Yes)

@@ -48,6 +48,7 @@ type call struct {
 	called  Instant // of a locking call: see History.calledAt
 	joined  bool    // of a locking call: it acquires nothing, see judgeTokens
 	late    bool    // others may hold: see History.late and History.splitOff
+	split   bool    // another server may have granted the same token: see History.splitOff
 	ends    Instant // of a locking call: its lease may end by itself from then on
 	lossy   bool    // of an unlocking call: servers may have lost the lease unnoticed
 }
@@ -88,14 +89,17 @@ func (s *state) lock(c *call) (bool, any) {
 	if now > c.Granted || !rises && !c.late {
 		return false, nil
 	}
-	next := &state{now: now, token: max(s.token, c.Token), writer: s.writer}
+	next := &state{now: now, token: s.token, writer: s.writer}
+	if !c.split {
+		next.token = max(s.token, c.Token)
+	}
 	for _, h := range s.holders {
 		if stays(h) {
 			next.holders = append(next.holders, h)
 		}
 	}
 	next.holders = append(next.holders, holder{c.Op, c.ends})
-	if !c.Read {
+	if !c.Read && !c.split {
 		next.writer = max(s.writer, c.Token)
 	}
 	return true, next
@@ -160,8 +164,9 @@ func (h *History) calls(key int, within time.Duration) (calls []porcupine.Operat
 		forgotten := h.forgottenAt(o)
 		lock := &call{
 			Op: o, called: max(h.calledAt(o), o.Granted.Add(-within)),
-			joined: h.joined(o), late: h.late(o) || h.splitOff(o), ends: min(h.expiry(o), forgotten),
+			joined: h.joined(o), split: h.splitOff(o), ends: min(h.expiry(o), forgotten),
 		}
+		lock.late = lock.split || h.late(o)
 		if o.UnlockCalled != 0 && !o.Released { // Redis may have carried it out at any later time
 			lock.ends = min(lock.ends, o.UnlockCalled)
 		}
