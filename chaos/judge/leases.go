@@ -112,7 +112,7 @@ func judgeTokens(h *History) []Violation {
 			if b.Read {
 				below = topWriter
 			}
-			if below != nil && b.Token <= below.Token && !h.late(b) {
+			if below != nil && b.Token <= below.Token && !h.late(b) && !h.splitOff(b) {
 				f.Add(key, "%s came after %s", b, below)
 			}
 		}
