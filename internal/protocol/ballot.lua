@@ -63,7 +63,7 @@ if not before or not (before > 0 and before < EXACT) then -- not a number of our
   before = 0
 end
 local floor = before > 0 and before or now - SLACK
-local low = TOKEN < floor or TOKEN == floor and ROUND ~= '-1'
+local low = TOKEN <= floor
 local waiting = redis.call('ZCARD', QUEUE) > 0
 local free = not low and not waiting and not READS and redis.call('SET', LOCK, ID, 'NX', 'PX', TTL)
 if free then

@@ -86,7 +86,7 @@ if not held and ROUND ~= '-1' then
     return stand_behind(first, place, reachable)
   end
 end
-if low and not held then
+if low and not held and ROUND ~= '-1' then -- a majority has the token already
   return {now, int(floor)}
 end
 

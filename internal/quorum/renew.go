@@ -193,8 +193,8 @@ func (l *Lock) renewOn(ctx context.Context, s *server, r protocol.Renewal, c *co
 	})
 }
 
-// refillSoon tells s of a lease, which s has refused: the last holder had the lock there
-// when the others had it free. It does not wait.
+// refillSoon tells s of a lease that has been won without s. Most often the last holder had
+// the lock there when the others had it free. It does not wait.
 func (l *Lock) refillSoon(s *server, r protocol.Renewal) {
 	pause, tries := refillAfter, 0
 	var try func()
@@ -215,13 +215,16 @@ const (
 )
 
 // refill tells s, which does not have it, of a lease that a majority has. The vote of s
-// counts for nothing, so s gives it in quarantine too. It reports whether s has refused.
-func (l *Lock) refill(s *server, r protocol.Renewal) (refused bool) {
+// counts for nothing, so s gives it in quarantine too. It reports whether to try again.
+func (l *Lock) refill(s *server, r protocol.Renewal) (again bool) {
 	l.mu.Lock()
 	x := l.ids[r.ID]
 	l.mu.Unlock()
-	if x == nil || l.stateOf(x) != held || !l.enter(x, s) {
+	if x == nil || l.stateOf(x) != held {
 		return false
+	}
+	if !l.enter(x, s) {
+		return true
 	}
 	defer func() {
 		if l.leave(r.ID, x, s) == ended { // its release may have come first
@@ -233,13 +236,13 @@ func (l *Lock) refill(s *server, r protocol.Renewal) (refused bool) {
 	}}
 	err := s.do(context.Background(), bound(r.TTL), func(ctx context.Context) error {
 		vote, err := l.at[s.number].Vote(ctx, b)
-		refused = err == nil && !vote.Granted
+		again = err == nil && !vote.Granted
 		return err
 	})
 	if send.Lost(err) && !isLocal(err) {
 		l.lose(x, s)
 	}
-	return refused
+	return again || isLocal(err)
 }
 
 // Busy answers, on all servers, the requests that asked whether id has the lock in use.

@@ -102,6 +102,13 @@ func (s *server) answered(err error) {
 	s.rests, s.failure = time.Now().Add(s.pause), err
 }
 
+// watched runs op. From the bound until its end, the server is late with it.
+func (s *server) watched(within time.Duration, op func() error) error {
+	watch := s.watch(within)
+	defer watch.end() // also if a hook of the client ends the goroutine
+	return op()
+}
+
 // A lateness watches a request: the server is late with it from the bound until its end.
 type lateness struct {
 	server *server
@@ -143,9 +150,7 @@ func (s *server) do(ctx context.Context, within time.Duration, op func(context.C
 	if err := s.absent(); err != nil {
 		return err
 	}
-	watch := s.watch(within)
-	err := op(ctx)
-	watch.end()
+	err := s.watched(within, func() error { return op(ctx) })
 	if !isLocal(err) {
 		s.answered(err)
 	}

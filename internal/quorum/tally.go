@@ -141,7 +141,8 @@ func newProblem(q *Quorum, failures []failure, what string) error {
 	var texts []string
 	slices.SortFunc(failures, func(f, g failure) int { return f.server.number - g.server.number })
 	for _, f := range failures {
-		texts = append(texts, fmt.Sprintf("%v: %v", f.server, f.err))
+		text, _, _ := strings.Cut(f.err.Error(), "\n") // without the stack of a panic
+		texts = append(texts, fmt.Sprintf("%v: %s", f.server, text))
 		switch {
 		case isLocal(f.err):
 			continue

@@ -91,6 +91,7 @@ type ballot struct {
 	waiter *Waiter // nil: the ID has none
 	within time.Duration
 	under  sync.WaitGroup // the servers that have something to answer
+	busy   []*server      // that were not asked: a request of the ID is under way there
 
 	mu      sync.Mutex // guards the following
 	tally   tally
@@ -112,6 +113,7 @@ func (b *ballot) poll(ctx context.Context) *tally {
 	for _, s := range b.lock.servers {
 		if !b.lock.enter(b.id, s) {
 			b.count(s, protocol.Vote{}, errBusy)
+			b.busy = append(b.busy, s)
 			continue
 		}
 		b.under.Add(1)
@@ -125,6 +127,11 @@ func (b *ballot) poll(ctx context.Context) *tally {
 		b.close(errBound)
 	case <-ctx.Done():
 		b.close(ctx.Err())
+	}
+	for _, s := range b.busy {
+		if b.tally.won {
+			b.lock.refillSoon(s, b.renewal())
+		}
 	}
 	return &b.tally
 }
@@ -197,7 +204,7 @@ func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 	late := b.lock.stateOf(b.id) == ended
 	b.count(s, vote, err)
 	<-b.decided
-	if b.tally.won && err == nil && !vote.Granted {
+	if b.tally.won && !vote.Granted {
 		b.lock.refillSoon(s, b.renewal())
 	}
 	stray := late && err == nil && b.Round > 0
