@@ -92,10 +92,10 @@
 //
 // An eviction policy can remove a lock's key. Use noeviction.
 //
-// A failover to a replica that had not received the lock's key loses the lock;
-// [WithReplicas] makes that rare.
+// A failover to a replica that had not received the lock's key loses the lock.
 // Two holders can then run at once. The later one has the higher token, except
-// in the last of the following cases.
+// in the last of the following cases. [WithReplicas] makes that rare. A lock of
+// [NewQuorumMutex] needs no failover.
 //
 // Tokens can fall in 3 cases:
 //   - The server's clock steps back by more than 2 minutes after the lock was

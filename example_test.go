@@ -269,3 +269,30 @@ func ExampleRWMutex() {
 	// one process writes
 	// another can read: false
 }
+
+// One of three servers is lost, and the lock goes on.
+func ExampleNewQuorumMutex() {
+	var servers []*miniredis.Miniredis
+	var clients []redis.UniversalClient
+	for range 3 {
+		server, err := miniredis.Run() // or any independent Redis
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer server.Close()
+		client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+		defer client.Close()
+		servers, clients = append(servers, server), append(clients, client)
+	}
+	mu := warlock.NewQuorumMutex(clients, "invoice:42", 10*time.Second)
+
+	mu.Lock()
+	servers[0].Close()
+	fmt.Println("held:", mu.Lease().Context().Err() == nil)
+	mu.Unlock()
+	fmt.Println("locked again:", mu.TryLock())
+	mu.Unlock()
+	// Output:
+	// held: true
+	// locked again: true
+}
