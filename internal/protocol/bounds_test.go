@@ -2,6 +2,7 @@ package protocol_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -41,65 +42,87 @@ var crowds = map[string]crowd{
 	"live waiters": {
 		func(c *crowded) { c.hold(); c.wait(0, unsubscribed, "w") },
 		map[string]func(*crowded){
-			"queue":    func(c *crowded) { c.ask("new", 1, protocol.Write) },
-			"release":  func(c *crowded) { c.free("holder") },
-			"withdraw": func(c *crowded) { c.free(entry(c.n / 2)) },
+			"queue":                 func(c *crowded) { c.ask("new", 1, protocol.Write) },
+			"queue, of a quorum":    func(c *crowded) { c.vote("new", 1, protocol.Write) },
+			"release":               func(c *crowded) { c.free("holder") },
+			"release, of a quorum":  func(c *crowded) { c.concede("holder") },
+			"withdraw":              func(c *crowded) { c.free(entry(c.n / 2)) },
+			"withdraw, of a quorum": func(c *crowded) { c.concede(entry(c.n / 2)) },
 		},
 	},
 	"stale waiters": {
 		func(c *crowded) { c.hold(); c.wait(-2*anHour, unsubscribed, "w") },
 		map[string]func(*crowded){
-			"queue":    func(c *crowded) { c.ask("new", 1, protocol.Write) },
-			"try":      func(c *crowded) { c.ask("new", 0, protocol.Write) },
-			"release":  func(c *crowded) { c.free("holder") },
-			"ask":      func(c *crowded) { c.Do("DEL", key); c.ask("new", 1, protocol.Write) },
-			"withdraw": func(c *crowded) { c.free("new") },
+			"queue":                 func(c *crowded) { c.ask("new", 1, protocol.Write) },
+			"queue, of a quorum":    func(c *crowded) { c.vote("new", 1, protocol.Write) },
+			"try":                   func(c *crowded) { c.ask("new", 0, protocol.Write) },
+			"try, of a quorum":      func(c *crowded) { c.vote("new", 0, protocol.Write) },
+			"release":               func(c *crowded) { c.free("holder") },
+			"release, of a quorum":  func(c *crowded) { c.concede("holder") },
+			"ask":                   func(c *crowded) { c.Do("DEL", key); c.ask("new", 1, protocol.Write) },
+			"ask, of a quorum":      func(c *crowded) { c.Do("DEL", key); c.vote("new", 1, protocol.Write) },
+			"withdraw":              func(c *crowded) { c.free("new") },
+			"withdraw, of a quorum": func(c *crowded) { c.concede("new") },
 		},
 	},
 	"waiters whose mailbox is gone": {
 		func(c *crowded) { c.hold(); c.wait(0, subscribed, "w") },
 		map[string]func(*crowded){
-			"release": func(c *crowded) { c.free("holder") },
-			"ask":     func(c *crowded) { c.Do("DEL", key); c.ask("new", 1, protocol.Write) },
+			"release":              func(c *crowded) { c.free("holder") },
+			"release, of a quorum": func(c *crowded) { c.concede("holder") },
+			"ask":                  func(c *crowded) { c.Do("DEL", key); c.ask("new", 1, protocol.Write) },
+			"ask, of a quorum":     func(c *crowded) { c.Do("DEL", key); c.vote("new", 1, protocol.Write) },
 		},
 	},
 	"waiting readers": {
 		func(c *crowded) { c.hold(); c.wait(0, unsubscribed, "r") },
 		map[string]func(*crowded){
-			"release": func(c *crowded) { c.free("holder") },
-			"ask":     func(c *crowded) { c.Do("DEL", key); c.ask("new", 1, protocol.Read) },
+			"release":              func(c *crowded) { c.free("holder") },
+			"release, of a quorum": func(c *crowded) { c.concede("holder") },
+			"ask":                  func(c *crowded) { c.Do("DEL", key); c.ask("new", 1, protocol.Read) },
+			"ask, of a quorum":     func(c *crowded) { c.Do("DEL", key); c.vote("new", 1, protocol.Read) },
 		},
 	},
 	"waiting readers whose mailbox is gone": {
 		func(c *crowded) { c.hold(); c.wait(0, subscribed, "r") },
 		map[string]func(*crowded){
-			"release": func(c *crowded) { c.free("holder") },
+			"release":              func(c *crowded) { c.free("holder") },
+			"release, of a quorum": func(c *crowded) { c.concede("holder") },
 		},
 	},
 	"readers": {
 		func(c *crowded) { c.read(anHour) },
 		map[string]func(*crowded){
-			"join":    func(c *crowded) { c.ask("new", 1, protocol.Read) },
-			"write":   func(c *crowded) { c.ask("new", 1, protocol.Write) }, // and tells them
-			"renew":   func(c *crowded) { c.renew(entry(c.n / 2)) },
-			"release": func(c *crowded) { c.free(entry(c.n / 2)) },
+			"join":                 func(c *crowded) { c.ask("new", 1, protocol.Read) },
+			"join, of a quorum":    func(c *crowded) { c.vote("new", 1, protocol.Read) },
+			"write":                func(c *crowded) { c.ask("new", 1, protocol.Write) }, // and tells them
+			"write, of a quorum":   func(c *crowded) { c.vote("new", 1, protocol.Write) },
+			"renew":                func(c *crowded) { c.renew(entry(c.n / 2)) },
+			"release":              func(c *crowded) { c.free(entry(c.n / 2)) },
+			"release, of a quorum": func(c *crowded) { c.concede(entry(c.n / 2)) },
 		},
 	},
 	"dead readers": {
 		func(c *crowded) { c.read(-anHour); c.Do("ZADD", readers, c.now/1000+anHour, "live") },
 		map[string]func(*crowded){
-			"join":    func(c *crowded) { c.ask("new", 1, protocol.Read) },
-			"write":   func(c *crowded) { c.ask("new", 1, protocol.Write) },
-			"renew":   func(c *crowded) { c.renew("live") },
-			"release": func(c *crowded) { c.free("live") },
+			"join":                 func(c *crowded) { c.ask("new", 1, protocol.Read) },
+			"join, of a quorum":    func(c *crowded) { c.vote("new", 1, protocol.Read) },
+			"write":                func(c *crowded) { c.ask("new", 1, protocol.Write) },
+			"write, of a quorum":   func(c *crowded) { c.vote("new", 1, protocol.Write) },
+			"renew":                func(c *crowded) { c.renew("live") },
+			"release":              func(c *crowded) { c.free("live") },
+			"release, of a quorum": func(c *crowded) { c.concede("live") },
 		},
 	},
 	"dead readers alone": {
 		func(c *crowded) { c.read(-anHour) },
 		map[string]func(*crowded){
-			"join":    func(c *crowded) { c.ask("new", 1, protocol.Read) },
-			"write":   func(c *crowded) { c.ask("new", 1, protocol.Write) },
-			"release": func(c *crowded) { c.free(entry(0)) },
+			"join":                 func(c *crowded) { c.ask("new", 1, protocol.Read) },
+			"join, of a quorum":    func(c *crowded) { c.vote("new", 1, protocol.Read) },
+			"write":                func(c *crowded) { c.ask("new", 1, protocol.Write) },
+			"write, of a quorum":   func(c *crowded) { c.vote("new", 1, protocol.Write) },
+			"release":              func(c *crowded) { c.free(entry(0)) },
+			"release, of a quorum": func(c *crowded) { c.concede(entry(0)) },
 		},
 	},
 }
@@ -122,6 +145,30 @@ func (c *crowded) each(words func(i int) []any, command ...any) {
 		return nil
 	})
 	if err != nil {
+		c.Fatal(err)
+	}
+}
+
+// vote asks the server for its vote, as of a quorum.
+func (c *crowded) vote(id string, round int64, mode protocol.Mode) {
+	c.Helper()
+	_, err := c.lock.Vote(context.Background(), protocol.Ballot{
+		Token: c.now + 1e6, Request: protocol.Request{
+			ID: id, Mode: mode, TTL: time.Minute, Round: round, Place: c.now + 1e9,
+		},
+	})
+	if err != nil {
+		c.Fatal(err)
+	}
+}
+
+// concede gives the lock of the ID back, as on a server of a quorum.
+func (c *crowded) concede(id string) {
+	c.Helper()
+	err := c.lock.Concede(context.Background(), protocol.Concession{
+		Request: protocol.Request{ID: id, TTL: time.Minute},
+	})
+	if err != nil && !errors.Is(err, protocol.ErrNotHeld) {
 		c.Fatal(err)
 	}
 }
