@@ -2,7 +2,8 @@
 -- does not hold, or that it goes on waiting for.
 
 -- Tells the first live waiters that the lock is free for them, or shared: one that
--- writes, or a few that read. Drops the dead before them.
+-- writes, or a few that read. Drops the dead before them. It does not tell ID, which
+-- has just found that other servers have the lock taken.
 local function tell_first(now, shared)
   local told, dropped = false, drop_dead(now, MOST_DROPPED)
   for left = MOST_DROPPED, 1, -FEW do
@@ -13,7 +14,9 @@ local function tell_first(now, shared)
         remove(id)
         dropped = id
       elseif waiter.reads or not shared and not told then
-        wake(id)
+        if id ~= ID then
+          wake(id)
+        end
         told, shared = true, true -- behind it, only readers may have the lock too
         if not waiter.reads then
           return

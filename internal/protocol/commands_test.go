@@ -39,7 +39,10 @@ var known = map[string]command{
 	"HGET":    {since: "2.0.0"},
 	"HMGET":   {since: "2.0.0"},
 	"HSET":    {since: "2.0.0"},
-	"INFO":    {since: "1.0.0", options: map[string]string{"SERVER": "1.0.0"}},
+	"INFO": {
+		since: "1.0.0", options: map[string]string{"SERVER": "1.0.0"},
+		together: map[string]string{"": "7.0.0"}, // 2 sections: the table has no other
+	},
 	"PEXPIRE": {since: "2.6.0", options: map[string]string{
 		"NX": "7.0.0", "XX": "7.0.0", "GT": "7.0.0", "LT": "7.0.0",
 	}},

@@ -118,25 +118,44 @@ func (q *Quorum) lose(x *id, s *server) bool {
 	return x.state == ended
 }
 
-// sweep gives the lock back once more on s, later.
-func (l *Lock) sweep(s *server, c protocol.Concession) {
-	time.AfterFunc(sweepAfter, func() { l.concede(s, c) })
+// A giving gives the lock of an ID back on one server: wholly, or so that it lingers. An
+// ID that waits may keep its place. ends says that it waits no more.
+type giving struct {
+	id  string
+	ttl time.Duration // for as long a grant, or a place, can live
+	by  func(ctx context.Context, s *server, ends bool) error
 }
 
-// concede gives the lock back on s. If s is not there, it goes on to try in the
+// concession returns the giving that is c.
+func (l *Lock) concession(c protocol.Concession) giving {
+	return giving{c.ID, c.TTL, func(ctx context.Context, s *server, ends bool) error {
+		c := c // the calls may be concurrent
+		if ends {
+			c.Round = 0
+		}
+		return l.at[s.number].Concede(ctx, c)
+	}}
+}
+
+// sweep gives the lock back once more on s, later.
+func (l *Lock) sweep(s *server, g giving) {
+	time.AfterFunc(sweepAfter, func() { l.giveOn(s, g) })
+}
+
+// giveOn gives the lock back on s. If s is not there, it goes on to try in the
 // background.
-func (l *Lock) concede(s *server, c protocol.Concession) {
-	if l.concedeOnce(s, c) != nil {
-		l.owe(s, c)
+func (l *Lock) giveOn(s *server, g giving) {
+	if l.giveOnce(s, g, false) != nil {
+		l.owe(s, g)
 	}
 }
 
-// concedeOnce gives the lock back on s, if that is there.
-func (l *Lock) concedeOnce(s *server, c protocol.Concession) error {
+// giveOnce gives the lock back on s, if that is there.
+func (l *Lock) giveOnce(s *server, g giving, ends bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), mostBound)
 	defer cancel()
-	return s.do(ctx, bound(c.TTL), func(ctx context.Context) error {
-		err := l.at[s.number].Concede(ctx, c)
+	return s.do(ctx, bound(g.ttl), func(ctx context.Context) error {
+		err := g.by(ctx, s, ends)
 		if errors.Is(err, protocol.ErrNotHeld) {
 			return nil
 		}
@@ -144,7 +163,7 @@ func (l *Lock) concedeOnce(s *server, c protocol.Concession) error {
 	})
 }
 
-// Concessions that failed are tried again, with pauses that double from firstDebt to
+// What could not be given back is tried again, with pauses that double from firstDebt to
 // lastDebt, for as long as the grant, or the place in the queue, can live.
 const (
 	firstDebt = 4 * time.Millisecond
@@ -152,16 +171,16 @@ const (
 	mostDebts = 4096 // of one server; what goes beyond that expires
 )
 
-// owe has s get a concession later.
-func (l *Lock) owe(s *server, c protocol.Concession) {
+// owe has s get its lock back later.
+func (l *Lock) owe(s *server, g giving) {
 	if s.debts.Add(1) > mostDebts {
 		s.debts.Add(-1)
 		return
 	}
-	pause, ends := firstDebt, time.Now().Add(c.TTL)
+	pause, ends := firstDebt, time.Now().Add(g.ttl)
 	var pay func()
 	pay = func() {
-		if l.pay(s, c) || time.Now().After(ends) {
+		if l.pay(s, g) || time.Now().After(ends) {
 			s.debts.Add(-1)
 			return
 		}
@@ -171,20 +190,19 @@ func (l *Lock) owe(s *server, c protocol.Concession) {
 	time.AfterFunc(pause, pay)
 }
 
-// pay has s get a concession that it owes, unless it is not there, or has a request of the
-// ID under way. It reports whether s owes it no more.
-func (l *Lock) pay(s *server, c protocol.Concession) (paid bool) {
+// pay has s get its lock back, unless it is not there, or has a request of the ID under
+// way. It reports whether the lock was given back.
+func (l *Lock) pay(s *server, g giving) (paid bool) {
 	l.mu.Lock()
-	x := l.ids[c.ID]
+	x := l.ids[g.id]
 	ends := x == nil || x.state == ended
 	l.mu.Unlock()
 	if ends {
-		c.Round = 0
-		return l.concedeOnce(s, c) == nil
+		return l.giveOnce(s, g, true) == nil
 	}
 	if !l.enter(x, s) {
 		return false
 	}
-	defer l.leave(c.ID, x, s)
-	return l.concedeOnce(s, c) == nil
+	defer l.leave(g.id, x, s)
+	return l.giveOnce(s, g, false) == nil
 }

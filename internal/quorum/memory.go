@@ -47,7 +47,7 @@ func (q *Quorum) eligible(ctx context.Context, s *server, ttl time.Duration) err
 	if err := q.mismatch(); err != nil {
 		return err
 	}
-	ttl = max(ttl, q.longestTTL())
+	ttl = max(inMilliseconds(ttl), q.longestTTL())
 	if !s.remembers(ttl) {
 		if err := s.absent(); err != nil {
 			return err
@@ -89,12 +89,16 @@ func (s *server) memory() protocol.Memory {
 }
 
 // learn finds out what s remembers, and has it remember from now on, for leases of ttl.
-// One goroutine of a Quorum learns at a time. The first one learns of all servers: each
-// of them then looks as it did before this process wrote to any.
+// One goroutine learns of a server at a time. The first one of the Quorum learns of all
+// servers: each of them then looks as it did before this process wrote to any.
 func (q *Quorum) learn(ctx context.Context, s *server, ttl time.Duration) error {
+	turn := s.learning
+	if !q.met.Load() {
+		turn = q.meeting
+	}
 	select {
-	case q.learning <- struct{}{}:
-		defer func() { <-q.learning }()
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -102,7 +106,7 @@ func (q *Quorum) learn(ctx context.Context, s *server, ttl time.Duration) error 
 		return nil
 	}
 	students := []*server{s}
-	if !q.met {
+	if !q.met.Load() {
 		students = q.servers
 	}
 	found := q.ask(ctx, students, bound(ttl))
@@ -117,7 +121,7 @@ func (q *Quorum) learn(ctx context.Context, s *server, ttl time.Duration) error 
 		if errs[s.number] != nil {
 			continue
 		}
-		q.met = true
+		q.met.Store(true)
 		if !q.persistent {
 			all.Go(func() { errs[s.number] = q.record(ctx, s, found, ttl) })
 		}

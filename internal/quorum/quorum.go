@@ -45,6 +45,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"weak"
 
@@ -63,9 +64,9 @@ type Quorum struct {
 	mailbox    *Mailbox
 	clock      clock
 
-	// One goroutine at a time learns what servers remember: it has sent to learning.
-	learning chan struct{}
-	met      bool // a server has said what it remembers; of the goroutine that learns
+	// One goroutine at a time meets the servers: it has sent to meeting.
+	meeting chan struct{}
+	met     atomic.Bool // a server has said what it remembers
 
 	mu  sync.Mutex     // guards the following
 	ttl time.Duration  // the longest of a lease of this process
@@ -148,7 +149,7 @@ func forget(name string) {
 func newQuorum(clients []redis.UniversalClient, persistent bool) *Quorum {
 	q := &Quorum{
 		majority: len(clients)/2 + 1, persistent: persistent, ids: make(map[string]*id),
-		learning: make(chan struct{}, 1),
+		meeting: make(chan struct{}, 1),
 	}
 	name := uuid.NewString()
 	q.mailbox = &Mailbox{name: name, majority: q.majority, waiters: make(map[string]*Waiter)}
@@ -180,7 +181,12 @@ func (q *Quorum) Senders(of func(redis.UniversalClient) send.Sender) (s Senders)
 func (q *Quorum) Prepare(ttl time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.ttl = max(q.ttl, ttl)
+	q.ttl = max(q.ttl, inMilliseconds(ttl))
+}
+
+// inMilliseconds rounds d up to what a server counts in.
+func inMilliseconds(d time.Duration) time.Duration {
+	return (d + time.Millisecond - 1).Truncate(time.Millisecond)
 }
 
 // longestTTL returns the longest ttl of a lease of this process.

@@ -12,10 +12,9 @@ import (
 // NewRelease returns the release of id on all servers, as that of [protocol.Lock] is. used
 // is the last token used of those that were reserved with its own; 0: none were.
 func (l *Lock) NewRelease(id string, used int64) *protocol.Release {
-	c := protocol.Concession{Request: protocol.Request{ID: id, TTL: l.longestTTL()}, Fence: used}
-	return l.releaseBy(c, func(ctx context.Context, s *server) error {
-		return l.at[s.number].Concede(ctx, c)
-	})
+	return l.releaseBy(l.concession(protocol.Concession{
+		Request: protocol.Request{ID: id, TTL: l.longestTTL()}, Fence: used,
+	}))
 }
 
 // NewSoleRelease is NewRelease of an ID that used no other token.
@@ -24,37 +23,30 @@ func (l *Lock) NewSoleRelease(id string) *protocol.Release { return l.NewRelease
 // NewLingeringRelease returns the release of id after which the lock stays taken for as
 // long as left says when a request is sent.
 func (l *Lock) NewLingeringRelease(id string, left func() time.Duration) *protocol.Release {
-	plain := l.NewRelease(id, 0)
-	c := protocol.Concession{Request: protocol.Request{ID: id, TTL: l.longestTTL()}}
-	linger := l.releaseBy(c, func(ctx context.Context, s *server) error {
-		return l.at[s.number].NewLingeringRelease(id, left).Try(ctx)
-	})
-	return protocol.NewReleaseBy(func(ctx context.Context) error {
+	plain := l.concession(protocol.Concession{Request: protocol.Request{ID: id, TTL: l.longestTTL()}})
+	return l.releaseBy(giving{id, plain.ttl, func(ctx context.Context, s *server, ends bool) error {
 		if left() <= 0 {
-			return plain.Try(ctx)
+			return plain.by(ctx, s, ends)
 		}
-		return linger.Try(ctx)
-	})
+		return l.at[s.number].NewLingeringRelease(id, left).Try(ctx)
+	}})
 }
 
-// releaseBy returns the release that one makes on each server. It is over when a majority
-// has answered. The others go on by themselves. A server that is not there owes c. A lock
-// that lingers may linger there until its lease ends.
-func (l *Lock) releaseBy(
-	c protocol.Concession, one func(context.Context, *server) error,
-) *protocol.Release {
-	within := bound(c.TTL)
+// releaseBy returns the release that is g on all servers. It is over when a majority has
+// answered. The others go on by themselves.
+func (l *Lock) releaseBy(g giving) *protocol.Release {
+	within := bound(g.ttl)
 	return protocol.NewReleaseBy(func(ctx context.Context) error {
-		doubtful := l.end(c.ID)
+		doubtful := l.end(g.id)
 		err := l.canvass(ctx, within, "released it", func(ctx context.Context, s *server) error {
-			err := s.do(ctx, within, func(ctx context.Context) error { return one(ctx, s) })
+			err := s.do(ctx, within, func(ctx context.Context) error { return g.by(ctx, s, true) })
 			if err != nil && !errors.Is(err, protocol.ErrNotHeld) {
-				l.owe(s, c)
+				l.owe(s, g)
 			}
 			return err
 		})
 		for _, s := range doubtful {
-			l.sweep(s, c)
+			l.sweep(s, g)
 		}
 		return err
 	})

@@ -228,7 +228,9 @@ func (l *Lock) refill(s *server, r protocol.Renewal) (again bool) {
 	}
 	defer func() {
 		if l.leave(r.ID, x, s) == ended { // its release may have come first
-			l.concede(s, protocol.Concession{Request: protocol.Request{ID: r.ID, TTL: r.TTL}})
+			l.giveOn(s, l.concession(protocol.Concession{
+				Request: protocol.Request{ID: r.ID, TTL: r.TTL},
+			}))
 		}
 	}()
 	b := protocol.Ballot{Token: r.Token, Request: protocol.Request{

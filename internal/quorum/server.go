@@ -25,7 +25,9 @@ type server struct {
 	own    *protocol.Lock // for requests that are of no lock
 	box    *wait.Mailbox
 
-	debts atomic.Int64 // concessions that it has not taken
+	learning chan struct{} // a goroutine that learns what the server remembers has sent to it
+
+	debts atomic.Int64 // locks that it has not got back
 
 	mu      sync.Mutex // guards the following
 	said    protocol.Recollection
@@ -50,7 +52,8 @@ func newServer(number int, client redis.UniversalClient, mailbox string) *server
 	if err != nil {
 		panic(err) // the key is a constant
 	}
-	return &server{number: number, client: client, own: own, box: wait.Named(client, mailbox)}
+	return &server{number: number, client: client, own: own, box: wait.Named(client, mailbox),
+		learning: make(chan struct{}, 1)}
 }
 
 // String names the server in errors.

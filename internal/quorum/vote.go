@@ -209,10 +209,10 @@ func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 	}
 	stray := late && err == nil && b.Round > 0
 	if stray || vote.Granted && (!b.tally.won || late) {
-		b.lock.concede(s, b.concession(vote))
+		b.lock.giveOn(s, b.lock.concession(b.concession(vote)))
 	}
 	if b.lock.leave(b.ID, b.id, s) == ended && send.Lost(err) && !isLocal(err) {
-		b.lock.sweep(s, b.sweeping())
+		b.lock.sweep(s, b.lock.concession(b.sweeping()))
 	}
 	b.under.Done()
 }
