@@ -123,6 +123,12 @@ func TestQuorumHandsOff(t *testing.T) {
 	}
 }
 
+// use locks and unlocks m.
+func use(m *warlock.Mutex) {
+	m.Lock()
+	defer m.Unlock()
+}
+
 // awaitWaiting waits until so many IDs wait for the lock on the server.
 func awaitWaiting(t *testing.T, s *redistest.Server, key string, n int) {
 	t.Helper()
@@ -167,8 +173,7 @@ func TestQuorumOutlivesAMinority(t *testing.T) {
 func TestQuorumWithoutAMajority(t *testing.T) {
 	s := startServers(t, 3)
 	m := s.mutex(2 * time.Second)
-	m.Lock()
-	m.Unlock()
+	use(m)
 	s[0].Kill()
 	s[2].Kill()
 	ok, err := m.TryLockContext(t.Context())
@@ -232,9 +237,10 @@ func TestQuorumRefills(t *testing.T) {
 	m := warlock.NewQuorumMutex(s.clients(hasty), key, 900*time.Millisecond)
 	m.Lock()
 	for _, server := range []*redistest.Server{s[0], s[1], s[2]} {
-		redistest.Eventually(t, func() bool { return server.Get(key) == m.Lease().ID() }, "it has the lease")
+		has := func() bool { return server.Get(key) == m.Lease().ID() }
+		redistest.Eventually(t, has, "it has the lease")
 		server.Do("FLUSHALL")
-		redistest.Eventually(t, func() bool { return server.Get(key) == m.Lease().ID() }, "it is refilled")
+		redistest.Eventually(t, has, "it is refilled")
 	}
 	if err := m.UnlockContext(t.Context()); err != nil {
 		t.Fatal(err)
@@ -261,8 +267,7 @@ func TestQuorumSplitVotes(t *testing.T) {
 	var mutexes []*warlock.Mutex
 	for range 6 {
 		m := s.mutex(5*time.Second, warlock.WithRetry(1000, time.Millisecond))
-		m.Lock() // it knows the servers
-		m.Unlock()
+		use(m) // it knows the servers
 		mutexes = append(mutexes, m)
 	}
 	for range 20 {
@@ -321,7 +326,10 @@ func TestQuorumRefusesServers(t *testing.T) {
 		{[]redis.UniversalClient{one, two, nil}, nil, "client 3 that is nil"},
 		{[]redis.UniversalClient{one, two, one}, nil, "one client twice, as number 1 and 3"},
 		{[]redis.UniversalClient{one, two, cluster}, nil, "a ClusterClient"},
-		{[]redis.UniversalClient{one, two, three}, []warlock.Option{warlock.WithReplicas(1)}, "WithReplicas"},
+		{
+			[]redis.UniversalClient{one, two, three},
+			[]warlock.Option{warlock.WithReplicas(1)}, "WithReplicas",
+		},
 	} {
 		t.Run(c.says, func(t *testing.T) {
 			for _, make := range []func(){
@@ -376,8 +384,7 @@ func TestQuorumRetains(t *testing.T) {
 	a := s.mutex(10*time.Second, warlock.WithRetention(5*time.Second))
 	b := s.mutex(10 * time.Second)
 	retained := func() bool {
-		a.Lock()
-		a.Unlock()
+		use(a)
 		return s[0].Get(key) != ""
 	}
 	redistest.Eventually(t, retained, "the lock is retained")

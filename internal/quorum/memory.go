@@ -37,8 +37,8 @@ type quarantine struct {
 }
 
 func (e *quarantine) Error() string {
-	return fmt.Sprintf("it may have forgotten locks, by a restart or FLUSHALL: it votes again in %v",
-		e.left.Round(time.Millisecond))
+	return fmt.Sprintf("it may have forgotten locks, by a restart or FLUSHALL: "+
+		"it votes again in %v", e.left.Round(time.Millisecond))
 }
 
 // eligible returns why s may not vote now, or nil. It first learns what s remembers, if
@@ -71,7 +71,9 @@ const learnEvery = 12 * time.Hour
 func (s *server) remembers(ttl time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.knows && time.Since(s.learned) < learnEvery && (s.said.Memory.TTL >= ttl || s.said.Memory == (protocol.Memory{}))
+	m := s.said.Memory
+	enough := m.TTL >= ttl || m == (protocol.Memory{}) // it forgets nothing
+	return s.knows && time.Since(s.learned) < learnEvery && enough
 }
 
 // forgets notes that what s said of its memory is no more right.
@@ -143,20 +145,9 @@ func (q *Quorum) ask(ctx context.Context, servers []*server, within time.Duratio
 	for i := range found {
 		found[i].err = errNotAsked
 	}
-	type answer struct {
-		server *server
-		finding
-	}
 	answers := make(chan answer, len(servers))
 	for _, s := range servers {
-		go func() {
-			a := answer{s, finding{err: send.ErrExited}}
-			defer func() { answers <- a }()
-			a.err = s.do(ctx, within, func(ctx context.Context) (err error) {
-				a.said, err = q.recollect(ctx, s)
-				return err
-			})
-		}()
+		go q.askOne(ctx, s, within, answers)
 		found[s.number].err = errBound
 	}
 	began, end, good := time.Now(), time.After(within), 0
@@ -177,6 +168,24 @@ func (q *Quorum) ask(ctx context.Context, servers []*server, within time.Duratio
 		}
 	}
 	return found
+}
+
+// An answer is the finding of a server.
+type answer struct {
+	server *server
+	finding
+}
+
+// askOne asks a server what it remembers, and yields its answer.
+func (q *Quorum) askOne(
+	ctx context.Context, s *server, within time.Duration, answers chan<- answer,
+) {
+	a := answer{s, finding{err: send.ErrExited}}
+	defer func() { answers <- a }() // also if a hook of the client ends this goroutine
+	a.err = s.do(ctx, within, func(ctx context.Context) (err error) {
+		a.said, err = q.recollect(ctx, s)
+		return err
+	})
 }
 
 // askRest asks the servers that have not been asked yet.

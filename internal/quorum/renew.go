@@ -18,8 +18,8 @@ type count struct {
 	quorum *Quorum
 	does   string // what the servers do that say yes
 
-	then   func(waiting bool, outcome error) // called with the outcome; nil: nothing is
-	refill func(*server)                     // called for a server that has not what a majority has; nil: nothing is
+	then   func(waiting bool, outcome error) // is called with the outcome; nil: nothing is
+	refill func(*server)                     // is called for a server that lacks what others have
 
 	mu      sync.Mutex // guards the following
 	yes, no []*server
@@ -128,8 +128,8 @@ func (c *count) hasLocked(s *server) bool {
 }
 
 func (c *count) problemLocked() error {
-	return newProblem(c.quorum, c.failed, fmt.Sprintf("%d of %d servers %s, %d did not have it, %d failed",
-		len(c.yes), len(c.quorum.servers), c.does, len(c.no), len(c.failed)))
+	return newProblem(c.quorum, c.failed, fmt.Sprintf(
+		"%d of %d servers %s, %d did not have it, %d failed", len(c.yes), len(c.quorum.servers), c.does, len(c.no), len(c.failed)))
 }
 
 // Renew makes the lease of id live for at least ttl on a majority of the servers, as that

@@ -73,7 +73,8 @@ const errLate = local("it has not answered for a while")
 
 // isLocal reports whether err says that no request was made.
 func isLocal(err error) bool {
-	return errors.As(err, new(local)) || errors.As(err, new(*quarantine)) || errors.As(err, new(resting))
+	quarantined := errors.As(err, new(*quarantine))
+	return quarantined || errors.As(err, new(local)) || errors.As(err, new(resting))
 }
 
 // A resting error says why a server is left alone.
@@ -149,7 +150,9 @@ func (l *lateness) end() {
 
 // do makes a request, unless the server is to be left alone. It may outlast a bound:
 // then the server counts as late until the request has ended.
-func (s *server) do(ctx context.Context, within time.Duration, op func(context.Context) error) error {
+func (s *server) do(
+	ctx context.Context, within time.Duration, op func(context.Context) error,
+) error {
 	if err := s.absent(); err != nil {
 		return err
 	}

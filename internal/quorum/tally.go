@@ -123,7 +123,8 @@ func (t *tally) holder() (id string, remaining time.Duration) {
 
 // problem returns why there is no majority.
 func (t *tally) problem() error {
-	return newProblem(t.quorum, t.failed, fmt.Sprintf("%d of %d servers granted it, %d had it taken, %d failed",
+	return newProblem(t.quorum, t.failed, fmt.Sprintf(
+		"%d of %d servers granted it, %d had it taken, %d failed",
 		len(t.granted)+t.low, len(t.quorum.servers), len(t.taken), len(t.failed)))
 }
 

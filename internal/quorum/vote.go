@@ -227,7 +227,8 @@ func (b *ballot) renewal() protocol.Renewal {
 func (b *ballot) concession(vote protocol.Vote) protocol.Concession {
 	c := protocol.Concession{Request: b.Request, Only: b.Token + b.Reserve}
 	switch {
-	case !vote.Granted || b.tally.won || vote.Before >= b.Token: // the last: it granted the ballot twice
+	case !vote.Granted || b.tally.won:
+	case vote.Before >= b.Token: // it has granted the ballot twice
 	case vote.Before > 0:
 		c.Fence = vote.Before
 	default:
