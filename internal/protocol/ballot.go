@@ -217,6 +217,17 @@ func Denied(err error) bool {
 	return mentions(err, "NOPERM", "The user executing the script", "ACL failure in script")
 }
 
+// A momentary error is Passing, and says that no request is under way.
+type momentary string
+
+func (e momentary) Error() string { return string(e) }
+
+// RedisError makes it a redis.Error: what it says is known.
+func (momentary) RedisError() {}
+
+// Momentary returns an error that waiting mends, and after which no request may still run.
+func Momentary(problem string) error { return momentary(problem) }
+
 // A hopeless error is Final, with an advice of its own.
 type hopeless struct {
 	error

@@ -92,7 +92,7 @@ func KindOf(err error) Kind {
 		return Final
 	case send.IsPanic(err):
 		return Final
-	case send.Lost(err) || mentions(err, passing...):
+	case send.Lost(err) || mentions(err, passing...) || errors.As(err, new(momentary)):
 		return Passing
 	default:
 		return Strange

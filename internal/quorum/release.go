@@ -41,7 +41,7 @@ func (l *Lock) releaseBy(g giving) *protocol.Release {
 		err := l.canvass(ctx, within, "released it", func(ctx context.Context, s *server) error {
 			err := s.do(ctx, within, func(ctx context.Context) error { return g.by(ctx, s, true) })
 			if err != nil && !errors.Is(err, protocol.ErrNotHeld) {
-				l.owe(s, g)
+				l.owe(s, g, firstDebt)
 			}
 			return err
 		})

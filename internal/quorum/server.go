@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -18,7 +17,8 @@ import (
 // A server is one of a quorum.
 //
 // A server that is down or frozen must not slow the others down. After a failure it is
-// left alone for a pause. While some requests to it are late, it gets no others.
+// left alone for a pause. While some requests to it are late, and it answers no other, it
+// gets no more.
 type server struct {
 	number int
 	client redis.UniversalClient
@@ -26,8 +26,6 @@ type server struct {
 	box    *wait.Mailbox
 
 	learning chan struct{} // a goroutine that learns what the server remembers has sent to it
-
-	debts atomic.Int64 // locks that it has not got back
 
 	mu      sync.Mutex // guards the following
 	said    protocol.Recollection
@@ -37,7 +35,10 @@ type server struct {
 	pause   time.Duration
 	rests   time.Time // until then it is left alone, for failure
 	failure error
-	late    int // requests that have not been answered in time
+	late    int       // requests that have not been answered in time
+	heard   time.Time // when it last answered a request
+	debts   []debt    // locks that it is to get back, the oldest first
+	paying  bool      // a goroutine pays the debts
 }
 
 // Pauses after failures double from firstPause to lastPause.
@@ -45,6 +46,7 @@ const (
 	firstPause = time.Millisecond
 	lastPause  = 128 * time.Millisecond
 	mostLate   = 4
+	silence    = 100 * time.Millisecond // of a server that is late
 )
 
 func newServer(number int, client redis.UniversalClient, mailbox string) *server {
@@ -85,7 +87,7 @@ func (s *server) absent() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.late >= mostLate:
+	case s.late >= mostLate && time.Since(s.heard) > silence:
 		return errLate
 	case time.Now().Before(s.rests):
 		return resting{s.failure}
@@ -98,7 +100,7 @@ func (s *server) answered(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !send.Lost(err) || errors.Is(err, protocol.ErrNotHeld) || errors.Is(err, context.Canceled) {
-		s.pause, s.failure = 0, nil
+		s.pause, s.failure, s.heard = 0, nil, time.Now()
 		s.rests = time.Time{}
 		return
 	}

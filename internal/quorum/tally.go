@@ -104,6 +104,12 @@ func (t *tally) refusal(l *Lock, r protocol.Request) (protocol.Grant, error) {
 	return g, nil
 }
 
+// stale reports whether a server names an ID of this process that holds nothing any more:
+// what it gives back is under way.
+func (t *tally) stale() bool {
+	return slices.ContainsFunc(t.taken, func(g protocol.Grant) bool { return t.quorum.hasEnded(g.Holder) })
+}
+
 // holder returns the ID that most servers name, and until when its lease lasts on them.
 func (t *tally) holder() (id string, remaining time.Duration) {
 	named := make(map[string]int)
@@ -135,8 +141,8 @@ type problem struct {
 }
 
 // newProblem returns the error of some failures. It is one that no waiting mends only if
-// the servers that will go on failing leave no majority. Else it says, if any server has
-// not answered, that the outcome is not known.
+// the servers that will go on failing leave no majority. Else, if a server has not
+// answered, the outcome is not known. Else no request of it may still run.
 func newProblem(q *Quorum, failures []failure, what string) error {
 	var final, lost, all []error
 	var texts []string
@@ -160,8 +166,8 @@ func newProblem(q *Quorum, failures []failure, what string) error {
 		p.causes = final
 	case len(lost) > 0:
 		p.causes = lost
-	case len(final) > 0:
-		p.causes = nil
+	case len(all) == len(final):
+		p.causes = []error{protocol.Momentary(what)}
 	}
 	return p
 }

@@ -50,18 +50,30 @@ func (l *Lock) Acquire(ctx context.Context, r protocol.Request) (protocol.Grant,
 		if len(t.granted) > 0 {
 			b.awaitConcessions()
 		}
-		if r.Round == 0 && t.split && splits < mostTries-1 && ctx.Err() == nil {
+		if r.Round == 0 && (t.split || t.stale()) && splits < mostTries-1 && ctx.Err() == nil {
 			splits++
 			pauseFor(ctx, leastPause+jitter.Of(pauseTrips*time.Since(began)))
 			continue
 		}
 		grant, err := t.refusal(l, r)
-		if r.Round == 0 && (err == nil || !send.Lost(err)) {
+		switch {
+		case r.Round == 0 && !send.Lost(err):
 			l.become(r.ID, x, ended)
+		case r.Round > 0 && err != nil && !protocol.Permanent(err): // a server may have queued it
+			err = queued{err}
 		}
 		return grant, err
 	}
 }
+
+// A queued error is of a request that some servers may have queued the ID for. It looks
+// like one that was not answered, so the ID is given up when its wait ends.
+type queued struct{ problem error }
+
+func (e queued) Error() string { return e.problem.Error() }
+
+// Is reports whether the problem is target.
+func (e queued) Is(target error) bool { return errors.Is(e.problem, target) }
 
 // meet waits until the time of the servers is known, as far as they answer.
 func (l *Lock) meet(ctx context.Context, ttl time.Duration) error {
