@@ -73,6 +73,14 @@ var targets = []target{
 	{handOver, "p50 over " + redislock1, ratio(ours, redislock1, p50), atMost, 0.5},
 	{park, "commands per second", figure(ours, commandsPerSecond), atMost, 15},
 	{killed, "p99 in ms", figure(ours, p99), atMost, inMS(killTTL + killGrace)},
+	{quorumAlone(3), "rate over " + redsyncName, ratio(ours, redsyncName, rate), atLeast, 1},
+	{quorumAlone(5), "rate over " + redsyncName, ratio(ours, redsyncName, rate), atLeast, 1},
+	{quorumClients(3), "rate over " + redsyncName, ratio(ours, redsyncName, rate), atLeast, 3},
+	{quorumClients(3), "Jain's index", figure(ours, jainIndex), atLeast, 0.98},
+	{quorumClients(5), "rate over " + redsyncName, ratio(ours, redsyncName, rate), atLeast, 3},
+	{quorumClients(5), "Jain's index", figure(ours, jainIndex), atLeast, 0.98},
+	{quorumFrozen, "p50 over none frozen", ratio(ours, ours+noneFrozen, p50), atMost, 1.2},
+	{quorumHandOver, "p50 in round trips", ratio(ours, pingAll, p50), atMost, 3},
 }
 
 func inMS(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

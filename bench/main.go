@@ -15,9 +15,12 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// A bench has the settings of one run, and its server.
+// A bench has the settings of one run, and its servers.
 type bench struct {
-	server *server
+	server   *server
+	quorumOf map[int]voters // by their number; empty: no case to run needs them
+	voters   voters         // the servers of the case that runs; nil: it runs on server
+
 	ttl    time.Duration
 	rounds int
 	window time.Duration
@@ -55,7 +58,7 @@ func main() {
 	flag.IntVar(&b.killsOurs, "kills", 50,
 		"how many holders of warlock to kill; a fifth as many are killed of each peer")
 	only := flag.String("cases", "", "names of cases, separated by commas; empty: all")
-	short := flag.Bool("short", false, "run everything in less than a minute, for a look")
+	short := flag.Bool("short", false, "run everything in about 2 minutes, for a look")
 	out := flag.String("out", "",
 		`folder for the results; empty: "results", or none with -short or -cases`)
 	draw := flag.String("draw", "",
@@ -80,7 +83,7 @@ func main() {
 	exit(b.main(*out))
 }
 
-// shorten makes the run last less than a minute.
+// shorten makes the run last about 2 minutes.
 func (b *bench) shorten() {
 	b.rounds, b.window, b.warmUp = 1, 200*time.Millisecond, 100*time.Millisecond
 	b.park, b.settleParked = 3*time.Second, time.Second
@@ -115,21 +118,46 @@ func (b *bench) main(out string) error {
 	return nil
 }
 
-// measure runs the cases on a server of its own. It stops the server, also on
+// start starts the servers of the steps.
+func (b *bench) start(steps []step) (err error) {
+	if b.server, err = startServer(); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(steps, func(s step) bool { return ofQuorum(s.name) }) {
+		return nil
+	}
+	b.quorumOf = make(map[int]voters)
+	for _, n := range quorumSizes {
+		if b.quorumOf[n], err = startVoters(n); err != nil {
+			return errors.Join(err, b.stop())
+		}
+	}
+	return nil
+}
+
+// stop stops the servers.
+func (b *bench) stop() error {
+	err := b.server.stop()
+	for _, v := range b.quorumOf {
+		err = errors.Join(err, v.stop())
+	}
+	return err
+}
+
+// measure runs the cases on servers of its own. It stops the servers, also on
 // an interrupt.
 func (b *bench) measure() (*report, error) {
-	var err error
-	if b.server, err = startServer(); err != nil {
+	steps := b.plan()
+	if err := b.start(steps); err != nil {
 		return nil, err
 	}
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt)
 	go func() { // ends with the process
 		<-interrupted
-		exit(errors.Join(errors.New("interrupted"), b.server.stop()))
+		exit(errors.Join(errors.New("interrupted"), b.stop()))
 	}()
 	r := newReport(b)
-	steps := b.plan()
 	bar := progressbar.NewOptions(len(steps), progressbar.OptionSetWriter(os.Stderr),
 		progressbar.OptionSetWidth(20), progressbar.OptionShowCount(), progressbar.OptionClearOnFinish())
 	for _, s := range steps {
@@ -140,11 +168,11 @@ func (b *bench) measure() (*report, error) {
 			err = b.server.flush()
 		}
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("%s, %s: %w", s.name, s.sys.name, err), b.server.stop())
+			return nil, errors.Join(fmt.Errorf("%s, %s: %w", s.name, s.sys.name, err), b.stop())
 		}
 		_ = bar.Add(1) // fails only if the terminal does
 	}
-	return r, b.server.stop()
+	return r, b.stop()
 }
 
 // A step is one measurement of one system.
@@ -161,6 +189,7 @@ func (b *bench) plan() []step {
 	p.turns(handOver, b.rounds, b.systems, p.inWindow(b.handOff))
 	p.retained()
 	p.replicated()
+	p.quorums()
 	p.turns(manyHeld, 1, []system{keyed}, func(s system) (measurement, error) {
 		return b.held(s, b.heldLocks, b.hold)
 	})
@@ -181,12 +210,21 @@ type planner struct {
 	steps []step
 }
 
+// runs reports whether a case is to run. The names of some cases have commas, at
+// which main has cut them.
+func (b *bench) runs(name string) bool {
+	named := func(name string) bool {
+		return strings.Contains(","+strings.Join(b.cases, ",")+",", ","+name+",")
+	}
+	return len(b.cases) == 0 || named(name) || ofQuorum(name) && named(inQuorum)
+}
+
 // turns adds a case, unless it is not to run. The systems take turns in it, so
 // that a disturbance of the machine meets all of them.
 func (p *planner) turns(
 	name string, rounds int, systems []system, run func(system) (measurement, error),
 ) {
-	if len(p.cases) > 0 && !slices.Contains(p.cases, name) {
+	if !p.runs(name) {
 		return
 	}
 	for range rounds {

@@ -6,22 +6,27 @@ import (
 	"time"
 
 	"github.com/go-redsync/redsync/v4"
+	pool "github.com/go-redsync/redsync/v4/redis"
 	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
-	"github.com/redis/go-redis/v9"
 )
 
 type redsyncClient struct {
-	*redis.Client
+	redises
 	sync *redsync.Redsync
 	opts []redsync.Option
 }
 
 // redsyncEvery waits for d between tries. If d is 0, redsync waits its default,
-// a random time of 50 to 250 ms.
-func redsyncEvery(d time.Duration) func(setup) (client, error) {
+// a random time of 50 to 250 ms. It has a pool for each server of the setup.
+func redsyncEvery(d time.Duration, opts ...redsync.Option) func(setup) (client, error) {
 	return func(s setup) (client, error) {
-		c := &redsyncClient{Client: newRedis(s), opts: []redsync.Option{redsync.WithExpiry(s.ttl)}}
-		c.sync = redsync.New(goredis.NewPool(c.Client))
+		c := &redsyncClient{redises: newRedises(s)}
+		c.opts = append([]redsync.Option{redsync.WithExpiry(s.ttl)}, opts...)
+		var pools []pool.Pool
+		for _, r := range c.redises {
+			pools = append(pools, goredis.NewPool(r))
+		}
+		c.sync = redsync.New(pools...)
 		if d > 0 {
 			c.opts = append(c.opts, redsync.WithRetryDelay(d))
 		}
@@ -34,8 +39,6 @@ func redsyncEvery(d time.Duration) func(setup) (client, error) {
 func (c *redsyncClient) locker(key string) locker {
 	return redsyncLock{c.sync.NewMutex(key, c.opts...)}
 }
-
-func (c *redsyncClient) close() error { return c.Close() }
 
 type redsyncLock struct{ *redsync.Mutex }
 

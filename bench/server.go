@@ -21,6 +21,7 @@ type server struct {
 	version string
 	dir     string
 	proc    *exec.Cmd
+	ready   time.Time // when it first answered
 }
 
 // startServer starts a server with these arguments beside its own.
@@ -45,14 +46,15 @@ func startServer(args ...string) (*server, error) {
 	if err := s.proc.Start(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	if err := s.ready(); err != nil {
+	if err := s.awaitAnswer(); err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
+	s.ready = time.Now()
 	return s, nil
 }
 
-// ready waits until the server answers, and notes its version.
-func (s *server) ready() error {
+// awaitAnswer waits until the server answers, and notes its version.
+func (s *server) awaitAnswer() error {
 	admin := redis.NewClient(&redis.Options{Addr: s.addr})
 	defer admin.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

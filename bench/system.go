@@ -13,6 +13,7 @@ type system struct {
 	endless bool // lock under contexts that never end; at the end all waiters are served
 	shares  bool // several goroutines hold a lock at once
 	retains bool // the lock stays with its client after an unlock
+	freezes bool // one server is stopped while the system is measured
 }
 
 // A setup has what a system needs to connect.
@@ -20,13 +21,16 @@ type setup struct {
 	addr string
 	ttl  time.Duration
 	dial dialer // counts the commands that are sent
+	// voters are the addresses of the servers of a quorum. If there are any, they
+	// stand in for addr.
+	voters []string
 	// plain leaves out ContextTimeoutEnabled, as a go-redis client does by default.
 	plain bool
 }
 
 // setup returns the setup of a client whose commands w counts.
 func (b *bench) setup(w *wire) setup {
-	return setup{addr: b.server.addr, ttl: b.ttl, dial: w.dial}
+	return setup{addr: b.server.addr, ttl: b.ttl, dial: w.dial, voters: b.voters.addrs()}
 }
 
 type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -49,6 +53,7 @@ const (
 	ours        = "warlock"
 	rawName     = "raw"
 	redsync1    = "redsync, 1 ms"
+	redsyncName = "redsync"
 	redislock1  = "redislock, 1 ms"
 	rueidisName = "rueidislock"
 )
@@ -58,7 +63,7 @@ const (
 var systems = []system{
 	{name: ours, connect: connectWarlock(), endless: true},
 	{name: redsync1, connect: redsyncEvery(time.Millisecond)},
-	{name: "redsync", connect: redsyncEvery(0)},
+	{name: redsyncName, connect: redsyncEvery(0)},
 	redislockFast,
 	{name: "redislock, 100 ms", connect: redislockEvery(100 * time.Millisecond)},
 	{name: rueidisName, connect: connectRueidis},

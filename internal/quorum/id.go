@@ -9,9 +9,9 @@ import "strings"
 // The Quorum's mu guards its fields.
 type id struct {
 	state state
-	under []bool // by server: a request is under way that asks, or concedes
-	open  int    // how many of them are
-	lost  []bool // by server: a ballot was not answered, and may be carried out later
+	under []chan struct{} // by server: closed when the request under way ends; nil: none is
+	open  int             // how many of them are
+	lost  []bool          // by server: a ballot was not answered, and may be carried out later
 }
 
 // The states of an ID.
@@ -29,7 +29,8 @@ func (q *Quorum) begin(name string) *id {
 	defer q.mu.Unlock()
 	x := q.ids[name]
 	if x == nil {
-		x = &id{under: make([]bool, len(q.servers)), lost: make([]bool, len(q.servers))}
+		n := len(q.servers)
+		x = &id{under: make([]chan struct{}, n), lost: make([]bool, n)}
 		q.ids[name] = x
 	}
 	x.state = asking
@@ -37,22 +38,41 @@ func (q *Quorum) begin(name string) *id {
 }
 
 // enter notes that a request of x to s begins, unless one is under way.
-func (q *Quorum) enter(x *id, s *server) bool {
+func (q *Quorum) enter(x *id, s *server) bool { return q.tryEnter(x, s) == nil }
+
+// tryEnter is enter. If a request is under way, it returns what is closed when that ends.
+func (q *Quorum) tryEnter(x *id, s *server) (underway <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if x.under[s.number] {
-		return false
+	if x.under[s.number] != nil {
+		return x.under[s.number]
 	}
-	x.under[s.number] = true
+	x.under[s.number] = make(chan struct{})
 	x.open++
-	return true
+	return nil
+}
+
+// enterSoon is enter that waits for the request under way, until given up is closed.
+func (q *Quorum) enterSoon(x *id, s *server, givenUp <-chan struct{}) bool {
+	for {
+		underway := q.tryEnter(x, s)
+		if underway == nil {
+			return true
+		}
+		select {
+		case <-underway:
+		case <-givenUp:
+			return false
+		}
+	}
 }
 
 // leave notes that a request of x to s has ended. It returns the state of x.
 func (q *Quorum) leave(name string, x *id, s *server) state {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	x.under[s.number] = false
+	close(x.under[s.number])
+	x.under[s.number] = nil
 	x.open--
 	q.dropLocked(name, x)
 	return x.state

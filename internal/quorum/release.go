@@ -37,8 +37,9 @@ func (l *Lock) NewLingeringRelease(id string, left func() time.Duration) *protoc
 func (l *Lock) releaseBy(g giving) *protocol.Release {
 	within := bound(g.ttl)
 	return protocol.NewReleaseBy(func(ctx context.Context) error {
-		doubtful := l.end(g.id)
+		doubtful, answered := l.end(g.id), l.beginRelease()
 		err := l.canvass(ctx, within, "released it", func(ctx context.Context, s *server) error {
+			defer close(answered[s.number])
 			err := s.do(ctx, within, func(ctx context.Context) error { return g.by(ctx, s, true) })
 			if err != nil && !errors.Is(err, protocol.ErrNotHeld) {
 				l.owe(s, g, firstDebt)
@@ -50,6 +51,35 @@ func (l *Lock) releaseBy(g giving) *protocol.Release {
 		}
 		return err
 	})
+}
+
+// beginRelease notes that all servers are asked to release the lock. The caller closes the
+// channel of each when it has answered.
+func (l *Lock) beginRelease() (answered []chan struct{}) {
+	for range l.servers {
+		answered = append(answered, make(chan struct{}))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.releases = answered
+	return answered
+}
+
+// awaitRelease waits until s has answered the last release of this process, so that the
+// request that follows does not overtake it. It returns false if givenUp is closed first.
+func (l *Lock) awaitRelease(s *server, givenUp <-chan struct{}) bool {
+	l.mu.Lock()
+	answered := l.releases[s.number]
+	l.mu.Unlock()
+	if answered == nil {
+		return true
+	}
+	select {
+	case <-answered:
+		return true
+	case <-givenUp:
+		return false
+	}
 }
 
 // canvass has one make a request to each server, to which a server says yes, or

@@ -21,8 +21,6 @@ const (
 	mostBallots = 2 * mostTries
 )
 
-var errBusy = local("it has not answered the last request")
-
 // Acquire asks the servers for the lock. It is granted by a majority or not at all. An
 // ID with a Round above 0 queues if it is refused.
 func (l *Lock) Acquire(ctx context.Context, r protocol.Request) (protocol.Grant, error) {
@@ -103,7 +101,6 @@ type ballot struct {
 	waiter *Waiter // nil: the ID has none
 	within time.Duration
 	under  sync.WaitGroup // the servers that have something to answer
-	busy   []*server      // that were not asked: a request of the ID is under way there
 
 	mu      sync.Mutex // guards the following
 	tally   tally
@@ -123,11 +120,6 @@ func (l *Lock) newBallot(r protocol.Request, x *id, token int64) *ballot {
 // poll asks all servers, and returns what has come of it once that is known.
 func (b *ballot) poll(ctx context.Context) *tally {
 	for _, s := range b.lock.servers {
-		if !b.lock.enter(b.id, s) {
-			b.count(s, protocol.Vote{}, errBusy)
-			b.busy = append(b.busy, s)
-			continue
-		}
 		b.under.Add(1)
 		go b.ask(s)
 	}
@@ -140,16 +132,20 @@ func (b *ballot) poll(ctx context.Context) *tally {
 	case <-ctx.Done():
 		b.close(ctx.Err())
 	}
-	for _, s := range b.busy {
-		if b.tally.won {
-			b.lock.refillSoon(s, b.renewal())
-		}
-	}
 	return &b.tally
 }
 
-// ask asks one server, and sees to its answer.
+// ask asks one server, and sees to its answer. It asks when the server has answered the
+// release before in this process, and the last request of the ID. The outcome need not
+// wait for that.
 func (b *ballot) ask(s *server) {
+	defer b.under.Done()
+	if !b.lock.awaitRelease(s, b.decided) || !b.lock.enterSoon(b.id, s, b.decided) {
+		if b.tally.won {
+			b.lock.refillSoon(s, b.renewal())
+		}
+		return
+	}
 	vote, err := protocol.Vote{}, error(send.ErrExited)
 	defer func() { // also if a hook of the client ends this goroutine
 		b.settle(s, vote, err)
@@ -226,7 +222,6 @@ func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 	if b.lock.leave(b.ID, b.id, s) == ended && send.Lost(err) && !isLocal(err) {
 		b.lock.sweep(s, b.lock.concession(b.sweeping()))
 	}
-	b.under.Done()
 }
 
 // renewal tells a server of the lease that the ballot won.
