@@ -137,14 +137,13 @@ func (s *server) keep(d debt) {
 func (l *Lock) pay(s *server, g giving) (paid bool) {
 	l.mu.Lock()
 	x := l.ids[g.id]
-	ends := x == nil || x.state == ended
 	l.mu.Unlock()
-	if ends {
+	if x == nil {
 		return l.giveOnce(s, g, true) == nil
 	}
 	if !l.enter(x, s) {
 		return false
 	}
 	defer l.leave(g.id, x, s)
-	return l.giveOnce(s, g, false) == nil
+	return l.giveOnce(s, g, l.stateOf(x) == ended) == nil
 }

@@ -40,6 +40,9 @@ func (l *Lock) releaseBy(g giving) *protocol.Release {
 		doubtful, answered := l.end(g.id), l.beginRelease()
 		err := l.canvass(ctx, within, "released it", func(ctx context.Context, s *server) error {
 			defer close(answered[s.number])
+			if !l.awaitRequest(g.id, s, within) {
+				l.owe(s, g, firstDebt) // what the request may yet be granted
+			}
 			err := s.do(ctx, within, func(ctx context.Context) error { return g.by(ctx, s, true) })
 			if err != nil && !errors.Is(err, protocol.ErrNotHeld) {
 				l.owe(s, g, firstDebt)
@@ -78,6 +81,29 @@ func (l *Lock) awaitRelease(s *server, givenUp <-chan struct{}) bool {
 	case <-answered:
 		return true
 	case <-givenUp:
+		return false
+	}
+}
+
+// awaitRequest waits until the request of the ID to s has ended that is under way, if one
+// is, for a bound at most. The release follows it then, and what it was granted goes. It
+// reports whether none is under way.
+func (q *Quorum) awaitRequest(name string, s *server, within time.Duration) bool {
+	q.mu.Lock()
+	var underway <-chan struct{}
+	if x := q.ids[name]; x != nil {
+		underway = x.under[s.number]
+	}
+	q.mu.Unlock()
+	if underway == nil {
+		return true
+	}
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-underway:
+		return true
+	case <-timer.C:
 		return false
 	}
 }

@@ -226,13 +226,7 @@ func (l *Lock) refill(s *server, r protocol.Renewal) (again bool) {
 	if !l.enter(x, s) {
 		return true
 	}
-	defer func() {
-		if l.leave(r.ID, x, s) == ended { // its release may have come first
-			l.giveOn(s, l.concession(protocol.Concession{
-				Request: protocol.Request{ID: r.ID, TTL: r.TTL},
-			}))
-		}
-	}()
+	defer l.leave(r.ID, x, s)
 	b := protocol.Ballot{Token: r.Token, Request: protocol.Request{
 		ID: r.ID, Mode: r.Mode, TTL: r.TTL, Round: protocol.Refill,
 	}}

@@ -1,6 +1,7 @@
 package quorum
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -27,18 +28,18 @@ type server struct {
 
 	learning chan struct{} // a goroutine that learns what the server remembers has sent to it
 
-	mu      sync.Mutex // guards the following
-	said    protocol.Recollection
-	knows   bool      // the server has said what it remembers
-	learned time.Time // when it did so
-	mayVote time.Time // until then it is in quarantine
-	pause   time.Duration
-	rests   time.Time // until then it is left alone, for failure
-	failure error
-	late    int       // requests that have not been answered in time
-	heard   time.Time // when it last answered a request
-	debts   []debt    // locks that it is to get back, the oldest first
-	paying  bool      // a goroutine pays the debts
+	mu       sync.Mutex // guards the following
+	said     protocol.Recollection
+	knows    bool      // the server has said what it remembers
+	learned  time.Time // when it did so
+	mayVote  time.Time // until then it is in quarantine
+	pause    time.Duration
+	rests    time.Time // until then it is left alone, for failure
+	failure  error
+	underway list.List // of each request, its lateness
+	heard    time.Time // when it last answered a request
+	debts    []debt    // locks that it is to get back, the oldest first
+	paying   bool      // a goroutine pays the debts
 }
 
 // Pauses after failures double from firstPause to lastPause.
@@ -86,10 +87,10 @@ type resting struct{ error }
 func (s *server) absent() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.late >= mostLate && time.Since(s.heard) > silence:
+	switch now := time.Now(); {
+	case s.isLateLocked(now):
 		return errLate
-	case time.Now().Before(s.rests):
+	case now.Before(s.rests):
 		return resting{s.failure}
 	}
 	return nil
@@ -108,46 +109,36 @@ func (s *server) answered(err error) {
 	s.rests, s.failure = time.Now().Add(s.pause), err
 }
 
-// watched runs op. From the bound until its end, the server is late with it.
-func (s *server) watched(within time.Duration, op func() error) error {
-	watch := s.watch(within)
-	defer watch.end() // also if a hook of the client ends the goroutine
-	return op()
-}
+// A lateness is a request that is under way. The server is late with it from due on.
+type lateness struct{ due time.Time }
 
-// A lateness watches a request: the server is late with it from the bound until its end.
-type lateness struct {
-	server *server
-	timer  *time.Timer
-	late   bool // the server's mu guards it, and ended
-	ended  bool
-}
-
-func (s *server) watch(within time.Duration) *lateness {
-	l := &lateness{server: s}
+// begin notes a request that begins. The caller ends it.
+func (s *server) begin(within time.Duration) *list.Element {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l.timer = time.AfterFunc(within, l.begin)
-	return l
+	return s.underway.PushBack(lateness{time.Now().Add(within)})
 }
 
-func (l *lateness) begin() {
-	l.server.mu.Lock()
-	defer l.server.mu.Unlock()
-	if !l.ended {
-		l.late = true
-		l.server.late++
-	}
+// end notes the end of a request.
+func (s *server) end(e *list.Element) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.underway.Remove(e)
 }
 
-func (l *lateness) end() {
-	l.timer.Stop()
-	l.server.mu.Lock()
-	defer l.server.mu.Unlock()
-	l.ended = true
-	if l.late {
-		l.server.late--
+// isLateLocked reports whether the server is late with its oldest requests.
+func (s *server) isLateLocked(now time.Time) bool {
+	if s.underway.Len() < mostLate || now.Sub(s.heard) <= silence {
+		return false
 	}
+	e := s.underway.Front()
+	for range mostLate {
+		if now.Before(e.Value.(lateness).due) {
+			return false
+		}
+		e = e.Next()
+	}
+	return true
 }
 
 // do makes a request, unless the server is to be left alone. It may outlast a bound:
@@ -158,9 +149,14 @@ func (s *server) do(
 	if err := s.absent(); err != nil {
 		return err
 	}
-	err := s.watched(within, func() error { return op(ctx) })
-	if !isLocal(err) {
-		s.answered(err)
-	}
+	request := s.begin(within)
+	err := error(send.ErrExited)
+	defer func() { // also if a hook of the client ends the goroutine
+		s.end(request)
+		if !isLocal(err) {
+			s.answered(err)
+		}
+	}()
+	err = op(ctx)
 	return err
 }

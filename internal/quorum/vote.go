@@ -150,9 +150,7 @@ func (b *ballot) ask(s *server) {
 	defer func() { // also if a hook of the client ends this goroutine
 		b.settle(s, vote, err)
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), max(b.TTL, mostBound))
-	defer cancel()
-	vote, err = b.vote(ctx, s)
+	vote, err = b.vote(context.Background(), s) // the client's time-outs end it
 }
 
 // vote asks one server. It asks again if the server has forgotten something and may vote
@@ -205,19 +203,16 @@ func (b *ballot) heard(s *server, vote protocol.Vote, sent time.Time, subscripti
 	}
 }
 
-// settle counts the answer of a server, and sees to what is of no use: a grant of a ballot
-// that has not won, and a grant or a place of an ID whose release did not wait for it. A
-// release that begins after the answer sees to that itself.
+// settle counts the answer of a server, and gives a grant back that is of no use: that of a
+// ballot that has not won. The release of an ID waits for this, and comes after it.
 func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
-	late := b.lock.stateOf(b.id) == ended
 	b.count(s, vote, err)
 	<-b.decided
-	if b.tally.won && !vote.Granted {
-		b.lock.refillSoon(s, b.renewal())
-	}
-	stray := late && err == nil && b.Round > 0
-	if stray || vote.Granted && (!b.tally.won || late) {
+	switch {
+	case vote.Granted && !b.tally.won:
 		b.lock.giveOn(s, b.lock.concession(b.concession(vote)))
+	case !vote.Granted && b.tally.won:
+		b.lock.refillSoon(s, b.renewal())
 	}
 	if b.lock.leave(b.ID, b.id, s) == ended && send.Lost(err) && !isLocal(err) {
 		b.lock.sweep(s, b.lock.concession(b.sweeping()))
