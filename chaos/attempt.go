@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,12 +15,12 @@ import (
 	"github.com/warlock-go/warlock/internal/lease"
 )
 
-// A lockSet is a client, and its locks for each key.
+// A lockSet is a client, or the clients of a quorum, and the locks for each key.
 type lockSet struct {
-	client redis.UniversalClient
-	hook   *drive.Hook
-	keyed  *warlock.Keyed
-	locks  []any // by key: *warlock.Mutex, *warlock.RWMutex, or the id for keyed
+	clients []redis.UniversalClient
+	hooks   []*drive.Hook // of the clients
+	keyed   *warlock.Keyed
+	locks   []any // by key: *warlock.Mutex, *warlock.RWMutex, or the id for keyed
 }
 
 // The kinds of locks.
@@ -38,6 +39,8 @@ func (l *load) kinds() []string {
 	switch {
 	case l.Single:
 		return []string{singleMutex, singleMutex, singleMutex}
+	case l.Reads == 0: // a quorum has no RWMutex
+		return []string{mutex, keyed, mutex}
 	case l.Reads > 0.5: // a Mutex has no readers
 		return []string{keyed, rwMutex, keyed}
 	}
@@ -48,10 +51,7 @@ func (l *load) kinds() []string {
 // all workers. The last key has different kinds in different workers.
 func (w *worker) newLockSet() *lockSet {
 	s := new(lockSet)
-	s.hook = drive.NewHook(w.Process, w.Slot, w.Keys, now, func(q *judge.Request) {
-		w.send(message{Request: q})
-	})
-	s.client = w.connect(s.hook)
+	s.connect(w)
 	var options []warlock.Option
 	if w.Load.Retains {
 		options = append(options, warlock.WithRetention(time.Hour))
@@ -59,7 +59,7 @@ func (w *worker) newLockSet() *lockSet {
 	if w.Load.Replicas > 0 {
 		options = append(options, warlock.WithReplicas(w.Load.Replicas))
 	}
-	s.keyed = warlock.NewKeyed(s.client, prefix, w.TTL, options...)
+	s.keyed = s.newKeyed(w.TTL, options...)
 	kinds := w.Load.kinds()
 	for i, key := range w.Keys {
 		kind := kinds[w.Slot%len(kinds)]
@@ -70,19 +70,73 @@ func (w *worker) newLockSet() *lockSet {
 		case keyed:
 			s.locks = append(s.locks, strings.TrimPrefix(key, prefix))
 		case rwMutex:
-			s.locks = append(s.locks, warlock.NewRWMutex(s.client, key, w.TTL, options...))
+			s.locks = append(s.locks, warlock.NewRWMutex(s.clients[0], key, w.TTL, options...))
 		default:
-			s.locks = append(s.locks, warlock.NewMutex(s.client, key, w.TTL, options...))
+			s.locks = append(s.locks, s.newMutex(key, w.TTL, options...))
 		}
 	}
 	return s
+}
+
+// newMutex returns a Mutex of the client, or of the quorum.
+func (s *lockSet) newMutex(
+	key string, ttl time.Duration, options ...warlock.Option,
+) *warlock.Mutex {
+	if len(s.clients) > 1 {
+		return warlock.NewQuorumMutex(s.clients, key, ttl, options...)
+	}
+	return warlock.NewMutex(s.clients[0], key, ttl, options...)
+}
+
+// newKeyed returns a Keyed of the client, or of the quorum.
+func (s *lockSet) newKeyed(ttl time.Duration, options ...warlock.Option) *warlock.Keyed {
+	if len(s.clients) > 1 {
+		return warlock.NewQuorumKeyed(s.clients, prefix, ttl, options...)
+	}
+	return warlock.NewKeyed(s.clients[0], prefix, ttl, options...)
+}
+
+// connect makes the clients of a worker: one, or one for each server of a quorum.
+func (s *lockSet) connect(w *worker) {
+	addrs := [][]string{w.Addrs}
+	if quorumSize(w.Backend) > 0 {
+		addrs = slices.Collect(slices.Chunk(w.Addrs, 1))
+	}
+	for server, addrs := range addrs {
+		hook := drive.NewHook(w.Process, w.Slot, w.Keys, now, func(q *judge.Request) {
+			w.send(message{Request: q})
+		})
+		hook.Server = server
+		s.hooks, s.clients = append(s.hooks, hook), append(s.clients, w.client(addrs, hook))
+	}
+}
+
+// wait waits until a majority of the servers has answered, so that the clients' own
+// goroutines have started. A minority may be down.
+func (s *lockSet) wait(ctx context.Context) {
+	for answered := 0; answered <= len(s.clients)/2 && ctx.Err() == nil; {
+		answered = 0
+		for _, c := range s.clients {
+			if c.Ping(ctx).Err() == nil {
+				answered++
+			}
+		}
+	}
+}
+
+// close closes the clients.
+func (s *lockSet) close() (err error) {
+	for _, c := range s.clients {
+		err = errors.Join(err, c.Close())
+	}
+	return err
 }
 
 // An attempt carries out an op.
 type attempt struct {
 	*judge.Op
 	worker *worker
-	hook   *drive.Hook
+	hooks  []*drive.Hook
 	face   drive.Face
 	held   *warlock.Lease // nil until the lock is granted
 }
@@ -90,7 +144,7 @@ type attempt struct {
 // newAttempt returns the attempt of o at the lock of its key. It reads if read
 // is set and the lock has readers.
 func (s *lockSet) newAttempt(o *judge.Op, read bool, w *worker) *attempt {
-	a := &attempt{Op: o, worker: w, hook: s.hook}
+	a := &attempt{Op: o, worker: w, hooks: s.hooks}
 	switch l := s.locks[o.Key].(type) {
 	case *warlock.Mutex:
 		o.Kind, o.Single = mutex, w.Load.Single
@@ -135,7 +189,7 @@ func (a *attempt) noteGrant() {
 	if a.Read {
 		a.ID = a.held.ID()
 	} else {
-		a.ID = a.hook.LastID(a.Key)
+		a.ID = drive.LastIDOf(a.hooks, a.Key)
 	}
 	a.checkLease()
 }

@@ -18,6 +18,9 @@ const (
 	pair       = "pair, one address"  // a master and its replica behind one address
 	sentinel   = "Sentinel"           // a master, two replicas, three Sentinels
 	cluster    = "Cluster"            // three masters with a replica each
+
+	quorum3 = "quorum of 3" // that many servers which know nothing of each other. A
+	quorum5 = "quorum of 5" // majority of them grants a lock. Their clocks can be set
 )
 
 const masterName = "chaos"
@@ -44,11 +47,19 @@ func newBackend(t *testbed, kind string) *backend {
 		b.startSentinels(t)
 	case cluster:
 		b.startCluster(t)
+	case quorum3, quorum5:
+		for range quorumSize(kind) {
+			b.servers = append(b.servers, redistest.StartWithClock(t))
+		}
 	default:
 		b.servers = append(b.servers, redistest.Start(t))
 	}
 	return b
 }
+
+// quorumSize returns how many servers a kind of backend has of which a majority grants
+// a lock; 0 if it is no quorum.
+func quorumSize(kind string) int { return map[string]int{quorum3: 3, quorum5: 5}[kind] }
 
 // startPair starts a master and a replica, and an address that leads to the
 // master.
@@ -140,8 +151,11 @@ func (b *backend) replicated() bool {
 
 // masterCount returns how many masters there should be.
 func (b *backend) masterCount() int {
-	if b.kind == cluster {
+	switch b.kind {
+	case cluster:
 		return len(b.servers) / 2
+	case quorum3, quorum5:
+		return len(b.servers)
 	}
 	return 1
 }

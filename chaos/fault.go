@@ -100,38 +100,38 @@ func (r *scenarioRun) latency() {
 	slots := r.randomSlots(1, workerCount)
 	r.during(judge.DelaysMessages, slots, judge.AllKeys, func() {
 		by := r.randomTime(5*time.Millisecond, 300*time.Millisecond)
-		r.network.slow(slots, requests, by, by/2)
-		r.network.slow(slots, replies, by, by/2)
+		r.network.slow(ofSlots(slots), requests, by, by/2)
+		r.network.slow(ofSlots(slots), replies, by, by/2)
 		r.wait(r.randomTime(500*time.Millisecond, 2*time.Second))
-		r.network.restore(slots)
+		r.network.restore(ofSlots(slots))
 	})
 }
 
 func (r *scenarioRun) cutLines() {
 	slots := r.randomSlots(1, workerCount)
 	r.during(judge.DelaysMessages, slots, judge.AllKeys, func() {
-		r.network.cut(slots)
+		r.network.cut(ofSlots(slots))
 		r.wait(r.randomTime(0, time.Second))
-		r.network.mend(slots)
+		r.network.mend(ofSlots(slots))
 	})
 }
 
 func (r *scenarioRun) halfOpen() {
 	slots := r.randomSlots(1, 4)
 	r.during(judge.DelaysMessages, slots, judge.AllKeys, func() {
-		r.network.silence(slots, requests)
-		r.network.silence(slots, replies)
+		r.network.silence(ofSlots(slots), requests)
+		r.network.silence(ofSlots(slots), replies)
 		r.wait(r.randomTime(300*time.Millisecond, 2*time.Second))
-		r.network.restore(slots)
+		r.network.restore(ofSlots(slots))
 	})
 }
 
 func (r *scenarioRun) dropReplies() {
 	slots := r.randomSlots(1, 4)
 	r.during(judge.DelaysMessages, slots, judge.AllKeys, func() {
-		r.network.silence(slots, replies)
+		r.network.silence(ofSlots(slots), replies)
 		r.wait(r.randomTime(100*time.Millisecond, 1500*time.Millisecond))
-		r.network.restore(slots)
+		r.network.restore(ofSlots(slots))
 	})
 }
 
@@ -141,11 +141,11 @@ func (r *scenarioRun) slowThenGone() {
 	slots := r.randomSlots(1, 3)
 	r.during(judge.DelaysMessages, slots, judge.AllKeys, func() {
 		by := r.randomTime(50*time.Millisecond, 400*time.Millisecond)
-		r.network.slow(slots, replies, by, 0)
+		r.network.slow(ofSlots(slots), replies, by, 0)
 		r.wait(r.randomTime(500*time.Millisecond, 1500*time.Millisecond))
-		r.network.silence(slots, requests)
+		r.network.silence(ofSlots(slots), requests)
 		r.wait(r.randomTime(time.Second, 2*time.Second))
-		r.network.restore(slots)
+		r.network.restore(ofSlots(slots))
 	})
 }
 
@@ -259,12 +259,15 @@ func (r *scenarioRun) refuse(begin, end []any) {
 	})
 }
 
-// moveClock sets the clock to a time up to 60 s before or after the right time.
-// So two moves differ by up to the 2 minutes for which a fence outlives a
-// lease.
-func (r *scenarioRun) moveClock() {
+// moveClock sets the clock to a random offset.
+func (r *scenarioRun) moveClock() { r.setClock(r.randomOffset()) }
+
+// randomOffset returns by how much a clock is to differ from the right time: up to 60 s
+// before or after. So two of them differ by up to the 2 minutes for which a fence
+// outlives a lease.
+func (r *scenarioRun) randomOffset() time.Duration {
 	const most = 60
-	r.setClock(time.Duration(r.rng.IntN(2*most+1)-most) * time.Second)
+	return time.Duration(r.rng.IntN(2*most+1)-most) * time.Second
 }
 
 func (r *scenarioRun) setClock(offset time.Duration) {

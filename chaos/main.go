@@ -79,6 +79,7 @@ type options struct {
 	keep      string
 	mutants   bool
 	simulate  bool
+	quorums   bool
 	only      string
 }
 
@@ -98,6 +99,8 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 		"break the library one line at a time, and show which judge notices")
 	flags.BoolVar(&o.simulate, "sim", false,
 		"simulate processes, servers and faults, from -seed on; -for counts for all")
+	flags.BoolVar(&o.quorums, "quorum", false,
+		"with -sim: only runs whose servers are a quorum")
 	flags.StringVar(&o.only, "only", "",
 		"with -mutants: `part` of the names of the mutants to try")
 	if err := flags.Parse(args); err != nil {
@@ -114,6 +117,8 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 		err = errors.New("-only is for -mutants: name scenarios with -scenario")
 	case o.simulate && o.scenarios != "all":
 		err = errors.New("-scenario and -sim do not go together: a simulation has no scenarios")
+	case o.quorums && !o.simulate:
+		err = errors.New("-quorum is for -sim: no scenario has a quorum")
 	}
 	return o, err
 }

@@ -59,6 +59,28 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// A scenario with a quorum runs, passes, and leaves no goroutines. Its load is long enough
+// for the servers to vote.
+func TestRunQuorum(t *testing.T) {
+	needRedis(t)
+	if _, err := exec.LookPath("gcc"); err != nil {
+		t.Skip("there is no gcc in PATH, which servers need whose clocks are moved")
+	}
+	chosen, err := choose("quorum, calm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPlan(t)
+	p.duration = 4 * time.Second
+	v, err := chosen[0].run(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !v.passed() || v.Grants == 0 {
+		t.Errorf("%d grants, %s: %v", v.Grants, v.state(), v.Violations)
+	}
+}
+
 // The failure of a worker is a violation, and the history is kept.
 func TestRunFindsWorkersThatFail(t *testing.T) {
 	needRedis(t)

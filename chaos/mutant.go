@@ -32,7 +32,9 @@ type edit struct{ file, old, new string }
 
 const (
 	luaAcquire = "internal/protocol/acquire.lua"
+	luaBallot  = "internal/protocol/ballot.lua"
 	luaContend = "internal/protocol/contend.lua"
+	luaEnqueue = "internal/protocol/enqueue.lua"
 	luaHandOff = "internal/protocol/handoff.lua"
 	luaJoint   = "internal/protocol/joint.lua"
 	luaLock    = "internal/protocol/lock.lua"
@@ -71,12 +73,12 @@ var mutants = []mutant{
 	{"the mailbox is never closed", "calm", []edit{{mailbox, // each of these makes up for the other
 		"if b.waiting == 0 && b.session != nil {", "if false {"}, {session,
 		"if b.session == s && b.waiting == 0 {", "if false {"}}},
-	{"the data of waiters never expires", "crash", []edit{{luaContend,
+	{"the data of waiters never expires", "crash", []edit{{luaEnqueue,
 		"  keep_alive(WAITERS)\n", ""}}},
 	{"dead waiters are never skipped", "stop", []edit{{luaQueue,
 		"if now >= asked and now - asked <= ttl * 1000 then", "if asked then"}, {luaQueue,
 		"if dead and #dead > 0 then", "if false then"}}},
-	{"dead waiters are never dropped", onlySimulated, []edit{{luaContend,
+	{"dead waiters are never dropped", onlySimulated, []edit{{luaEnqueue,
 		"  drop_dead(now, FEW)\n", ""}}},
 	{"a lease counts as held beyond its deadline", "stop", []edit{{leaseFile,
 		"if k.current.state != held || now.Before(k.deadline) {", "if now.Before(now.Add(1)) {"}}},
@@ -128,7 +130,7 @@ var mutants = []mutant{
 	{"an idle lease is renewed for ever", onlySimulated, []edit{{retainFile,
 		"return unused && t.recallIdle(g)", "return unused && false"}, {retainFile,
 		"if left := g.keep() - g.Clock.Since(g.rest.since); left > 0 {", "if left := g.ttl; true {"}}},
-	{"TryLock is false of an idle lock", onlySimulated, []edit{{luaContend,
+	{"TryLock is false of an idle lock", onlySimulated, []edit{{luaEnqueue,
 		"if ROUND == '0' and redis.call('ZCARD', QUEUE) == 0 and", "if false and"}}},
 	{"a mailbox that breaks recalls nothing", onlySimulated, []edit{{mailbox,
 		"			pending = append(pending, call)\n", ""}}},
@@ -159,6 +161,17 @@ var mutants = []mutant{
 		"return waiting, durable(copies)", "return waiting, nil"}}},
 	{"a grant by a message counts that no replica has", onlySimulated, []edit{{
 		"internal/lock/lock.go", "if h == nil || l.Replicas == 0 {", "if true {"}}},
+	{"a minority grants the lock", "quorum, calm", []edit{{"internal/quorum/tally.go",
+		"t.won = granted >= majority", "t.won = granted > 0"}}},
+	{"a server that has forgotten votes at once", "quorum, restart", []edit{{
+		"internal/quorum/memory.go",
+		"if left := time.Until(s.mayVote); left > 0 && !q.persistent {",
+		"if left := time.Until(s.mayVote); left > 0 && false {"}}},
+	{"a vote does not look at the memory", "quorum, restart", []edit{{luaBallot,
+		"if MEMORY ~= '' then", "if false then"}}},
+	{"a server that lacks a lease is not told of it", "quorum, restart", []edit{{
+		"internal/quorum/renew.go",
+		"if x == nil || l.stateOf(x) != held {", "if true || l.stateOf(x) != held {"}}},
 }
 
 // onlySimulated is the scenario of a mutant that only the simulation catches.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
@@ -42,21 +43,33 @@ func (n *network) proxiesOf(slot int) map[string]string {
 	return m
 }
 
-// eachProxy calls f for each proxy of the slots.
-func (n *network) eachProxy(slots []int, f func(*toxiproxy.Proxy)) {
-	for _, slot := range slots {
-		for _, p := range n.proxies[slot] {
-			f(p)
+// lines are the lines of a network between the workers of the slots and the servers
+// with these numbers.
+type lines struct {
+	slots   []int
+	servers []int // nil: all
+}
+
+// ofSlots returns all lines of the slots.
+func ofSlots(slots []int) lines { return lines{slots: slots} }
+
+// eachProxy calls f for each proxy of the lines.
+func (n *network) eachProxy(l lines, f func(*toxiproxy.Proxy)) {
+	for _, slot := range l.slots {
+		for server, p := range n.proxies[slot] {
+			if l.servers == nil || slices.Contains(l.servers, server) {
+				f(p)
+			}
 		}
 	}
 }
 
-// cut closes the connections of the slots, and refuses new ones until mend.
-func (n *network) cut(slots []int) { n.eachProxy(slots, func(p *toxiproxy.Proxy) { p.Stop() }) }
+// cut closes the connections of the lines, and refuses new ones until mend.
+func (n *network) cut(l lines) { n.eachProxy(l, func(p *toxiproxy.Proxy) { p.Stop() }) }
 
 // mend ends what cut began.
-func (n *network) mend(slots []int) {
-	n.eachProxy(slots, func(p *toxiproxy.Proxy) {
+func (n *network) mend(l lines) {
+	n.eachProxy(l, func(p *toxiproxy.Proxy) {
 		if !p.Enabled {
 			n.testbed.must(p.Start())
 		}
@@ -70,30 +83,30 @@ const (
 )
 
 // slow delays a direction.
-func (n *network) slow(slots []int, direction string, by, jitter time.Duration) {
-	n.add(slots, "latency", direction, &toxics.LatencyToxic{
+func (n *network) slow(l lines, direction string, by, jitter time.Duration) {
+	n.add(l, "latency", direction, &toxics.LatencyToxic{
 		Latency: by.Milliseconds(), Jitter: jitter.Milliseconds(),
 	})
 }
 
 // silence drops everything in a direction. The connections stay open.
-func (n *network) silence(slots []int, direction string) {
-	n.add(slots, "timeout", direction, new(toxics.TimeoutToxic))
+func (n *network) silence(l lines, direction string) {
+	n.add(l, "timeout", direction, new(toxics.TimeoutToxic))
 }
 
-// add adds a toxic to the proxies of the slots.
-func (n *network) add(slots []int, kind, direction string, attributes any) {
+// add adds a toxic to the proxies of the lines.
+func (n *network) add(l lines, kind, direction string, attributes any) {
 	text, err := json.Marshal(map[string]any{
 		"type": kind, "stream": direction, "attributes": attributes,
 	})
 	n.testbed.must(err)
-	n.eachProxy(slots, func(p *toxiproxy.Proxy) {
+	n.eachProxy(l, func(p *toxiproxy.Proxy) {
 		_, err := p.Toxics.AddToxicJson(bytes.NewReader(text))
 		n.testbed.must(err)
 	})
 }
 
 // restore ends slow and silence. It closes the connections that were silenced.
-func (n *network) restore(slots []int) {
-	n.eachProxy(slots, func(p *toxiproxy.Proxy) { p.Toxics.ResetToxics(context.Background()) })
+func (n *network) restore(l lines) {
+	n.eachProxy(l, func(p *toxiproxy.Proxy) { p.Toxics.ResetToxics(context.Background()) })
 }

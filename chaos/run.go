@@ -50,6 +50,7 @@ type scenarioRun struct {
 	faultsMade int
 
 	successions []succession
+	unwatch     func() // ends the watch of the machine's clock
 }
 
 // run runs a scenario, and judges it. An error says that the run failed, not
@@ -86,7 +87,8 @@ func newScenarioRun(ctx context.Context, t *testbed, sc *scenario, p *plan) *sce
 		store: newStore(len(lockKeys)),
 		recorder: judge.NewRecorder(&judge.History{
 			TTL: ttl, Keys: lockKeys, Goroutines: goroutines, LineDelay: sc.lineDelay,
-			PublishCounts: sc.backend != sentinel && sc.backend != cluster, Began: now(),
+			PublishCounts: sc.backend != sentinel && sc.backend != cluster,
+			Servers:       quorumSize(sc.backend), Began: now(),
 		}),
 	}
 }
@@ -94,12 +96,20 @@ func newScenarioRun(ctx context.Context, t *testbed, sc *scenario, p *plan) *sce
 // setUp starts servers, proxies and workers.
 func (r *scenarioRun) setUp() {
 	r.progress("starting", 0)
+	r.unwatch = watchClock(r.recorder)
+	r.Cleanup(r.unwatch)
 	r.backend = newBackend(r.testbed, r.scenario.backend)
+	if quorumSize(r.backend.kind) > 0 {
+		r.recorder.Fault(&judge.Fault{
+			Name: "new servers", Start: now(), End: now().Add(firstQuarantine), Key: judge.AllKeys,
+			Effects: judge.DelaysMessages,
+		})
+	}
 	r.network = newNetwork(r.testbed, workerCount, r.backend.dialable())
 	for slot := range workerCount {
 		if r.lineDelay > 0 {
-			r.network.slow([]int{slot}, requests, r.lineDelay, 0)
-			r.network.slow([]int{slot}, replies, r.lineDelay, 0)
+			r.network.slow(ofSlots([]int{slot}), requests, r.lineDelay, 0)
+			r.network.slow(ofSlots([]int{slot}), replies, r.lineDelay, 0)
 		}
 	}
 	socket := filepath.Join(r.TempDir(), "store")
@@ -160,6 +170,7 @@ func (r *scenarioRun) finish() *verdict {
 	left := r.subscriptionsLeft()
 	r.workers.wait()
 	left = append(left, r.keysLeft()...)
+	r.unwatch()
 	r.progress("judging", r.recorder.Grants())
 	return r.judge(left)
 }
@@ -227,7 +238,7 @@ func (r *scenarioRun) keysLeft() []judge.Violation {
 			left = nil
 			for _, key := range server.Keys() {
 				switch d := server.TTL(key); {
-				case d == gone:
+				case d == gone || key == memoryKey && d > 0:
 				case d == noExpiry || d > most:
 					f.Add(judge.AllKeys, "key %q lives for %v", key, d)
 				case !strings.HasSuffix(key, ":fence"):
@@ -242,6 +253,10 @@ func (r *scenarioRun) keysLeft() []judge.Violation {
 	}
 	return f.Violations
 }
+
+// memoryKey is in which a server of a quorum says since when it has forgotten nothing. It
+// stays after the load.
+const memoryKey = "warlock:quorum:memory"
 
 // Answers of PTTL that are no time, as go-redis returns them.
 const (

@@ -23,6 +23,12 @@ var (
 // retains the lock.
 var retained = load{Reads: 0.5, Hold: 50 * time.Millisecond, Retains: true}
 
+// writers is the usual load without readers, which a quorum does not have.
+var writers = load{Hold: 200 * time.Millisecond}
+
+// longWriters hold long enough for renewals.
+var longWriters = load{Hold: time.Second}
+
 // durable is the usual load, where so many replicas have a lock before its holder.
 func durable(replicas int) load {
 	l := usual
@@ -73,6 +79,26 @@ var scenarios = []scenario{
 	{name: "retained, sentinel", backend: sentinel, load: retained,
 		faults: []fault{killMaster, stopMaster, failOver}},
 	{name: "retained, storm", backend: single, load: retained, faults: ofStorm},
+	{name: "quorum, calm", backend: quorum3, load: writers},
+	{name: "quorum, down", backend: quorum3, load: longWriters,
+		faults: []fault{ofMinority("server down", downThenEmpty)}},
+	{name: "quorum, restart", backend: quorum3, load: longWriters,
+		faults: []fault{restartInTurn, restartTogether, ofMinority("server emptied", restartsEmpty, flushed)}},
+	{name: "quorum, frozen", backend: quorum3, load: longWriters,
+		faults: []fault{ofMinority("server stopped", frozen)}},
+	{name: "quorum, slow", backend: quorum3, load: longWriters,
+		faults: []fault{ofMinority("server slow", slowLines)}},
+	{name: "quorum, partitioned", backend: quorum3, load: longWriters,
+		faults: []fault{scattered, ofMinority("server out of reach", linesCut, linesSilent, repliesLost),
+			ofMinority("connections killed", pubSubKilled, normalKilled), killPubSub}},
+	{name: "quorum, clock", backend: quorum3, load: longWriters,
+		faults: []fault{ofMinority("server's clock moved", leapingClock)}},
+	{name: "quorum, crash", backend: quorum3, load: writers, faults: []fault{killWorkers},
+		killAtEnd: true},
+	{name: "quorum of 5, storm", backend: quorum5, load: writers,
+		faults: []fault{ofMinority("two servers in trouble", troubles...),
+			ofMinority("two servers in trouble", troubles...), scattered, killWorkers, stopWorkers,
+			killPubSub}},
 }
 
 // ofStorm are all faults of one server.

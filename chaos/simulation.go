@@ -18,6 +18,7 @@ func runSimulation(ctx context.Context, o options, self string, stdout, stderr i
 	bar := newBar("simulation", o.duration, stderr)
 	search := &sim.Search{
 		Program: self, From: o.seed, For: o.duration, Again: 50, Failures: 5, Shrinks: 1,
+		Quorums: o.quorums,
 		Progress: func(t *sim.Totals) {
 			bar.show(fmt.Sprintf("%d runs, %d ops, %d failed", t.Runs, t.Ops, len(t.Failed)), t.Grants)
 		},
@@ -50,7 +51,7 @@ func runSimulatedMutants(ctx context.Context, o options, stdout, stderr io.Write
 		if err != nil {
 			return err
 		}
-		judges, seeds, err := searchMutant(ctx, program, o.seed)
+		judges, seeds, err := searchMutant(ctx, program, o)
 		if err != nil {
 			return fmt.Errorf("mutant %q: %w", m.name, err)
 		}
@@ -73,10 +74,11 @@ func runSimulatedMutants(ctx context.Context, o options, stdout, stderr io.Write
 // judges, and after how many seeds that was. A mutant whose processes end by a
 // panic, or hang, is caught too.
 func searchMutant(
-	ctx context.Context, program string, from uint64,
+	ctx context.Context, program string, o options,
 ) (judges []string, seeds int, err error) {
 	search := &sim.Search{
-		Program: program, From: from, Most: mostSeeds, For: 10 * time.Minute, Failures: 1,
+		Program: program, From: o.seed, Most: mostSeeds, For: 10 * time.Minute, Failures: 1,
+		Quorums: o.quorums,
 	}
 	total, err := search.Run(ctx)
 	if err != nil && len(total.Failed) == 0 {

@@ -104,8 +104,7 @@ func work(text string, in io.Reader, out io.Writer) error {
 	defer w.store.Close()
 	ctx, ended := watchInput(in)
 	s := w.newLockSet()
-	for s.client.Ping(ctx).Err() != nil && ctx.Err() == nil { // starts the client's own goroutines
-	}
+	s.wait(ctx)
 	before := append(clientsOwn, goleak.IgnoreCurrent())
 	var group sync.WaitGroup
 	for g := range goroutines {
@@ -115,7 +114,7 @@ func work(text string, in io.Reader, out io.Writer) error {
 	w.closing.Wait()
 	w.send(message{Left: &leftovers{leaked(before), s.keyed.Len()}})
 	<-ended
-	return s.client.Close()
+	return s.close()
 }
 
 // watchInput returns a context that ends with the first line of in, and a
@@ -170,10 +169,9 @@ func (w *worker) send(m message) {
 	}
 }
 
-// connect returns a client. Each slot has its own settings, as services may
-// have.
-func (w *worker) connect(hook redis.Hook) redis.UniversalClient {
-	o := redis.UniversalOptions{Addrs: w.Addrs, Dialer: w.dial}
+// client returns a client. Each slot has its own settings, as services may have.
+func (w *worker) client(addrs []string, hook redis.Hook) redis.UniversalClient {
+	o := redis.UniversalOptions{Addrs: addrs, Dialer: w.dial}
 	switch w.Slot {
 	case 1:
 		o.ContextTimeoutEnabled = true
@@ -243,7 +241,7 @@ func (w *worker) runOp(o *judge.Op, rng *rand.Rand, s *lockSet) {
 		s = w.newLockSet()
 		defer w.closing.Go(func() { // later, as the library may still release in the background
 			time.Sleep(2 * w.TTL)
-			_ = s.client.Close()
+			_ = s.close()
 		})
 	}
 	a := s.newAttempt(o, rng.Float64() < w.Load.Reads, w)

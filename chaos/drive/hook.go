@@ -5,6 +5,7 @@ package drive
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,10 @@ import (
 // client sends, and the answer. So the judges can compare what the library
 // believes with what Redis told it.
 type Hook struct {
+	// Server is the number of the client's server among those of a quorum. The caller
+	// may set it before the client is used.
+	Server int
+
 	process, slot int
 	keys          map[string]int
 	now           func() judge.Instant
@@ -51,6 +56,24 @@ func (h *Hook) LastID(key int) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.lastID[key]
+}
+
+// LastIDOf returns the ID of the last acquisition of a key that was sent by any of the
+// clients of a process. The hook of a server that is slow may have an earlier one.
+func LastIDOf(hooks []*Hook, key int) (last string) {
+	for _, h := range hooks {
+		if id := h.LastID(key); last == "" || numberOf(id) > numberOf(last) {
+			last = id
+		}
+	}
+	return last
+}
+
+// numberOf returns the number of an ID among those of its mailbox.
+func numberOf(id string) (n int) {
+	_, rest, _ := strings.Cut(id, ":")
+	_, _ = fmt.Sscanf(rest, "%d", &n) // 0: it is no ID of the library
+	return n
 }
 
 func (h *Hook) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -105,17 +128,27 @@ func fewReplicas(last redis.Cmder) bool {
 //
 // The script that serves several locks has jointKeys keys and jointArgs arguments
 // for each: the name of the script for one lock, and its first arguments.
+//
+// The scripts of a quorum for a vote, and for giving a vote back, have quorumKeys keys.
+// Their first arguments are those of an acquisition.
 const (
 	scriptKeys = 6
+	quorumKeys = 7
 	keyCount   = 2
 	firstKey   = 3
-	firstArg   = firstKey + scriptKeys
 	jointKeys  = 3
 	jointArgs  = 5
+
+	roundArg   = 4
+	listensArg = 6
 )
 
-// scripts has the scripts by their number of arguments.
-var scripts = map[int]judge.Script{9: judge.Acquire, 4: judge.Renew, 3: judge.Release}
+// scripts has the scripts of one server, by their number of arguments, and ballots
+// those of a quorum.
+var (
+	scripts = map[int]judge.Script{9: judge.Acquire, 4: judge.Renew, 3: judge.Release}
+	ballots = map[int]judge.Script{11: judge.Acquire, 10: judge.Release}
+)
 
 // begin returns the requests of cmd. A request is nil if no judge looks at it. There
 // are none if cmd runs none of the scripts.
@@ -134,20 +167,34 @@ func (h *Hook) begin(cmd redis.Cmder) (requests []*judge.Request) {
 		}
 		return requests
 	}
-	if len(words) <= firstArg {
+	if keys != scriptKeys && keys != quorumKeys || len(words) <= firstKey+keys {
 		return nil
 	}
-	args := words[firstArg:]
-	q := h.request(scripts[len(args)], words[firstKey], args)
-	if q == nil {
+	if q := h.single(words[firstKey], keys, words[firstKey+keys:]); q != nil {
+		return []*judge.Request{q}
+	}
+	return nil
+}
+
+// single returns the request of a script for one lock, or nil if no judge looks at it.
+func (h *Hook) single(name any, keys int, args []any) *judge.Request {
+	script := scripts[len(args)]
+	if keys == quorumKeys {
+		script = ballots[len(args)]
+	}
+	var round int64
+	if len(args) > listensArg {
+		round, _ = args[roundArg].(int64)
+	}
+	if script == judge.Release && round > 0 { // it was granted by too few, and waits on
 		return nil
 	}
-	if q.Script == judge.Acquire {
-		round, _ := args[4].(int64)
-		listens, _ := args[6].(int)
+	q := h.request(script, name, args)
+	if q != nil && q.Script == judge.Acquire {
+		listens, _ := args[listensArg].(int)
 		q.Queues, q.Listens = round > 0, listens == 1
 	}
-	return []*judge.Request{q}
+	return q
 }
 
 // request returns a request that is sent now, or nil if no judge looks at it.
@@ -159,7 +206,8 @@ func (h *Hook) request(script judge.Script, name any, args []any) *judge.Request
 	}
 	id, _ := args[0].(string)
 	q := &judge.Request{
-		Process: h.process, Slot: h.slot, Key: key, ID: id, Script: script, Sent: h.now(),
+		Process: h.process, Slot: h.slot, Server: h.Server, Key: key, ID: id, Script: script,
+		Sent: h.now(),
 	}
 	if script != judge.Release {
 		ms, _ := args[1].(int64)
@@ -188,7 +236,7 @@ func (h *Hook) end(requests []*judge.Request, cmd redis.Cmder, err error, few bo
 			}
 		}
 		if q != nil {
-			q.Replied, q.Answer, q.Stray = h.now(), answerOf(reply, err), stray
+			q.Replied, q.Answer, q.Stray = h.now(), answerOf(q.Script, reply, err), stray
 			if few && q.Answer == judge.Yes {
 				q.Answer = judge.Unknown
 			}
@@ -207,18 +255,23 @@ func valueOf(cmd redis.Cmder) any {
 	return nil
 }
 
-func answerOf(reply any, err error) judge.Answer {
+// answerOf returns what a reply says. A server of a quorum answers a vote that it grants
+// with the token before, which may be 0.
+func answerOf(s judge.Script, reply any, err error) judge.Answer {
 	if err != nil {
 		return judge.Unknown
 	}
 	switch v := reply.(type) {
 	case int64:
-		if v == 0 {
+		if v == 0 && s != judge.Acquire {
 			return judge.No
 		}
 		return judge.Yes
 	case []any:
-		return judge.No // a place in the queue, or that the client may not publish
+		if len(v) == 1 { // the script has done nothing, and says why
+			return judge.Unknown
+		}
+		return judge.No // a place in the queue, or the fence of a server of a quorum
 	}
 	return judge.Unknown
 }

@@ -3,6 +3,7 @@ package drive
 import (
 	"context"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -86,4 +87,72 @@ func lose(_ context.Context, cmds []redis.Cmder) error {
 		cmd.SetErr(io.ErrUnexpectedEOF)
 	}
 	return io.ErrUnexpectedEOF
+}
+
+// The scripts of a quorum have one key more. A vote is an acquisition. A vote that is
+// given back is a release, unless its ID goes on waiting.
+func TestHookKnowsTheRequestsOfAQuorum(t *testing.T) {
+	var reported []*judge.Request
+	h := NewHook(0, 0, lockKeys, func() judge.Instant { return 1 }, func(q *judge.Request) {
+		reported = append(reported, q)
+	})
+	h.Server = 2
+	var answer any
+	hook := h.ProcessHook(func(_ context.Context, cmd redis.Cmder) error {
+		cmd.(*redis.Cmd).SetVal(answer)
+		return nil
+	})
+	words := []any{"evalsha", "hash", quorumKeys, lockKeys[0], "", "", "", "", "", "memory"}
+	first := []any{"box:7", int64(1000), int64(2000), int64(0), int64(3), int64(99), 1, "w"}
+	vote := slices.Concat(words, first, []any{int64(5), "", ""})
+	gives := slices.Concat(words, first, []any{int64(0), int64(0)})
+	ends := slices.Clone(gives)
+	ends[firstKey+quorumKeys+roundArg] = int64(0)
+	for _, test := range []struct {
+		words  []any
+		answer any
+		want   []judge.Request
+	}{
+		{vote, int64(0), []judge.Request{{
+			Script: judge.Acquire, TTL: time.Second, Answer: judge.Yes, Queues: true, Listens: true,
+		}}},
+		{vote, make([]any, 6), []judge.Request{{
+			Script: judge.Acquire, TTL: time.Second, Answer: judge.No, Queues: true, Listens: true,
+		}}},
+		{vote, make([]any, 1), []judge.Request{{
+			Script: judge.Acquire, TTL: time.Second, Answer: judge.Unknown, Queues: true, Listens: true,
+		}}},
+		{gives, int64(1), nil},
+		{ends, int64(1), []judge.Request{{Script: judge.Release, Answer: judge.Yes}}},
+	} {
+		reported, answer = nil, test.answer
+		if err := hook(t.Context(), redis.NewCmd(t.Context(), test.words...)); err != nil {
+			t.Fatal(err)
+		}
+		var got []judge.Request
+		for _, q := range reported {
+			got = append(got, *q)
+		}
+		for i := range test.want {
+			q := &test.want[i]
+			q.ID, q.Server, q.Sent, q.Replied = "box:7", 2, 1, 1
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("reported %+v, want %+v", got, test.want)
+		}
+	}
+}
+
+// The last ID of a process with several servers is the one with the highest number.
+func TestLastIDOf(t *testing.T) {
+	var hooks []*Hook
+	for _, id := range []string{"box:9/a", "box:10r/a", "", "box:2/a"} {
+		hooks = append(hooks, &Hook{lastID: map[int]string{0: id}})
+	}
+	if got := LastIDOf(hooks, 0); got != "box:10r/a" {
+		t.Errorf("the last ID is %q", got)
+	}
+	if got := LastIDOf(hooks, 1); got != "" {
+		t.Errorf("the last ID of a key without one is %q", got)
+	}
 }

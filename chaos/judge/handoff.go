@@ -26,7 +26,7 @@ func (h *History) wellBetween(a, b Instant) bool {
 	if h.Punctual && h.excusedAnywhere(delaysGrants|LosesMessages, a.Add(-silence), b) {
 		return false
 	}
-	return !h.excusedAnywhere(anyTrouble|LosesMessages, a-h.aftermath(), b)
+	return !h.excusedAnywhere(anyTrouble|LosesMessages|HitsMinority, a-h.aftermath(), b)
 }
 
 // judgeHandOffs finds that too many waiters were not told of their grants. It
@@ -56,23 +56,40 @@ func judgeHandOffs(h *History) (found []Violation, took []time.Duration) {
 // release of a writer to the return of the next op, which had queued before. It
 // leaves out hand-offs near a fault, and locks that stay taken for MinHold.
 func (h *History) handOffs(key int) (took []time.Duration) {
-	released := make(map[string]*Request) // by ID
-	for _, q := range h.Requests {
-		if q.Key == key && q.Script == Release && q.Answer == Yes {
-			released[q.ID] = q
-		}
-	}
+	released := h.releases(key)
 	as := h.arrivals(key)
 	for i, b := range as {
 		if i == 0 || b.refused == 0 || as[i-1].op.Read || b.op.Try || b.op.Many {
 			continue
 		}
 		q := released[as[i-1].op.ID]
-		handedOff := q != nil && q.Sent >= b.refused && q.Replied <= b.op.Granted &&
-			!h.heldInPart(key, q.Sent, b.op.Granted) && h.lingersUntil(key, b.op.Granted) < q.Sent
-		if handedOff && h.wellBetween(q.Sent, b.op.Granted) {
-			took = append(took, b.op.Granted.Since(q.Replied))
+		handedOff := q.sent != 0 && q.sent >= b.refused && q.replied <= b.op.Granted &&
+			!h.heldInPart(key, q.sent, b.op.Granted) && h.lingersUntil(key, b.op.Granted) < q.sent
+		if handedOff && h.wellBetween(q.sent, b.op.Granted) {
+			took = append(took, b.op.Granted.Since(q.replied))
 		}
 	}
 	return took
+}
+
+// A release is the release of a lease, once a majority of the servers have answered it.
+type release struct{ sent, replied Instant }
+
+// releases returns the releases of a key, by ID.
+func (h *History) releases(key int) map[string]release {
+	sent, replied := make(map[string]perServer), make(map[string]perServer)
+	for _, q := range h.Requests {
+		if q.Key != key || q.Script != Release || q.Answer != Yes {
+			continue
+		}
+		if sent[q.ID] == nil {
+			sent[q.ID], replied[q.ID] = h.newPerServer(), h.newPerServer()
+		}
+		sent[q.ID][q.Server], replied[q.ID][q.Server] = q.Sent, q.Replied
+	}
+	released := make(map[string]release)
+	for id := range sent {
+		released[id] = release{h.atMost(sent[id]), h.atMost(replied[id])}
+	}
+	return released
 }

@@ -33,7 +33,9 @@ type History struct {
 	PublishCounts bool
 	// Punctual says that nothing takes time but messages, and that a message takes
 	// less than a millisecond unless something is wrong.
-	Punctual  bool
+	Punctual bool
+	// Servers is how many servers keep each lock, by majority. 0: one server keeps it.
+	Servers   int
 	Ops       []*Op
 	Requests  []*Request
 	Faults    []*Fault
@@ -102,6 +104,7 @@ func (o *Op) granted() bool { return o.Granted != 0 }
 // A Request is one run of a script, as its client saw it.
 type Request struct {
 	Process, Slot int
+	Server        int // of a quorum: its number
 	Key           int
 	ID            string // of the lease
 	Script        Script
@@ -156,9 +159,14 @@ const (
 	LosesData                          // servers surely lose them; set together with MayLoseData
 	LosesMessages                      // messages to waiters are lost: they must ask
 	SplitsServers                      // two servers may grant one lock; set together with MayLoseData
+	HitsMinority                       // a minority of the servers of a quorum may do anything of these
+	LosesWaiters                       // such a server may lose its waiters; set together with HitsMinority
+	HitsMinorities                     // it is another minority for each process; set together with HitsMinority
+	ForgetsVotes                       // a majority of the servers forgets; set together with DelaysMessages
 
 	delaysGrants = DelaysMessages | RefusesWrites
 	anyTrouble   = StopsProcess | delaysGrants | MayLoseData
+	breaksOrder  = anyTrouble | LosesWaiters
 )
 
 func (f *Fault) hits(slot int) bool { return f.Slots == nil || slices.Contains(f.Slots, slot) }
@@ -193,9 +201,8 @@ type Options struct {
 func (h *History) prepare() {
 	slices.SortStableFunc(h.Ops, func(a, b *Op) int { return cmp.Compare(a.Called, b.Called) })
 	slices.SortStableFunc(h.Requests, func(a, b *Request) int { return cmp.Compare(a.Sent, b.Sent) })
-	h.lastAlive, h.firstCalled = make(map[string]Instant), make(map[string]Instant)
-	h.firstGranted = make(map[string]Instant)
-	h.aliveUntil, h.firstStray = make(map[string]Instant), make(map[string]Instant)
+	h.firstCalled, h.firstGranted = make(map[string]Instant), make(map[string]Instant)
+	h.firstStray = make(map[string]Instant)
 	for _, o := range h.Ops {
 		if !o.granted() {
 			continue
@@ -211,13 +218,8 @@ func (h *History) prepare() {
 		if _, known := h.firstStray[q.ID]; !known && q.Script == Acquire && q.Stray {
 			h.firstStray[q.ID] = q.Sent
 		}
-		alive := q.Script == Acquire && q.Answer != Unknown // a message may grant a refused one
-		alive = alive || q.Script == Renew && q.Answer == Yes
-		if alive {
-			h.lastAlive[q.ID] = max(h.lastAlive[q.ID], q.Sent)
-			h.aliveUntil[q.ID] = max(h.aliveUntil[q.ID], q.Sent.Add(h.ttlOf(q)))
-		}
 	}
+	h.findLeases()
 	h.findOwnLeases()
 }
 

@@ -93,6 +93,14 @@ const crashSlack = 200 * time.Millisecond
 //
 // No release succeeds while servers refuse to write, so that time does not
 // count. All later time does.
+//
+// If each process has lost another minority of the servers, a holder may not reach a
+// server to unlock, where the next waiter needs the lock. The lock runs out there a ttl
+// later, and the waiter asks again.
+//
+// If messages are late, or servers may lose data, no limit holds. But in a quorum it
+// holds from the end of the last such fault, and its aftermath, on. What hits a minority of
+// the servers is no such fault.
 func judgeIdle(h *History) []Violation {
 	f := &Findings{Judge: "idle"}
 	for key := range h.Keys {
@@ -103,8 +111,11 @@ func judgeIdle(h *History) []Violation {
 			if h.Punctual && !g.lingered && h.wellBetween(g.from, end) {
 				limit = punctualHandOff
 			}
+			if h.excusedAnywhere(HitsMinorities, begin, end) {
+				limit = h.TTL + h.TTL/2
+			}
 			if h.excusedAnywhere(StopsProcess, begin, end) {
-				limit = h.TTL + crashSlack
+				limit = max(limit, h.TTL+crashSlack)
 				if g.leased > 0 {
 					limit += h.TTL
 				}
@@ -115,12 +126,30 @@ func judgeIdle(h *History) []Violation {
 			}
 			excused := h.excusedAnywhere(DelaysMessages|MayLoseData, begin, end) ||
 				h.excused(g.op.Slot, StopsProcess, g.from, end)
+			if h.Servers > 0 { // all time counts but that of the faults, and of what they leave
+				idle = min(idle, end.Since(h.troubledUntil(g.op.Slot, begin, end)))
+				excused = false
+			}
 			if idle > limit && !excused {
 				f.Add(key, "no op held the lock for %v, more than %v, before %s", idle, limit, g.op)
 			}
 		}
 	}
 	return f.Violations
+}
+
+// troubledUntil returns until when a fault between a and b, or what it leaves, keeps the
+// process of a slot from a lock. It returns a if there is none.
+func (h *History) troubledUntil(slot int, a, b Instant) Instant {
+	until := a
+	for _, f := range h.Faults {
+		troubles := f.Effects&(DelaysMessages|MayLoseData) != 0 ||
+			f.Effects&StopsProcess != 0 && f.hits(slot)
+		if troubles && f.overlaps(a, b) {
+			until = max(until, f.End+h.aftermath())
+		}
+	}
+	return until
 }
 
 // stops returns how many times processes were stopped or killed between a and b.
@@ -149,17 +178,21 @@ func (h *History) writableFrom(a, b Instant) Instant {
 // until b, before their mailboxes were open. Redis cannot know that they are
 // dead, and may grant each of them the lock.
 func (h *History) deafDeaths(key int, a, b Instant) int {
-	waited, listened := make(map[string]bool), make(map[string]bool) // by ID
+	listened := make(map[string]perServer) // by ID: when it did
 	for _, q := range h.Requests {
 		ended := h.Processes[q.Process].Ended
 		if q.Key == key && q.Queues && ended != 0 && ended > a.Add(-h.TTL) && ended <= b {
-			waited[q.ID] = true
-			listened[q.ID] = listened[q.ID] || q.Listens && q.Answer == No
+			if listened[q.ID] == nil {
+				listened[q.ID] = h.newPerServer()
+			}
+			if q.Listens && q.Answer == No {
+				listened[q.ID][q.Server] = q.Replied
+			}
 		}
 	}
 	n := 0
-	for id := range waited {
-		if !listened[id] {
+	for _, servers := range listened {
+		if h.atMost(servers) == 0 {
 			n++
 		}
 	}

@@ -35,12 +35,12 @@ func judgeOverlap(h *History) (found []Violation, excused int) {
 
 // judgeBelief finds holders that believed in a lease beyond its deadline. It
 // also finds deadlines that are too late: more than the ttl after the last
-// request that can have kept the lease alive.
+// request that can have kept the lease alive, on a majority of the servers.
 func judgeBelief(h *History) []Violation {
 	f := &Findings{Judge: "belief"}
 	requests := make(map[string][]*Request) // by ID
 	for _, q := range h.Requests {
-		if q.Script == Acquire || q.Script == Renew && q.Answer == Yes {
+		if q.Script == Acquire && h.Servers == 0 || q.Answer == Yes && q.Script != Release {
 			requests[q.ID] = append(requests[q.ID], q)
 		}
 	}
@@ -51,6 +51,10 @@ func judgeBelief(h *History) []Violation {
 				break
 			}
 			end := h.endBefore(c.Read, requests[o.ID])
+			if end == 0 && h.Servers > 0 {
+				f.Add(o.Key, "%s was held by less than a majority of the servers", o)
+				break
+			}
 			if late := c.Deadline.Since(end); end != 0 && late > 0 {
 				f.Add(o.Key, "%s had a deadline %v after its lease may have run out", o, late)
 				break
@@ -61,15 +65,18 @@ func judgeBelief(h *History) []Violation {
 }
 
 // endBefore returns the earliest end of a lease that a deadline read at an
-// instant can stand for: that of the request that asked for the latest end. A
-// renewal counts once it is answered. The result is 0 if there is no request.
+// instant can stand for: that of the request that asked for the latest end, on a
+// majority of the servers. A renewal counts once it is answered, and so does the vote
+// of a server of a quorum. The result is 0 if there are too few requests.
 func (h *History) endBefore(at Instant, requests []*Request) (end Instant) {
+	ends := h.newPerServer()
 	for _, q := range requests {
-		if q.Sent <= at && (q.Script == Acquire || q.Replied <= at) {
-			end = max(end, q.Sent.Add(h.ttlOf(q)))
+		asked := q.Script == Acquire && h.Servers == 0
+		if q.Sent <= at && (asked || q.Replied <= at) {
+			ends[q.Server] = max(ends[q.Server], q.Sent.Add(h.ttlOf(q)))
 		}
 	}
-	return end
+	return h.atLeast(ends)
 }
 
 // judgeTokens finds acquisitions whose token is not above the token of each
@@ -121,7 +128,7 @@ func judgeTokens(h *History) []Violation {
 }
 
 // judgeEarly finds leases that were taken away before they could expire,
-// although no server lost them.
+// although no server lost them, or no majority of a quorum's servers.
 func judgeEarly(h *History) []Violation {
 	f := &Findings{Judge: "early end"}
 	for _, o := range h.Ops {
@@ -129,7 +136,8 @@ func judgeEarly(h *History) []Violation {
 			continue
 		}
 		told := cmp.Or(o.Lost, o.Unlocked)
-		if told < h.expiry(o) && h.forgottenAt(o) > told {
+		forgotten := h.forgottenAt(o) <= told || h.excusedAnywhere(ForgetsVotes, o.Called, told)
+		if told < h.expiry(o) && !forgotten {
 			f.Add(o.Key, "%s was told that the lock is not its own, %v before its lease could run out",
 				o, h.expiry(o).Since(told))
 		}

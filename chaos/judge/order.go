@@ -11,8 +11,8 @@ import (
 type arrival struct {
 	op      *Op
 	sent    Instant // the first request
-	refused Instant // its first refusal that queued; 0: none
-	live    bool    // it asked again in time until it was granted the lock
+	refused Instant // its first refusal that queued, on a majority of the servers; 0: none
+	live    bool    // it asked a majority again in time until it was granted the lock
 }
 
 // arrivals returns the arrivals of a key, in the order of their tokens.
@@ -38,8 +38,34 @@ func (h *History) arrivals(key int) (as []*arrival) {
 	return as
 }
 
-// arrival returns the arrival of o, which sent the requests.
+// arrival returns the arrival of o, which sent the requests. It has queued, and has
+// asked again in time, if that is so on a majority of the servers. It counts as sent when
+// the first server was asked.
 func (h *History) arrival(o *Op, requests []*Request) *arrival {
+	a := &arrival{op: o, sent: requests[0].Sent}
+	refused, refusedLive := h.newPerServer(), h.newPerServer()
+	live := 0
+	for server, requests := range h.byServer(requests) {
+		if len(requests) == 0 {
+			continue
+		}
+		at := h.arrivalAt(o, requests)
+		refused[server] = at.refused
+		if at.live {
+			refusedLive[server] = at.refused
+			live++
+		}
+	}
+	a.refused, a.live = h.atMost(refused), live >= h.majority()
+	if h.Servers > 0 {
+		queued := h.atMost(refusedLive)
+		a.refused, a.live = cmp.Or(queued, a.refused), queued != 0
+	}
+	return a
+}
+
+// arrivalAt is arrival for one server.
+func (h *History) arrivalAt(o *Op, requests []*Request) *arrival {
 	a := &arrival{op: o, sent: requests[0].Sent, live: requests[0].Answer != Unknown}
 	answered := requests[0] // the last that was answered
 	for _, q := range requests {
@@ -62,6 +88,11 @@ func (h *History) arrival(o *Op, requests []*Request) *arrival {
 // Tokens tell the order of grants, but not among readers that hold together: a
 // reader that asks again after its grant gets a new token. judgeOrder also
 // returns how many pairs it judged.
+//
+// In a quorum, a process that called more than placeSlack later has a later place on
+// each server, if it knows the time of the servers. The servers on which b queued
+// refuse it: they are a majority, so it gets no other one. That needs none of them to
+// lose its waiters.
 func judgeOrder(h *History) (found []Violation, pairs int) {
 	f := &Findings{Judge: "order"}
 	for key := range h.Keys {
@@ -74,8 +105,9 @@ func judgeOrder(h *History) (found []Violation, pairs int) {
 				if a.refused != 0 && a.refused < b.sent {
 					pairs++ // in order
 				}
-				passed := b.refused != 0 && b.refused < a.sent && b.live
-				if passed && !h.excused(b.op.Slot, anyTrouble, b.sent-h.aftermath(), b.op.Granted) {
+				passed := b.refused != 0 && b.refused.Add(h.placeSlack()) < h.placed(a) && b.live &&
+					h.knowsTime(a.op, a.sent)
+				if passed && !h.excused(b.op.Slot, breaksOrder, b.sent-h.aftermath(), b.op.Granted) {
 					pairs++
 					f.Add(key, "%s had queued %v before %s asked, and was granted the lock after it",
 						b.op, a.sent.Since(b.refused), a.op)

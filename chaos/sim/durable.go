@@ -38,6 +38,9 @@ func (p *Plan) addFailover() {
 
 // effectsOf returns the effects of a fault.
 func (p *Plan) effectsOf(f Fault) judge.Effects {
+	if p.Quorum {
+		return p.quorumEffects(f)
+	}
 	if f.Kind == Promote && p.Durable {
 		return judge.DelaysMessages
 	}

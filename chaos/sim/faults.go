@@ -8,7 +8,9 @@ import (
 
 // planFaults lets the faults of the plan happen.
 func (w *world) planFaults() {
+	w.addFelt()
 	for i, f := range w.plan.Faults {
+		w.planCopy(f)
 		w.scheduler.at(w.began.Add(f.At).Add(time.Duration(i)), func() { w.happens(f) })
 	}
 }
@@ -60,6 +62,9 @@ func (w *world) happensToProcess(f Fault) {
 		return
 	}
 	x := w.record(f, slots, judge.AllKeys, f.For)
+	if f.AtSite {
+		x.End = x.End.Add(w.plan.aftermath(f))
+	}
 	switch f.Kind {
 	case Crash:
 		w.crash(f.Slot)
@@ -70,10 +75,10 @@ func (w *world) happensToProcess(f Fault) {
 	case Cut:
 		for slot, p := range w.processes {
 			if f.Slot == AllSlots || f.Slot == slot {
-				p.cutLinks(nil)
+				p.cutLinks(w.hitServer(f))
 			}
 		}
-		x.End = w.now().Add(time.Second) // go-redis pauses before it dials again
+		x.End = max(x.End, w.now().Add(time.Second)) // go-redis pauses before it dials again
 	default:
 		w.addWeather(f, x)
 	}
@@ -83,7 +88,10 @@ func (w *world) happensToProcess(f Fault) {
 func (w *world) addWeather(f Fault, x *judge.Fault) {
 	now := time.Now()
 	weather := &weather{
-		slot: f.Slot, from: now, to: now.Add(f.For), fault: x, world: w,
+		slot: f.Slot, site: allSites, from: now, to: now.Add(f.For), fault: x, world: w,
+	}
+	if f.AtSite {
+		weather.site = f.Site
 	}
 	switch f.Kind {
 	case Lossy:
@@ -92,6 +100,8 @@ func (w *world) addWeather(f Fault, x *judge.Fault) {
 		weather.slow = w.plan.TTL
 	case Deaf:
 		weather.deaf = 0.7
+	case Part:
+		weather.parted = true
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -102,14 +112,10 @@ func (w *world) happensToSite(f Fault) {
 	s := w.serverOf(f.Site)
 	faults := w.recordOfSite(f)
 	switch f.Kind {
-	case Restart, Forget:
-		s.down.Store(true)
-		w.cutLinksTo(s)
-		if f.Kind == Forget {
-			s.forget()
-			s.emptyReplicas()
-		}
-		w.scheduler.after(f.For, func() { s.down.Store(false) })
+	case Restart, Forget, Revert:
+		w.restart(s, f)
+	case Freeze:
+		s.freeze(f.For)
 	case Flush:
 		s.flushScripts()
 	case ReadOnly:
@@ -119,10 +125,40 @@ func (w *world) happensToSite(f Fault) {
 	case OutOfRoom:
 		w.moody(s, outOfRoom, f.For)
 	case Jump:
+		if w.plan.Quorum {
+			w.leap(s, f.By, func() { w.scheduler.after(f.For, func() { w.leap(s, 0, func() {}) }) })
+			break
+		}
 		w.jumped(f, s.setClock(f.By))
 	case Promote, Move:
 		w.promote(f, faults)
 	}
+}
+
+// restart lets a server be down for a while. It may have lost data when it is up again.
+func (w *world) restart(s *server, f Fault) {
+	s.down.Store(true)
+	s.endRun()
+	w.cutLinksTo(s)
+	switch f.Kind {
+	case Forget:
+		s.forget()
+		s.emptyReplicas()
+	case Revert:
+		s.revert()
+	}
+	w.scheduler.after(f.For, func() {
+		s.starts(0)
+		s.down.Store(false)
+	})
+}
+
+// hitServer returns the server to which a fault hits the links; nil: to all.
+func (w *world) hitServer(f Fault) *server {
+	if !f.AtSite {
+		return nil
+	}
+	return w.serverOf(f.Site)
 }
 
 // jumped notes that a clock was set back: the leases of the dead last longer by
@@ -136,10 +172,14 @@ func (w *world) jumped(f Fault, back time.Duration) {
 	}
 }
 
-// recordOfSite notes a fault for each key of a site.
+// recordOfSite notes a fault for each key of a site. The keys of a quorum are on all
+// sites.
 func (w *world) recordOfSite(f Fault) (faults []*judge.Fault) {
 	if w.plan.effectsOf(f) == 0 {
 		return nil
+	}
+	if w.plan.Quorum {
+		return []*judge.Fault{w.record(f, nil, judge.AllKeys, f.For+w.plan.aftermath(f))}
 	}
 	d := f.For
 	if w.plan.effectsOf(f)&judge.DelaysMessages != 0 {

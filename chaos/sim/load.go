@@ -292,7 +292,7 @@ func (a *attempt) granted() {
 	if a.Read {
 		a.ID = a.held.ID()
 	} else {
-		a.ID = p.hooks[p.siteOf(a.Key)].LastID(a.Key)
+		a.ID = drive.LastIDOf(p.hooksOf(a.Key), a.Key)
 	}
 	p.setHolder(a.Key, a.ID)
 	a.checkLease()

@@ -52,7 +52,8 @@ func (p *process) dial(site int) (net.Conn, error) {
 	number := p.dials.Add(1)
 	chance := p.chance(uint64(p.number), uint64(number), 1)
 	s := p.serverOf(site)
-	if p.dead.Load() || s.down.Load() {
+	w := p.weatherAt(p.slot, site)
+	if p.dead.Load() || s.down.Load() || w != nil && w.parted {
 		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 	}
 	l := &link{
@@ -100,14 +101,21 @@ func (e end) Closed() {
 	at := later(e.last[e.direction], time.Now().Add(latency(e.chance, nil)))
 	e.last[e.direction] = at
 	if e.direction == up {
-		e.listens = false
+		e.setListensLocked(false)
 	}
 	swallowed := e.swallowed
 	e.mu.Unlock()
 	if swallowed && e.direction == down {
 		return
 	}
-	e.scheduler.at(at, func() { e.otherEnd().End(io.EOF) })
+	e.scheduler.at(at, func() { e.endOther() })
+}
+
+// endOther ends the other end. A server that is frozen learns of it when it goes on.
+func (e end) endOther() {
+	if e.direction == down || !e.server.hold(e.endOther) {
+		e.otherEnd().End(io.EOF)
+	}
 }
 
 func (e end) otherEnd() *bubble.Conn {
@@ -143,7 +151,7 @@ func (e end) Carry(p []byte) {
 	if e.direction == up && e.process.hold(func() { e.Carry(p) }) {
 		return // a goroutine that a timer of the client woke in a pause
 	}
-	w := e.weatherAt(e.process.slot)
+	w := e.weatherAt(e.process.slot, e.site)
 	f := e.fateLocked(w, p)
 	if f != fine {
 		e.countMishap(f)
@@ -202,7 +210,9 @@ func asRedis7(p []byte) []byte {
 // on.
 func (l *link) arrive(d direction, p []byte) {
 	if d == up {
-		l.server.receive(l, p)
+		if !l.server.hold(func() { l.arrive(d, p) }) {
+			l.server.receive(l, p)
+		}
 		return
 	}
 	if l.process.hold(func() { l.arrive(d, p) }) {
@@ -210,7 +220,7 @@ func (l *link) arrive(d direction, p []byte) {
 	}
 	if isPush(p) {
 		l.mu.Lock()
-		l.listens = !l.cut
+		l.setListensLocked(!l.cut)
 		l.mu.Unlock()
 	}
 	l.hash(l.name, p)
@@ -235,10 +245,29 @@ func (l *link) breakClientLocked(d time.Duration) {
 	l.scheduler.after(d, func() { l.remote.End(io.EOF) })
 }
 
+// setListensLocked notes whether the process hears messages by the link.
+func (l *link) setListensLocked(listens bool) {
+	if l.listens == listens {
+		return
+	}
+	l.listens = listens
+	l.process.mu.Lock()
+	defer l.process.mu.Unlock()
+	if listens {
+		l.process.heard[l.site]++
+	} else {
+		l.process.heard[l.site]--
+	}
+}
+
 // noteBreakLocked notes that the process hears no messages any more, if it heard
-// them by this link.
+// them by this link. Of a quorum, it must hear a majority of the servers.
 func (l *link) noteBreakLocked() {
 	if !l.listens || l.cut || l.process.dead.Load() {
+		return
+	}
+	l.setListensLocked(false)
+	if l.plan.Quorum && l.process.heardSites() != l.plan.minority() {
 		return
 	}
 	l.world.mu.Lock()
@@ -303,6 +332,8 @@ func (e end) fateLocked(w *weather, p []byte) fate {
 	switch {
 	case w == nil:
 		return fine
+	case w.parted:
+		return lost
 	case isPush(p):
 		if x < w.deaf {
 			return dropped

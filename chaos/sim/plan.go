@@ -30,6 +30,9 @@ type Plan struct {
 	MaxWait    time.Duration // with which the other processes lock; 0: none does
 	Observed   bool          // all processes have an Observer
 	Sites      int           // independent servers; keys are spread over them
+	Quorum     bool          // the sites are the servers of one quorum, and have all keys
+	RunIDs     bool          // its servers tell their run IDs, as Redis does and miniredis does not
+	Persistent bool          // all processes have QuorumPersistent
 	Replicas   bool          // each site has a replica
 	Durable    bool          // all processes have WithReplicas
 	Lag        time.Duration // the longest lag of a replica
@@ -55,6 +58,15 @@ func (p *Plan) String() string {
 	if p.Observed {
 		s += ", observed"
 	}
+	if p.Quorum {
+		s += " of one quorum"
+	}
+	if p.RunIDs {
+		s += ", with run IDs"
+	}
+	if p.Persistent {
+		s += ", persistent"
+	}
 	if p.Replicas {
 		s += fmt.Sprintf(" with replicas that lag by up to %v", p.Lag)
 	}
@@ -76,7 +88,8 @@ type Fault struct {
 	// Others says that the process in Slot is spared, and all others are hit.
 	Others bool
 	Site   int           // of the server that it hits
-	By     time.Duration // how far a clock then is ahead of the right time, or behind it
+	AtSite bool          // of links: it hits only those to the server of Site
+	By     time.Duration // how far a clock, or a copy, then is ahead of the right time, or behind it
 }
 
 // AllSlots stands for all processes.
@@ -86,6 +99,9 @@ func (f Fault) String() string {
 	s := fmt.Sprintf("%s at %v", f.Kind, f.At)
 	if f.For > 0 {
 		s += fmt.Sprintf(" for %v", f.For)
+	}
+	if f.AtSite {
+		s += fmt.Sprintf(", links to the server of site %d", f.Site)
 	}
 	switch {
 	case f.By != 0:
@@ -119,6 +135,9 @@ const (
 	Jump                  // the server's clock jumps
 	Promote               // the replica becomes the master, and the master its replica
 	Move                  // the same, while old links go on to the old master
+	Freeze                // the server does nothing for a while; links stay
+	Part                  // nothing arrives at the server, or from it, by the links
+	Revert                // the server restarts with an older copy of its data
 	kindsOfFaults
 )
 
@@ -154,6 +173,10 @@ var kinds = [kindsOfFaults]struct {
 	Jump:      {"clock jump", oneSite, 2, 0, mayLose},
 	Promote:   {"failover", oneSite, 3, time.Second, mayLose | judge.SplitsServers},
 	Move:      {"address moved", oneSite, 6, time.Second, judge.DelaysMessages},
+	// Only of a quorum:
+	Freeze: {"freeze", oneSite, 0, 2 * time.Second, judge.HitsMinority},
+	Part:   {"partition", oneProcess, 0, 2 * time.Second, judge.HitsMinority},
+	Revert: {"restart, old copy", oneSite, 0, 500 * time.Millisecond, judge.HitsMinority},
 }
 
 const (
@@ -196,6 +219,7 @@ func NewPlan(seed uint64) *Plan {
 		p.Faults = drawFaults(r, p)
 		p.addFailover()
 	}
+	p.drawQuorum()
 	return p
 }
 

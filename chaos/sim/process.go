@@ -44,6 +44,7 @@ type process struct {
 	held   []func() // frames that came in its pause
 	pauses []pauseSpan
 	links  []*link
+	heard  map[int]int // by site: how many links it hears messages by
 }
 
 type pauseSpan struct{ from, to time.Time }
@@ -76,6 +77,9 @@ func (p *process) options() []warlock.Option {
 	}
 	if p.plan.Durable {
 		o = append(o, warlock.WithReplicas(1))
+	}
+	if p.plan.Persistent {
+		o = append(o, warlock.QuorumPersistent())
 	}
 	if p.retains {
 		o = append(o, warlock.WithRetention(p.plan.Retention))
@@ -126,7 +130,7 @@ const prefix = "sim:"
 func (w *world) start(slot int) *process {
 	number := w.recorder.Start(slot, w.now())
 	chance := w.chance(uint64(number), 0)
-	p := &process{world: w, number: number, slot: slot}
+	p := &process{world: w, number: number, slot: slot, heard: make(map[int]int)}
 	p.ctx, p.end = context.WithCancel(context.Background())
 	p.clock = &clock{
 		start:  time.Now(),
@@ -139,27 +143,42 @@ func (w *world) start(slot int) *process {
 	p.chooseOptions()
 	for site := range w.plan.Sites {
 		hook := drive.NewHook(number, slot, w.keys, w.now, p.noteRequest)
+		if w.plan.Quorum {
+			hook.Server = site
+		}
 		client := redis.NewClient(p.clientOptions(site))
 		client.AddHook(hook)
 		p.clients, p.hooks = append(p.clients, client), append(p.hooks, hook)
-		p.keyed = append(p.keyed, warlock.NewKeyed(client, prefix, w.plan.TTL, p.options()...))
 	}
-	for key, name := range w.keys {
-		client := p.clients[w.siteOf(key)]
-		switch kind := key % 3; {
-		case kind == 0:
-			p.locks = append(p.locks, warlock.NewMutex(client, name, w.plan.TTL, p.options()...))
-		case kind == 1 && slot%2 == 0:
-			p.locks = append(p.locks, warlock.NewRWMutex(client, name, w.plan.TTL, p.options()...))
-		default:
-			p.locks = append(p.locks, name[len(prefix):])
-		}
+	if w.plan.Quorum {
+		p.makeQuorumLocks()
+	} else {
+		p.makeLocks()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.processes[slot] = p
 	w.all = append(w.all, p)
 	return p
+}
+
+// makeLocks makes the locks of the process, each over the client of its site.
+func (p *process) makeLocks() {
+	ttl := p.plan.TTL
+	for _, client := range p.clients {
+		p.keyed = append(p.keyed, warlock.NewKeyed(client, prefix, ttl, p.options()...))
+	}
+	for key, name := range p.keys {
+		client := p.clients[p.siteOf(key)]
+		switch kind := key % 3; {
+		case kind == 0:
+			p.locks = append(p.locks, warlock.NewMutex(client, name, ttl, p.options()...))
+		case kind == 1 && p.slot%2 == 0:
+			p.locks = append(p.locks, warlock.NewRWMutex(client, name, ttl, p.options()...))
+		default:
+			p.locks = append(p.locks, name[len(prefix):])
+		}
+	}
 }
 
 // clientOptions returns the options of the client for a site. Slots differ in
@@ -186,6 +205,15 @@ func (p *process) clientOptions(site int) *redis.Options {
 		o.PoolSize, o.PoolTimeout = 2, 200*time.Millisecond
 	}
 	return o
+}
+
+// hooksOf returns the hooks of the clients for a key.
+func (p *process) hooksOf(key int) []*drive.Hook {
+	if p.plan.Quorum {
+		return p.hooks
+	}
+	site := p.siteOf(key)
+	return p.hooks[site : site+1]
 }
 
 // noteRequest notes a request, unless the process is dead.

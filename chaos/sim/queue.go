@@ -19,7 +19,7 @@ type queueWatch struct {
 // executes it.
 func (s *server) watchQueues(scripts []script) {
 	for _, script := range scripts {
-		if script.requests > 1 || len(script.keys) != keysOfScript {
+		if script.requests > 1 || len(script.keys) < keysOfScript {
 			continue
 		}
 		now := s.now().UnixMicro()
@@ -55,7 +55,8 @@ func (s *server) deadWaiters(script script, at int64) (n int) {
 	return n
 }
 
-// The keys of a lock, as each script has them.
+// The keys of a lock, as each script has them. A script of a quorum has the memory of the
+// server as well. The script that asks for the memory has no other key.
 const (
 	waitersKey   = 3
 	deadlinesKey = 5

@@ -56,10 +56,11 @@ func RunRecorded(plan *Plan) (*Outcome, []*Recording) {
 
 // replayable reports whether one real server can repeat what each server of a
 // run does. It cannot begin to load its data when told to. No recording has the
-// changes that a server got from its master, or a replica to wait for.
+// changes that a server got from its master, or a replica to wait for. A real server has
+// a run ID of its own.
 func (p *Plan) replayable() bool {
-	return !p.Durable && !slices.ContainsFunc(p.Faults, func(f Fault) bool {
-		return f.Kind == Loading || f.Kind == Promote || f.Kind == Move
+	return !p.Durable && !p.Quorum && !slices.ContainsFunc(p.Faults, func(f Fault) bool {
+		return f.Kind == Loading || f.Kind == Promote || f.Kind >= Move
 	})
 }
 

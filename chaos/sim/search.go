@@ -32,6 +32,7 @@ type Search struct {
 	Again    uint64        // each seed that this divides is run twice; 0: none is
 	Failures int           // it ends after so many seeds that fail; 0: no limit
 	Shrinks  int           // how many seeds that fail each worker makes smaller
+	Quorums  bool          // only seeds whose plans have a quorum
 	Progress func(*Totals) // is called after each seed; nil: nothing is
 }
 
@@ -77,7 +78,9 @@ func (s *Search) Run(ctx context.Context) (*Totals, error) {
 	errs := make([]error, workers)
 	var group sync.WaitGroup
 	for i := range workers {
-		j := job{From: s.From + i, Step: workers, Again: s.Again, Shrinks: s.Shrinks}
+		j := job{
+			From: s.From + i, Step: workers, Again: s.Again, Shrinks: s.Shrinks, Quorums: s.Quorums,
+		}
 		if s.Most > 0 {
 			if j.Most = (s.Most + int(workers-1-i)) / int(workers); j.Most == 0 {
 				continue

@@ -33,6 +33,10 @@ type server struct {
 
 	mu       sync.Mutex // guards the following
 	offset   time.Duration
+	run      runOfServer
+	frozen   time.Time // until then it does nothing; zero: it goes on
+	held     []func()  // what came while it was frozen
+	copies   []copyOfData
 	replicas []*server
 	waits    []replicaWait // of the frame that is being executed
 	sent     time.Time     // when the last change arrives at the replicas
@@ -62,6 +66,7 @@ func (w *world) newServer(number int) *server {
 		queues: make(map[string]queueWatch),
 	}
 	s.setMood(willing)
+	s.starts(upBefore)
 	s.redis.Mini.Server().SetPreHook(s.hook)
 	s.setTime()
 	return s
@@ -92,6 +97,9 @@ func (s *server) hook(c *mini.Peer, cmd string, args ...string) bool {
 		c.WriteStrings([]string{
 			strconv.FormatInt(now.Unix(), 10), strconv.Itoa(now.Nanosecond() / 1000),
 		})
+		return true
+	case cmd == "INFO" && s.info(args) != "":
+		c.WriteBulk(s.info(args))
 		return true
 	case cmd == "WAIT" && len(args) > 0:
 		c.WriteInt(s.await(args))
@@ -156,6 +164,13 @@ func (s *server) receive(l *link, p []byte) {
 	s.mu.Lock()
 	s.messages = nil
 	s.mu.Unlock()
+}
+
+// ahead returns how far the clock is ahead of the right time.
+func (s *server) ahead() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.offset
 }
 
 // setClock lets the clock be off by offset, and returns how far it was set back.

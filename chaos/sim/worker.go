@@ -34,6 +34,7 @@ type job struct {
 	Again      uint64 // each seed that this divides is run twice; 0: none is
 	Shrinks    int    // how many plans that fail it makes smaller
 	Record     bool   // it records each run, and leaves out seeds that cannot be replayed
+	Quorums    bool   // it leaves out seeds whose plans have no quorum
 }
 
 // A Result is what came of a seed.
@@ -93,7 +94,8 @@ func prepare() {
 // work runs the seeds, and writes their results.
 func (j *job) work(out *json.Encoder, stopped <-chan struct{}) {
 	for n, seed := 0, j.From; j.Most == 0 || n < j.Most; seed += j.Step {
-		if j.Record && !NewPlan(seed).replayable() {
+		plan := NewPlan(seed)
+		if j.Record && !plan.replayable() || j.Quorums && !plan.Quorum {
 			continue
 		}
 		n++

@@ -66,8 +66,13 @@ func (w *world) serverOf(site int) *server {
 	return w.masters[site]
 }
 
-// siteOf returns the site that has a key.
-func (w *world) siteOf(key int) int { return key % w.plan.Sites }
+// siteOf returns the site that has a key. Of a quorum, it is the first.
+func (w *world) siteOf(key int) int {
+	if w.plan.Quorum {
+		return 0
+	}
+	return key % w.plan.Sites
+}
 
 // hash adds a frame that arrives to the digest of the run.
 func (w *world) hash(link string, p []byte) {
@@ -142,8 +147,10 @@ const longestFrame = 400
 
 // A weather is a time in which the links of some processes are bad.
 type weather struct {
-	slot     int
+	slot     int // of the process; AllSlots: all
+	site     int // that the links lead to; allSites: all
 	from, to time.Time
+	parted   bool    // no frame arrives
 	lossy    float64 // the share of frames that meet a mishap
 	deaf     float64 // the share of messages that are lost
 	slow     time.Duration
@@ -151,13 +158,17 @@ type weather struct {
 	world    *world
 }
 
-// weatherAt returns the weather of a slot, or nil if it is good.
-func (w *world) weatherAt(slot int) *weather {
+// allSites stands for all sites.
+const allSites = -1
+
+// weatherAt returns the weather of a slot's links to a site, or nil if it is good.
+func (w *world) weatherAt(slot, site int) *weather {
 	now := time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, x := range w.weather {
-		if (x.slot == AllSlots || x.slot == slot) && !now.Before(x.from) && now.Before(x.to) {
+		hits := (x.slot == AllSlots || x.slot == slot) && (x.site == allSites || x.site == site)
+		if hits && !now.Before(x.from) && now.Before(x.to) {
 			return x
 		}
 	}
