@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -75,13 +76,25 @@ func (h *History) acquiredAfter(o *Op) (at Instant) {
 	case h.Punctual && !o.Many: // no time passes from its grant to its return
 		return o.Granted
 	}
-	at = o.Called
+	at, known := o.Called, min(o.Granted, h.wonBy(o))
 	for _, q := range h.Requests {
-		if q.ID == o.ID && q.Script == Acquire && q.Sent <= o.Granted {
+		if q.ID == o.ID && q.Script == Acquire && q.Sent <= known {
 			at = max(at, q.Sent)
 		}
 	}
 	return at
+}
+
+// wonBy returns when a majority of the servers had granted o the lock. After that, its
+// process tells the others of the lease.
+func (h *History) wonBy(o *Op) Instant {
+	first := h.newPerServer()
+	for _, q := range h.Requests {
+		if q.ID == o.ID && q.Script == Acquire && q.Answer == Yes && first[q.Server] == 0 {
+			first[q.Server] = q.Replied
+		}
+	}
+	return cmp.Or(h.atMost(first), never)
 }
 
 // releasedInTime returns the IDs whose release of a key was answered with yes long

@@ -104,10 +104,16 @@ func (t *tally) refusal(l *Lock, r protocol.Request) (protocol.Grant, error) {
 	return g, nil
 }
 
-// stale reports whether a server names an ID of this process that holds nothing any more:
-// what it gives back is under way.
+// stale reports whether some servers, too few, name an ID of this process that holds
+// nothing any more: what it gives back is under way there.
 func (t *tally) stale() bool {
-	return slices.ContainsFunc(t.taken, func(g protocol.Grant) bool { return t.quorum.hasEnded(g.Holder) })
+	n := 0
+	for _, g := range t.taken {
+		if t.quorum.hasEnded(g.Holder) {
+			n++
+		}
+	}
+	return n > 0 && n < t.quorum.majority // a majority may have a lock that lingers
 }
 
 // holder returns the ID that most servers name, and until when its lease lasts on them.
