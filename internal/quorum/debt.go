@@ -27,11 +27,14 @@ func (l *Lock) concession(c protocol.Concession) giving {
 	}}
 }
 
-// giveOn gives the lock back on s. If s is not there, s gets it later.
-func (l *Lock) giveOn(s *server, g giving) {
-	if l.giveOnce(s, g, false) != nil {
+// giveOn gives the lock back on s. If s is not there, s gets it later, and giveOn returns
+// why.
+func (l *Lock) giveOn(s *server, g giving) error {
+	err := l.giveOnce(s, g, false)
+	if err != nil {
 		l.owe(s, g, firstDebt)
 	}
+	return err
 }
 
 // giveOnce gives the lock back on s, if that is there.
@@ -133,13 +136,17 @@ func (s *server) keep(d debt) {
 }
 
 // pay has s get its lock back, unless it is not there, or has a request of the ID under
-// way. It reports whether the lock was given back.
+// way. An ID that has been granted the lock since keeps it. pay reports whether s is owed
+// nothing any more.
 func (l *Lock) pay(s *server, g giving) (paid bool) {
 	l.mu.Lock()
 	x := l.ids[g.id]
 	l.mu.Unlock()
 	if x == nil {
 		return l.giveOnce(s, g, true) == nil
+	}
+	if l.stateOf(x) == held {
+		return true
 	}
 	if !l.enter(x, s) {
 		return false

@@ -1,6 +1,9 @@
 package quorum
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // An id is what this process knows of an ID: whether a lock is its own, and which
 // servers may still carry out a request of it. It exists from the first ballot of the ID
@@ -12,6 +15,10 @@ type id struct {
 	under []chan struct{} // by server: closed when the request under way ends; nil: none is
 	open  int             // how many of them are
 	lost  []bool          // by server: a ballot was not answered, and may be carried out later
+
+	// By server: until then, a concession that was not answered may be carried out, and take
+	// a later share of a reader. (That of a writer names the grant that it means.)
+	spoilt []time.Time
 }
 
 // The states of an ID.
@@ -30,7 +37,7 @@ func (q *Quorum) begin(name string) *id {
 	x := q.ids[name]
 	if x == nil {
 		n := len(q.servers)
-		x = &id{under: make([]chan struct{}, n), lost: make([]bool, n)}
+		x = &id{under: make([]chan struct{}, n), lost: make([]bool, n), spoilt: make([]time.Time, n)}
 		q.ids[name] = x
 	}
 	x.state = asking
@@ -91,6 +98,22 @@ func (q *Quorum) stateOf(x *id) state {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return x.state
+}
+
+const errSpoilt = local("it may yet carry out that it is to take back what it grants")
+
+// spoil notes that s has not answered a concession of x.
+func (q *Quorum) spoil(x *id, s *server) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	x.spoilt[s.number] = time.Now().Add(sweepAfter)
+}
+
+// isSpoilt reports whether s may yet carry out a concession of x.
+func (q *Quorum) isSpoilt(x *id, s *server) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return time.Now().Before(x.spoilt[s.number])
 }
 
 // hasEnded reports whether an ID is one of this process that has given its lock back, or up.

@@ -100,7 +100,8 @@ func (s *server) absent() error {
 func (s *server) answered(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !send.Lost(err) || errors.Is(err, protocol.ErrNotHeld) || errors.Is(err, context.Canceled) {
+	known := !send.Lost(err) || errors.Is(err, protocol.ErrNotHeld) || protocol.Permanent(err)
+	if known || errors.Is(err, context.Canceled) {
 		s.pause, s.failure, s.heard = 0, nil, time.Now()
 		s.rests = time.Time{}
 		return

@@ -3,6 +3,7 @@ package quorum
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -78,19 +79,17 @@ func (l *Lock) meet(ctx context.Context, ttl time.Duration) error {
 	if l.clock.known() >= l.majority {
 		return nil
 	}
-	var err error
+	var failures []failure
 	for _, s := range l.servers {
-		if s.absent() != nil {
-			continue
-		}
-		if err = l.eligible(ctx, s, ttl); errors.As(err, new(*quarantine)) {
-			err = nil
+		if err := l.eligible(ctx, s, ttl); err != nil {
+			failures = append(failures, failure{s, err})
 		}
 	}
 	if l.clock.known() > 0 {
 		return nil
 	}
-	return err
+	return newProblem(l.Quorum, failures, fmt.Sprintf("none of %d servers can be asked",
+		len(l.servers)))
 }
 
 // A ballot is one request of one ID to all servers, with one token.
@@ -140,6 +139,10 @@ func (b *ballot) poll(ctx context.Context) *tally {
 // wait for that.
 func (b *ballot) ask(s *server) {
 	defer b.under.Done()
+	if b.Mode == protocol.Read && b.lock.isSpoilt(b.id, s) {
+		b.count(s, protocol.Vote{}, errSpoilt)
+		return
+	}
 	if !b.lock.awaitRelease(s, b.decided) || !b.lock.enterSoon(b.id, s, b.decided) {
 		if b.tally.won {
 			b.lock.refillSoon(s, b.renewal())
@@ -210,7 +213,10 @@ func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 	<-b.decided
 	switch {
 	case vote.Granted && !b.tally.won:
-		b.lock.giveOn(s, b.lock.concession(b.concession(vote)))
+		err := b.lock.giveOn(s, b.lock.concession(b.concession(vote)))
+		if send.Lost(err) && !isLocal(err) {
+			b.lock.spoil(b.id, s)
+		}
 	case !vote.Granted && b.tally.won:
 		b.lock.refillSoon(s, b.renewal())
 	}

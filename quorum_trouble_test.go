@@ -1,0 +1,164 @@
+package warlock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock"
+	"github.com/warlock-go/warlock/internal/redistest"
+)
+
+// What ails servers of a quorum, and what a user reads of it.
+var ailments = map[string]struct {
+	befall func(s *redistest.Server)
+	says   string
+}{
+	"password": {
+		func(s *redistest.Server) { s.Do("CONFIG", "SET", "requirepass", "secret") },
+		"give the client a username and password",
+	},
+	"no INFO": {
+		func(s *redistest.Server) { s.Do("ACL", "SETUSER", "default", "-info") }, "allow the user INFO",
+	},
+	"key of another type": {
+		func(s *redistest.Server) { s.Do("LPUSH", key, "x") }, "holds no lock's value",
+	},
+}
+
+// LockContext locks in spite of what ails a minority. It fails at once, with an advice,
+// if a majority can never be had.
+func TestQuorumOfAilingServers(t *testing.T) {
+	for name, ailment := range ailments {
+		for ill := 1; ill <= 3; ill++ {
+			t.Run(fmt.Sprint(name, " ", ill), func(t *testing.T) {
+				t.Parallel() // it mostly waits until servers vote
+				s := startServers(t, 3)
+				for _, server := range s[:ill] {
+					ailment.befall(server)
+				}
+				m := warlock.NewQuorumMutex(s.clients(hasty), key, time.Second)
+				err := m.LockContext(t.Context())
+				switch {
+				case ill == 1 && err != nil:
+					t.Error(err)
+				case ill == 1:
+					m.Unlock()
+				case err == nil || errors.Is(err, warlock.ErrUnavailable):
+					t.Errorf("LockContext says %v", err)
+				case !strings.Contains(err.Error(), ailment.says):
+					t.Errorf("%q is not in %q", ailment.says, err)
+				}
+			})
+		}
+	}
+}
+
+// Lock waits, and does not panic, while servers are down that may yet make a majority.
+func TestQuorumWaitsForServersThatAreDown(t *testing.T) {
+	s := startServers(t, 3)
+	s[2].Do("CONFIG", "SET", "requirepass", "secret")
+	s[0].Kill()
+	s[1].Kill()
+	m := s.mutex(time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err := m.LockContext(ctx)
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, warlock.ErrUnavailable) {
+		t.Errorf("LockContext says %v", err)
+	}
+	s[0].Restart()
+	s[1].Restart()
+	use(m)
+}
+
+// A hook that ends its goroutines does not make servers absent for good.
+func TestQuorumWithAHookThatExits(t *testing.T) {
+	s := startServers(t, 3)
+	clients := s.clients()
+	var exits atomic.Bool
+	for _, c := range clients {
+		c.(*redis.Client).AddHook(redistest.Before(func(redis.Cmder) {
+			if exits.Load() {
+				runtime.Goexit()
+			}
+		}))
+	}
+	m := warlock.NewQuorumMutex(clients, key, time.Second, warlock.QuorumPersistent())
+	use(m)
+	exits.Store(true)
+	for range 6 {
+		if ok, err := m.TryLockContext(t.Context()); ok || err == nil {
+			t.Errorf("TryLock says %v, %v", ok, err)
+		}
+	}
+	exits.Store(false)
+	use(m)
+}
+
+// A panic of a hook reaches the caller.
+func TestQuorumWithAHookThatPanics(t *testing.T) {
+	s := startServers(t, 3)
+	clients := s.clients()
+	var panics atomic.Bool
+	for _, c := range clients {
+		c.(*redis.Client).AddHook(redistest.Before(func(redis.Cmder) {
+			if panics.Load() {
+				panic("of the hook")
+			}
+		}))
+	}
+	m := warlock.NewQuorumMutex(clients, key, time.Second, warlock.QuorumPersistent())
+	use(m)
+	panics.Store(true)
+	if got := panicOf(func() { m.TryLock() }); got != "of the hook" {
+		t.Errorf("TryLock panics with %q", got)
+	}
+	panics.Store(false)
+	use(m)
+}
+
+// A concession that a server did not answer takes no share that the reader wins later.
+func TestPromiseAReaderOfAQuorumKeepsItsShare(t *testing.T) {
+	s := startServers(t, 3)
+	clients := s.clients(hasty)
+	var armed, concessionFailed, voteFailed atomic.Bool
+	// A script with so many words fails once.
+	failing := func(words int, failed *atomic.Bool) redistest.Hook {
+		return redistest.Hook{Process: func(
+			ctx context.Context, cmd redis.Cmder, next redis.ProcessHook,
+		) error {
+			if armed.Load() && len(cmd.Args()) == words && failed.CompareAndSwap(false, true) {
+				err := errors.New("the link broke")
+				cmd.SetErr(err)
+				return err
+			}
+			return next(ctx, cmd)
+		}}
+	}
+	const ballot, concession = 3 + 7 + 11, 3 + 7 + 10
+	clients[0].(*redis.Client).AddHook(failing(concession, &concessionFailed))
+	clients[1].(*redis.Client).AddHook(failing(ballot, &voteFailed))
+	k := warlock.NewQuorumKeyed(clients, "k:", 20*time.Second, warlock.QuorumPersistent())
+	k.RLock("warm")
+	k.RUnlock("warm")
+	s[2].Kill()
+	armed.Store(true)
+	k.RLock("1") // the first ballot has one grant, of server 1
+	defer k.RUnlock("1")
+	for until := time.Now().Add(300 * time.Millisecond); time.Now().Before(until); {
+		for _, server := range s[:2] {
+			if server.Get("k:1") == "" {
+				t.Fatalf("a server has lost the share; the concession failed: %v, the vote: %v",
+					concessionFailed.Load(), voteFailed.Load())
+			}
+		}
+	}
+}
