@@ -242,7 +242,7 @@ func TestMaxWaitWithoutRedis(t *testing.T) {
 func TestMinHold(t *testing.T) {
 	t.Parallel() // it mostly waits
 	for name := range faces {
-		for _, ttl := range []time.Duration{100 * time.Millisecond, long} {
+		for _, ttl := range []time.Duration{250 * time.Millisecond, long} {
 			t.Run(fmt.Sprint(name, ", ttl ", ttl), func(t *testing.T) {
 				t.Parallel()
 				minHold(t, redistest.Start(t), faces[name], ttl)
