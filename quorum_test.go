@@ -231,6 +231,25 @@ func TestPromiseExclusionWhenAServerForgets(t *testing.T) {
 	}
 }
 
+// Servers that were all emptied do not vote for processes that know them.
+func TestQuorumWhenAllServersForget(t *testing.T) {
+	const ttl = 2 * time.Second
+	s := startServers(t, 3)
+	a := warlock.NewQuorumMutex(s.clients(), key, ttl, warlock.WithoutRenewal())
+	b := warlock.NewQuorumMutex(s.clients(), key, ttl)
+	use(b)
+	a.Lock()
+	lease := a.Lease()
+	for _, server := range s {
+		server.Do("FLUSHALL")
+	}
+	b.Lock()
+	defer b.Unlock()
+	if lease.Context().Err() == nil {
+		t.Error("two hold the lock")
+	}
+}
+
 // A renewal refills a server that has forgotten the lease.
 func TestQuorumRefills(t *testing.T) {
 	s := startServers(t, 3)

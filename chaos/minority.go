@@ -44,32 +44,52 @@ var (
 	full         = trouble{"maxmemory", (*scenarioRun).letFill, false}
 )
 
-// troubles are all of them.
-var troubles = []trouble{
-	downThenEmpty, restartsEmpty, flushed, frozen, leapingClock, slowLines, linesCut,
-	linesSilent, repliesLost, pubSubKilled, normalKilled, refusing, full,
+// honestTroubles are those in which a server forgets nothing, or shows by a restart that
+// it has.
+var honestTroubles = []trouble{
+	downThenEmpty, restartsEmpty, restartsEmpty, frozen, slowLines, linesCut, linesSilent,
+	repliesLost, pubSubKilled, normalKilled, refusing, full,
 }
+
+// troubles are all of them.
+var troubles = append(slices.Clip(honestTroubles), flushed, leapingClock)
 
 // ofMinority returns the fault that one of the troubles befalls each server of a
 // minority of one server in three, or two in five. The servers are in trouble at the same
 // time, and may be in different trouble.
 func ofMinority(name string, troubles ...trouble) fault {
-	return fault{name, func(r *scenarioRun) { r.befall(troubles) }}
+	return fault{name, func(r *scenarioRun) {
+		r.befall(troubles, len(r.backend.servers)/2, minorityHit, quarantine)
+	}}
 }
 
-// befall makes the fault of ofMinority, which lasts until all servers vote again. The
-// fault's name says which servers are in which trouble.
-func (r *scenarioRun) befall(troubles []trouble) {
-	count := len(r.backend.servers)
-	victims := r.rng.Perm(count)[:count/2]
-	chosen, names, forgets := make([]trouble, len(victims)), []string(nil), false
+// ofMajority returns the fault that one of the troubles befalls each server of a majority
+// of the servers, or of all. Nothing goes on meanwhile, and leases may be lost. But there
+// are never two holders, and tokens rise. The troubles must not be such that servers
+// forget without a restart: a majority that does so is taken for new servers.
+func ofMajority(name string, troubles ...trouble) fault {
+	return fault{name, func(r *scenarioRun) {
+		least := len(r.backend.servers)/2 + 1
+		count := least + r.rng.IntN(len(r.backend.servers)-least+1)
+		r.befall(troubles, count, judge.DelaysMessages|judge.ForgetsVotes, firstQuarantine)
+	}}
+}
+
+// befall lets one of the troubles befall each of so many servers. That lasts until all
+// servers vote again: for as long as quarantine if they have forgotten. The fault's name
+// says which servers are in which trouble.
+func (r *scenarioRun) befall(
+	troubles []trouble, count int, effects judge.Effects, quarantine time.Duration,
+) {
+	victims := r.rng.Perm(len(r.backend.servers))[:count]
+	chosen, names, forgets := make([]trouble, count), []string(nil), false
 	for i, server := range victims {
 		t := troubles[r.rng.IntN(len(troubles))]
 		chosen[i], names = t, append(names, fmt.Sprintf("%s, server %d", t.name, server))
 		forgets = forgets || t.forgets
 	}
 	r.fault = strings.Join(names, "; ")
-	r.during(minorityHit, nil, judge.AllKeys, func() {
+	r.during(effects, nil, judge.AllKeys, func() {
 		var mends []func()
 		for i, server := range victims {
 			if mend := chosen[i].begin(r, server); mend != nil {
@@ -83,6 +103,7 @@ func (r *scenarioRun) befall(troubles []trouble) {
 		r.rng.Shuffle(len(mends), func(i, j int) { mends[i], mends[j] = mends[j], mends[i] })
 		for _, mend := range mends {
 			mend()
+			r.wait(r.randomTime(0, 100*time.Millisecond))
 		}
 		if forgets {
 			r.wait(quarantine)

@@ -20,10 +20,11 @@ func TestBefall(t *testing.T) {
 			ctx: ctx, rng: rand.New(rand.NewPCG(1, 1)), recorder: newRecorder(),
 			backend: &backend{kind: kind, servers: make([]*redistest.Server, quorumSize(kind))},
 		}
-		r.befall([]trouble{{begin: func(_ *scenarioRun, server int) func() {
+		one := trouble{begin: func(_ *scenarioRun, server int) func() {
 			hit = append(hit, server)
 			return func() { mended = append(mended, server) }
-		}}})
+		}}
+		ofMinority("fault", one).make(r)
 		if len(hit) != want || len(mended) != want || hit[0] == hit[want-1] && want > 1 {
 			t.Errorf("%s: hit servers %v and mended %v, want %d", kind, hit, mended, want)
 		}

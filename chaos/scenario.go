@@ -91,6 +91,8 @@ var scenarios = []scenario{
 	{name: "quorum, partitioned", backend: quorum3, load: longWriters,
 		faults: []fault{scattered, ofMinority("server out of reach", linesCut, linesSilent, repliesLost),
 			ofMinority("connections killed", pubSubKilled, normalKilled), killPubSub}},
+	{name: "quorum, majority", backend: quorum3, load: longWriters,
+		faults: []fault{ofMajority("a majority in trouble", honestTroubles...)}},
 	{name: "quorum, clock", backend: quorum3, load: longWriters,
 		faults: []fault{ofMinority("server's clock moved", leapingClock)}},
 	{name: "quorum, crash", backend: quorum3, load: writers, faults: []fault{killWorkers},

@@ -24,8 +24,10 @@ import (
 //   - Until the longest ttl in use has passed since then, no client counts the server's
 //     votes. All clients agree, since they read it from the server.
 //
-// A quorum is new if none of its servers has a memory, of those that answer. Then a server
-// counts from when it started: all of them may have lost power together.
+// A quorum is new if none of its servers has a memory, of those that answer, and the client
+// has read none before. Then a server counts from when it started: all of them may have
+// lost power together. A client that finds all servers emptied by FLUSHALL, and that comes
+// from a new process, takes the quorum for new.
 //
 // A server that cannot tell its run ID, as a miniredis, is trusted to lose the memory
 // whenever it loses anything else.
@@ -116,6 +118,7 @@ func (q *Quorum) learn(ctx context.Context, s *server, ttl time.Duration) error 
 		q.askRest(ctx, found, bound(ttl))
 		q.askAgain(ctx, found, bound(ttl))
 	}
+	isNew := !q.founded.Load() && fresh(found)
 	errs := make([]error, len(found))
 	var all sync.WaitGroup
 	for _, s := range students {
@@ -125,7 +128,7 @@ func (q *Quorum) learn(ctx context.Context, s *server, ttl time.Duration) error 
 		}
 		q.met.Store(true)
 		if !q.persistent {
-			all.Go(func() { errs[s.number] = q.record(ctx, s, found, ttl) })
+			all.Go(func() { errs[s.number] = q.record(ctx, s, found, isNew, ttl) })
 		}
 	}
 	all.Wait()
@@ -235,7 +238,7 @@ const errNotAsked = local("it was not asked")
 
 // record has s remember what it is to remember from now on, and takes that in.
 func (q *Quorum) record(
-	ctx context.Context, s *server, found []finding, ttl time.Duration,
+	ctx context.Context, s *server, found []finding, isNew bool, ttl time.Duration,
 ) (err error) {
 	said := found[s.number].said
 	for range 3 { // another client may write it meanwhile
@@ -244,13 +247,14 @@ func (q *Quorum) record(
 			break
 		}
 		if !ok {
-			m = q.renewed(said, found)
+			m = q.renewed(said, found, isNew)
 		}
 		m.TTL = max(m.TTL, ttl)
 		if said, err = s.own.Remember(ctx, s.box.Name(), said, m); err != nil {
 			return err
 		}
 	}
+	q.founded.Store(true)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.said, s.knows, s.learned = said, standing(said), time.Now()
@@ -312,7 +316,10 @@ func (q *Quorum) compare(s *server, run string) error {
 }
 
 // renewed returns the memory for a server that has forgotten something.
-func (q *Quorum) renewed(said protocol.Recollection, found []finding) protocol.Memory {
+// isNew says that nobody knows of a memory.
+func (q *Quorum) renewed(
+	said protocol.Recollection, found []finding, isNew bool,
+) protocol.Memory {
 	m := protocol.Memory{Run: said.Run, Since: said.Now.UnixMilli(), TTL: said.Memory.TTL}
 	answered := 0
 	for _, f := range found {
@@ -321,7 +328,7 @@ func (q *Quorum) renewed(said protocol.Recollection, found []finding) protocol.M
 		}
 		m.TTL = max(m.TTL, f.said.Memory.TTL)
 	}
-	if !fresh(found) || answered < q.majority {
+	if !isNew || answered < q.majority {
 		return m // it may have been at any time
 	}
 	switch { // the quorum is new

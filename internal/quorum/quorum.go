@@ -67,6 +67,7 @@ type Quorum struct {
 	// One goroutine at a time meets the servers: it has sent to meeting.
 	meeting chan struct{}
 	met     atomic.Bool // a server has said what it remembers
+	founded atomic.Bool // a server has, or was given, a memory
 
 	mu  sync.Mutex     // guards the following
 	ttl time.Duration  // the longest of a lease of this process
