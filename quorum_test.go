@@ -195,12 +195,14 @@ func TestQuorumWithoutAMajority(t *testing.T) {
 
 // A server that has forgotten a lock does not help another process to it.
 func TestPromiseExclusionWhenAServerForgets(t *testing.T) {
+	t.Parallel() // it mostly waits
 	forget := map[string]func(s *redistest.Server){
 		"restart":  func(s *redistest.Server) { s.Kill(); s.Restart() },
 		"FLUSHALL": func(s *redistest.Server) { s.Do("FLUSHALL") },
 	}
 	for name, forget := range forget {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			const ttl = 2 * time.Second
 			s := startServers(t, 3)
 			s[2].Kill()
@@ -233,6 +235,7 @@ func TestPromiseExclusionWhenAServerForgets(t *testing.T) {
 
 // Servers that were all emptied do not vote for processes that know them.
 func TestQuorumWhenAllServersForget(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const ttl = 2 * time.Second
 	s := startServers(t, 3)
 	a := warlock.NewQuorumMutex(s.clients(), key, ttl, warlock.WithoutRenewal())
@@ -252,6 +255,7 @@ func TestQuorumWhenAllServersForget(t *testing.T) {
 
 // A renewal refills a server that has forgotten the lease.
 func TestQuorumRefills(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := startServers(t, 3)
 	m := warlock.NewQuorumMutex(s.clients(hasty), key, 900*time.Millisecond)
 	m.Lock()
@@ -268,6 +272,7 @@ func TestQuorumRefills(t *testing.T) {
 
 // A lease that an operator removes from all servers is lost: no renewal brings it back.
 func TestQuorumLosesWhatAMajorityLost(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := startServers(t, 3)
 	m := s.mutex(900 * time.Millisecond)
 	m.Lock()
@@ -419,6 +424,7 @@ func TestQuorumRetains(t *testing.T) {
 }
 
 func TestQuorumMinHold(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := startServers(t, 3)
 	a, b := s.mutex(5*time.Second, warlock.WithMinHold(300*time.Millisecond)), s.mutex(5*time.Second)
 	a.Lock()
@@ -432,6 +438,7 @@ func TestQuorumMinHold(t *testing.T) {
 }
 
 func TestQuorumExtends(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := startServers(t, 3)
 	m := warlock.NewQuorumMutex(s.clients(), key, time.Second)
 	m.Lock()

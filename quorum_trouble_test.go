@@ -63,6 +63,7 @@ func TestQuorumOfAilingServers(t *testing.T) {
 
 // Lock waits, and does not panic, while servers are down that may yet make a majority.
 func TestQuorumWaitsForServersThatAreDown(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := startServers(t, 3)
 	s[2].Do("CONFIG", "SET", "requirepass", "secret")
 	s[0].Kill()
@@ -128,6 +129,7 @@ func TestQuorumWithAHookThatPanics(t *testing.T) {
 // A concession that a server did not answer takes no share that the reader wins later:
 // neither when the server carries it out late, nor when it is tried again.
 func TestPromiseAReaderOfAQuorumKeepsItsShare(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := startServers(t, 3)
 	clients := s.clients(hasty)
 	var armed, reads, voteFailed atomic.Bool
