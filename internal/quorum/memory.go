@@ -43,27 +43,30 @@ func (e *quarantine) Error() string {
 		"it votes again in %v", e.left.Round(time.Millisecond))
 }
 
-// eligible returns why s may not vote now, or nil. It first learns what s remembers, if
-// that is not known or no more right. ttl is that of the lease.
-func (q *Quorum) eligible(ctx context.Context, s *server, ttl time.Duration) error {
+// eligible returns the memory with which s may vote now, or why it may not. It first learns
+// what s remembers, if that is not known or no more right. ttl is that of the lease. The
+// memory of a server that forgets nothing is zero.
+func (q *Quorum) eligible(
+	ctx context.Context, s *server, ttl time.Duration,
+) (m protocol.Memory, err error) {
 	if err := q.mismatch(); err != nil {
-		return err
+		return m, err
 	}
 	ttl = max(inMilliseconds(ttl), q.longestTTL())
 	if !s.remembers(ttl) {
 		if err := s.absent(); err != nil {
-			return err
+			return m, err
 		}
 		if err := q.learn(ctx, s, ttl); err != nil {
-			return err
+			return m, err
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if left := time.Until(s.mayVote); left > 0 && !q.persistent {
-		return &quarantine{s.String(), left}
+		return m, &quarantine{s.String(), left}
 	}
-	return nil
+	return s.said.Memory, nil // with which mayVote goes
 }
 
 // learnEvery is how often a client asks anew. A memory lives for longer.
@@ -83,13 +86,6 @@ func (s *server) forgets() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.knows = false
-}
-
-// memory returns the memory of s, as its votes are to check it; zero: they are not.
-func (s *server) memory() protocol.Memory {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.said.Memory
 }
 
 // learn finds out what s remembers, and has it remember from now on, for leases of ttl.

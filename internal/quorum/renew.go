@@ -129,7 +129,8 @@ func (c *count) hasLocked(s *server) bool {
 
 func (c *count) problemLocked() error {
 	return newProblem(c.quorum, c.failed, fmt.Sprintf(
-		"%d of %d servers %s, %d did not have it, %d failed", len(c.yes), len(c.quorum.servers), c.does, len(c.no), len(c.failed)))
+		"%d of %d servers %s, %d did not have it, %d failed",
+		len(c.yes), len(c.quorum.servers), c.does, len(c.no), len(c.failed)))
 }
 
 // Renew makes the lease of id live for at least ttl on a majority of the servers, as that

@@ -81,7 +81,7 @@ func (l *Lock) meet(ctx context.Context, ttl time.Duration) error {
 	}
 	var failures []failure
 	for _, s := range l.servers {
-		if err := l.eligible(ctx, s, ttl); err != nil {
+		if _, err := l.eligible(ctx, s, ttl); err != nil {
 			failures = append(failures, failure{s, err})
 		}
 	}
@@ -160,11 +160,12 @@ func (b *ballot) ask(s *server) {
 // nevertheless, and if its connection broke soon.
 func (b *ballot) vote(ctx context.Context, s *server) (vote protocol.Vote, err error) {
 	for tries := 1; ; tries++ {
-		if err := b.lock.eligible(ctx, s, b.TTL); err != nil {
+		memory, err := b.lock.eligible(ctx, s, b.TTL)
+		if err != nil {
 			return vote, err
 		}
 		began := time.Now()
-		vote, err = b.voteOnce(ctx, s)
+		vote, err = b.voteOnce(ctx, s, memory)
 		switch {
 		case send.Lost(err) && !isLocal(err):
 			b.lock.lose(b.id, s)
@@ -181,10 +182,12 @@ func (b *ballot) vote(ctx context.Context, s *server) (vote protocol.Vote, err e
 	}
 }
 
-// voteOnce asks one server once.
-func (b *ballot) voteOnce(ctx context.Context, s *server) (vote protocol.Vote, err error) {
+// voteOnce asks one server once. The server votes only if that is still its memory.
+func (b *ballot) voteOnce(
+	ctx context.Context, s *server, memory protocol.Memory,
+) (vote protocol.Vote, err error) {
 	request := b.Ballot
-	request.Memory = s.memory()
+	request.Memory = memory
 	subscription, counts := s.box.Subscription()
 	request.AskSubscribed = b.waiter != nil && counts
 	sent := time.Now()
