@@ -96,12 +96,12 @@ func (s *server) payAll() {
 			time.AfterFunc(payEvery, s.payAll)
 		}
 	}()
-	for s.absent() == nil {
+	for {
 		d, ok := s.takeDue()
 		if !ok {
 			return
 		}
-		if !d.lock.pay(s, d.giving) {
+		if s.absent() != nil || !d.lock.pay(s, d.giving) {
 			s.keep(d)
 			return
 		}
