@@ -41,10 +41,17 @@ func judgeRecalls(h *History) []Violation {
 	if !h.Punctual { // a process may be late
 		return nil
 	}
+	type step struct {
+		id     string
+		script Script
+	}
+	taken := make(map[step]bool)   // the first request of each counts: others go to other servers
 	for _, q := range h.Requests { // in the order in which they were sent
-		l := lock{q.Process, q.Key}
+		l, s := lock{q.Process, q.Key}, step{q.ID, q.Script}
+		again := taken[s]
+		taken[s] = true
 		switch {
-		case !retains(q.ID): // it does not retain
+		case again || !retains(q.ID): // it does not retain
 		case q.Script == Release && uses[q.ID] <= paid && h.recalled(q):
 			last[l] = q.Sent
 		case q.Script == Acquire && last[l] != 0 && q.Sent < last[l].Add(coolDown-2*time.Millisecond):
