@@ -202,26 +202,36 @@ func (q *Quorum) askRest(ctx context.Context, found []finding, within time.Durat
 	}
 }
 
-// askAgain asks those servers once more, after a moment, that have no memory while others
+// askAgain goes on to ask those servers, for a moment, that have no memory while others
 // have one: another process may be about to write the first memory of each.
 func (q *Quorum) askAgain(ctx context.Context, found []finding, within time.Duration) {
-	var without []*server
+	for pause := firstFounding; pause <= lastFounding && ctx.Err() == nil; pause *= 2 {
+		without := q.without(found)
+		if len(without) == 0 || fresh(found) {
+			return
+		}
+		pauseFor(ctx, pause)
+		for _, s := range without {
+			found[s.number] = q.ask(ctx, []*server{s}, within)[s.number]
+		}
+	}
+}
+
+// The pauses are longer in sum than it takes to write the first memory of all servers.
+const (
+	firstFounding = time.Millisecond
+	lastFounding  = 32 * time.Millisecond
+)
+
+// without returns the servers that have answered, and have no memory.
+func (q *Quorum) without(found []finding) (without []*server) {
 	for _, s := range q.servers {
 		if f := found[s.number]; f.err == nil && f.said.Memory == (protocol.Memory{}) {
 			without = append(without, s)
 		}
 	}
-	if len(without) == 0 || fresh(found) {
-		return
-	}
-	pauseFor(ctx, founding)
-	for _, s := range without {
-		found[s.number] = q.ask(ctx, []*server{s}, within)[s.number]
-	}
+	return without
 }
-
-// founding is longer than it takes to write the first memory of all servers.
-const founding = 50 * time.Millisecond
 
 // fresh reports whether no server that has answered has a memory.
 func fresh(found []finding) bool {
