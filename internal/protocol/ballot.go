@@ -127,11 +127,11 @@ func (l *Lock) runOver(ctx context.Context, s script, args ...any) (any, error) 
 	return l.runKeys(ctx, send.Once, s, send.Way{}, keys, args)
 }
 
-// A Memory says since when a server of a quorum has forgotten nothing.
+// A Memory says from when on a server of a quorum may vote, as it has forgotten nothing since.
 type Memory struct {
-	Run   string        // the run ID of the server; "": not known
-	Since int64         // by the server's clock (ms of Unix time); 0: since ever
-	TTL   time.Duration // the longest of a lease that it may have voted for
+	Run  string        // the run ID of the server; "": not known
+	From int64         // by the server's clock (ms of Unix time); 0: since ever
+	TTL  time.Duration // the longest of a lease that it may vote for
 }
 
 // text returns the memory as the server keeps it; "": none.
@@ -139,7 +139,7 @@ func (m Memory) text() string {
 	if m == (Memory{}) {
 		return ""
 	}
-	return fmt.Sprintf("%s %d %d", m.Run, m.Since, m.TTL.Milliseconds())
+	return fmt.Sprintf("%s %d %d", m.Run, m.From, m.TTL.Milliseconds())
 }
 
 // parseMemory reads a memory. The result is zero if there is none.

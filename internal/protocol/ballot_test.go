@@ -118,7 +118,7 @@ func TestPromiseNoVoteOfAServerThatForgot(t *testing.T) {
 	if err != nil || said.Memory != (protocol.Memory{}) || said.Run != s.Info("run_id") {
 		t.Fatalf("a new server says %+v, %v", said, err)
 	}
-	b.Memory = protocol.Memory{Run: said.Run, Since: 1, TTL: time.Minute}
+	b.Memory = protocol.Memory{Run: said.Run, From: 1, TTL: time.Minute}
 	if v := vote(t, l, b); !v.Forgotten {
 		t.Errorf("the vote without a memory is %+v", v)
 	}

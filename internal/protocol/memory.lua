@@ -1,9 +1,9 @@
 -- memory.lua: tell what this server remembers, and note what it is to remember from now
 -- on.
 --
--- KEYS[1]  memory: "run since ttl". It says that the server, while its run ID is that
---          one, has forgotten nothing since that time of its clock (ms), and the longest
---          ttl (ms) of a lease that it may have voted for
+-- KEYS[1]  memory: "run from ttl". It says that the server, while its run ID is that
+--          one, may vote from that time of its clock on (ms), and the longest ttl (ms) of
+--          a lease that it may vote for. It has forgotten nothing since the memory began
 -- ARGV[1]  the channel of a mailbox, to find whether the client may publish there
 -- ARGV[2]  the memory that ARGV[3] is to replace; empty: there is none
 -- ARGV[3]  the new memory; empty: none

@@ -20,9 +20,10 @@ import (
 //     older data, or a failover to a replica, gives the server another run ID than the
 //     memory names. Each vote checks both in its own script. So there is no moment in
 //     which a server has forgotten and votes.
-//   - The client that finds this out writes a new memory, which counts from then.
-//   - Until the longest ttl in use has passed since then, no client counts the server's
-//     votes. All clients agree, since they read it from the server.
+//   - The client that finds this out writes a new memory. It says from when on the server
+//     may vote again: when the longest ttl in use has passed.
+//   - Until then, no client counts the server's votes. All clients agree, since they read
+//     it from the server.
 //
 // A quorum is new if none of its servers has a memory, of those that answer, and the client
 // has read none before. Then a server counts from when it started: all of them may have
@@ -124,6 +125,7 @@ func (q *Quorum) learn(ctx context.Context, s *server, ttl time.Duration) error 
 		}
 		q.met.Store(true)
 		if !q.persistent {
+			errs[s.number] = send.ErrExited // if a hook of the client ends the goroutine
 			all.Go(func() { errs[s.number] = q.record(ctx, s, found, isNew, ttl) })
 		}
 	}
@@ -253,7 +255,9 @@ func (q *Quorum) record(
 			break
 		}
 		if !ok {
-			m = q.renewed(said, found, isNew)
+			if m, err = q.renewed(s, found, isNew, ttl); err != nil {
+				return err
+			}
 		}
 		m.TTL = max(m.TTL, ttl)
 		if said, err = s.own.Remember(ctx, s.box.Name(), said, m); err != nil {
@@ -264,15 +268,18 @@ func (q *Quorum) record(
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.said, s.knows, s.learned = said, standing(said), time.Now()
-	since := time.UnixMilli(said.Memory.Since)
-	s.mayVote = time.Now().Add(since.Add(said.Memory.TTL).Sub(said.Now))
+	s.mayVote = time.Now().Add(time.UnixMilli(said.Memory.From).Sub(said.Now))
 	if !s.knows {
 		return errUnsettled
 	}
 	return nil
 }
 
-const errUnsettled = local("other clients write to its memory")
+const (
+	errUnsettled = local("other clients write to its memory")
+	errTooFew    = local("it may have forgotten locks, and too few other servers say for how long " +
+		"they may be held")
+)
 
 // standing reports whether a memory is of the server's present run.
 func standing(r protocol.Recollection) bool {
@@ -321,27 +328,31 @@ func (q *Quorum) compare(s *server, run string) error {
 	return nil
 }
 
-// renewed returns the memory for a server that has forgotten something.
-// isNew says that nobody knows of a memory.
+// renewed returns the memory for s, which has forgotten something. isNew says that nobody
+// knows of a memory, and ttl is that of the lease.
+//
+// s may have voted for any lease that the others know of. A majority, of which s was one,
+// noted the ttl of each. So one of any as many others as make a majority knows it.
 func (q *Quorum) renewed(
-	said protocol.Recollection, found []finding, isNew bool,
-) protocol.Memory {
-	m := protocol.Memory{Run: said.Run, Since: said.Now.UnixMilli(), TTL: said.Memory.TTL}
-	answered := 0
-	for _, f := range found {
-		if f.err == nil {
-			answered++
+	s *server, found []finding, isNew bool, ttl time.Duration,
+) (protocol.Memory, error) {
+	said, others := found[s.number].said, 0
+	m := protocol.Memory{Run: said.Run, TTL: max(ttl, said.Memory.TTL)}
+	for i, f := range found {
+		if f.err == nil && i != s.number {
+			others++
 		}
 		m.TTL = max(m.TTL, f.said.Memory.TTL)
 	}
-	if !isNew || answered < q.majority {
-		return m // it may have been at any time
+	since := said.Now // it may have forgotten something at any time
+	switch {
+	case !isNew && others < q.majority || others+1 < q.majority:
+		return m, errTooFew
+	case isNew && said.Up < 0:
+		return m, nil
+	case isNew && said.Up > time.Second:
+		since = said.Now.Add(time.Second - said.Up)
 	}
-	switch { // the quorum is new
-	case said.Up < 0:
-		m.Since = 0
-	case said.Up > time.Second:
-		m.Since = said.Now.Add(time.Second - said.Up).UnixMilli()
-	}
-	return m
+	m.From = since.Add(m.TTL).UnixMilli()
+	return m, nil
 }

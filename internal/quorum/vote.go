@@ -25,10 +25,10 @@ const (
 // Acquire asks the servers for the lock. It is granted by a majority or not at all. An
 // ID with a Round above 0 queues if it is refused.
 func (l *Lock) Acquire(ctx context.Context, r protocol.Request) (protocol.Grant, error) {
+	if err := l.meet(ctx, r.TTL); err != nil {
+		return protocol.Grant{}, err
+	}
 	if r.Round > 0 && r.Place == 0 {
-		if err := l.meet(ctx, r.TTL); err != nil { // so that the time of the servers is known
-			return protocol.Grant{}, err
-		}
 		r.Place = l.clock.now()
 	}
 	x := l.begin(r.ID)
@@ -74,7 +74,8 @@ func (e queued) Error() string { return e.problem.Error() }
 // Is reports whether the problem is target.
 func (e queued) Is(target error) bool { return errors.Is(e.problem, target) }
 
-// meet waits until the time of the servers is known, as far as they answer.
+// meet waits until the time of the servers is known, as far as they answer: tokens and
+// places go by that.
 func (l *Lock) meet(ctx context.Context, ttl time.Duration) error {
 	if l.clock.known() >= l.majority {
 		return nil
