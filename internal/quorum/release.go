@@ -33,27 +33,43 @@ func (l *Lock) NewLingeringRelease(id string, left func() time.Duration) *protoc
 }
 
 // releaseBy returns the release that is g on all servers. It is over when a majority has
-// answered. The others go on by themselves.
+// answered. The others go on by themselves. If it is tried again, servers may have got the
+// lock back meanwhile, as what they were owed.
 func (l *Lock) releaseBy(g giving) *protocol.Release {
-	within := bound(g.ttl)
+	again := false
 	return protocol.NewReleaseBy(func(ctx context.Context) error {
-		doubtful, answered := l.end(g.id), l.beginRelease()
-		err := l.canvass(ctx, within, "released it", func(ctx context.Context, s *server) error {
-			defer close(answered[s.number])
-			if !l.awaitRequest(g.id, s, within) {
-				l.owe(s, g, firstDebt) // what the request may yet be granted
-			}
-			err := s.do(ctx, within, func(ctx context.Context) error { return g.by(ctx, s, true) })
-			if err != nil && !errors.Is(err, protocol.ErrNotHeld) {
-				l.owe(s, g, firstDebt)
-			}
-			return err
-		})
-		for _, s := range doubtful {
-			l.sweep(s, g)
+		owe := func(s *server) { l.owe(s, g, firstDebt) }
+		if again {
+			owe = func(*server) {} // they are owed it already
+		}
+		err := l.releaseOnce(ctx, g, owe)
+		if again && errors.Is(err, protocol.ErrNotHeld) {
+			return nil
+		}
+		again = true
+		return err
+	})
+}
+
+// releaseOnce makes a request to each server. It calls owe for each that is not there.
+func (l *Lock) releaseOnce(ctx context.Context, g giving, owe func(*server)) error {
+	within := bound(g.ttl)
+	doubtful, answered := l.end(g.id), l.beginRelease()
+	err := l.canvass(ctx, within, "released it", func(ctx context.Context, s *server) error {
+		defer close(answered[s.number])
+		if !l.awaitRequest(g.id, s, within) {
+			owe(s) // what the request may yet be granted
+		}
+		err := s.do(ctx, within, func(ctx context.Context) error { return g.by(ctx, s, true) })
+		if err != nil && !errors.Is(err, protocol.ErrNotHeld) {
+			owe(s)
 		}
 		return err
 	})
+	for _, s := range doubtful {
+		l.sweep(s, g)
+	}
+	return err
 }
 
 // beginRelease notes that all servers are asked to release the lock. The caller closes the
