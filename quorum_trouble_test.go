@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -132,13 +133,15 @@ func TestPromiseAReaderOfAQuorumKeepsItsShare(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := startServers(t, 3)
 	clients := s.clients(hasty)
-	var armed, reads, voteFailed atomic.Bool
+	var armed, mended, voteFailed atomic.Bool
+	var first sync.Once
 	concessions := func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
-		if !armed.Load() || len(cmd.Args()) != 3+7+10 || reads.Load() {
+		if !armed.Load() || len(cmd.Args()) != 3+7+10 || mended.Load() {
 			return next(ctx, cmd)
 		}
+		first.Do(func() { time.AfterFunc(900*time.Millisecond, func() { mended.Store(true) }) })
 		late := redis.NewCmd(context.Background(), cmd.Args()...)
-		time.AfterFunc(50*time.Millisecond, func() { _ = next(context.Background(), late) })
+		time.AfterFunc(500*time.Millisecond, func() { _ = next(context.Background(), late) })
 		return breakLink(cmd)
 	}
 	votes := func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
@@ -155,9 +158,8 @@ func TestPromiseAReaderOfAQuorumKeepsItsShare(t *testing.T) {
 	s[2].Kill()
 	armed.Store(true)
 	k.RLock("1") // the first ballot has one grant, of server 1
-	reads.Store(true)
 	defer k.RUnlock("1")
-	for until := time.Now().Add(300 * time.Millisecond); time.Now().Before(until); {
+	for until := time.Now().Add(700 * time.Millisecond); time.Now().Before(until); {
 		for i, server := range s[:2] {
 			if server.Get("k:1") == "" {
 				t.Fatalf("server %d has lost the share", i+1)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/send"
 )
 
 // A giving gives the lock of an ID back on one server: wholly, or so that it lingers. An
@@ -27,12 +28,18 @@ func (l *Lock) concession(c protocol.Concession) giving {
 	}}
 }
 
-// giveOn gives the lock back on s. If s is not there, s gets it later, and giveOn returns
-// why.
-func (l *Lock) giveOn(s *server, g giving) error {
-	err := l.giveOnce(s, g, false)
-	if err != nil {
+// giveOn gives the lock of x back on s. If s is not there, s gets it later.
+func (l *Lock) giveOn(s *server, g giving, x *id) {
+	if l.giveOfID(s, g, x) != nil {
 		l.owe(s, g, firstDebt)
+	}
+}
+
+// giveOfID is giveOnce of an ID that may be granted the lock again.
+func (l *Lock) giveOfID(s *server, g giving, x *id) error {
+	err := l.giveOnce(s, g, l.stateOf(x) == ended)
+	if send.Lost(err) && !isLocal(err) {
+		l.spoil(x, s)
 	}
 	return err
 }
@@ -152,5 +159,5 @@ func (l *Lock) pay(s *server, g giving) (paid bool) {
 		return false
 	}
 	defer l.leave(g.id, x, s)
-	return l.giveOnce(s, g, l.stateOf(x) == ended) == nil
+	return l.giveOfID(s, g, x) == nil
 }

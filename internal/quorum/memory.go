@@ -115,7 +115,7 @@ func (q *Quorum) learn(ctx context.Context, s *server, ttl time.Duration) error 
 		q.askRest(ctx, found, bound(ttl))
 		q.askAgain(ctx, found, bound(ttl))
 	}
-	isNew := !q.founded.Load() && fresh(found)
+	isNew := q.founds(found)
 	errs := make([]error, len(found))
 	var all sync.WaitGroup
 	for _, s := range students {
@@ -140,7 +140,8 @@ type finding struct {
 }
 
 // ask asks some servers what they remember. It returns a finding for each server of the
-// quorum. Once a majority has answered, it waits for the others for as long again.
+// quorum. Once a majority has answered, it waits for the others for as long again. It waits
+// for longer if nobody has a memory: who then misses the founding is in quarantine.
 func (q *Quorum) ask(ctx context.Context, servers []*server, within time.Duration) []finding {
 	found := make([]finding, len(q.servers))
 	for i := range found {
@@ -151,7 +152,7 @@ func (q *Quorum) ask(ctx context.Context, servers []*server, within time.Duratio
 		go q.askOne(ctx, s, within, answers)
 		found[s.number].err = errBound
 	}
-	began, end, good := time.Now(), time.After(within), 0
+	began, end, good, hurries := time.Now(), time.After(within), 0, false
 	for range servers {
 		select {
 		case a := <-answers:
@@ -164,11 +165,16 @@ func (q *Quorum) ask(ctx context.Context, servers []*server, within time.Duratio
 		case <-ctx.Done():
 			return found
 		}
-		if good == q.majority {
-			end = time.After(leastBound + time.Since(began))
+		if !hurries && good >= q.majority && !q.founds(found) {
+			hurries, end = true, time.After(leastBound+time.Since(began))
 		}
 	}
 	return found
+}
+
+// founds reports whether this process is to give the servers their first memories.
+func (q *Quorum) founds(found []finding) bool {
+	return !q.persistent && !q.founded.Load() && fresh(found)
 }
 
 // An answer is the finding of a server.

@@ -19,7 +19,7 @@ type count struct {
 	does   string // what the servers do that say yes
 
 	then   func(waiting bool, outcome error) // is called with the outcome; nil: nothing is
-	refill func(*server)                     // is called for a server that lacks what others have
+	refill func(*server)                     // is called for a server that is behind a majority
 
 	mu      sync.Mutex // guards the following
 	yes, no []*server
@@ -35,7 +35,8 @@ func (l *Lock) newCount(does string) *count {
 	return &count{quorum: l.Quorum, does: does, decided: make(chan struct{})}
 }
 
-// add counts the answer of s.
+// add counts the answer of s. Once a majority has said yes, the servers that have not are
+// refilled.
 func (c *count) add(s *server, err error) {
 	c.mu.Lock()
 	before := c.closed
@@ -48,21 +49,22 @@ func (c *count) add(s *server, err error) {
 		c.failed = append(c.failed, failure{s, err})
 	}
 	c.decideLocked()
-	forgot := c.no
-	if before {
-		forgot = nil
-		if errors.Is(err, protocol.ErrNotHeld) {
-			forgot = []*server{s}
+	var behind []*server
+	switch {
+	case before && err != nil:
+		behind = []*server{s}
+	case !before:
+		behind = slices.Clone(c.no)
+		for _, f := range c.failed {
+			behind = append(behind, f.server)
 		}
 	}
-	c.finish(before, forgot)
+	c.finish(before, behind)
 }
 
 // finish unlocks the count, and makes the calls that the outcome leads to, if it is new.
-// Of a lease that a majority has, the servers that forgot it are refilled.
-func (c *count) finish(before bool, forgot []*server) {
+func (c *count) finish(before bool, behind []*server) {
 	closed, outcome, waiting := c.closed, c.outcome, c.waiting
-	forgot = slices.Clone(forgot)
 	c.mu.Unlock()
 	if !closed {
 		return
@@ -74,7 +76,7 @@ func (c *count) finish(before bool, forgot []*server) {
 		}
 	}
 	if outcome == nil && c.refill != nil {
-		for _, s := range forgot {
+		for _, s := range behind {
 			c.refill(s)
 		}
 	}
@@ -148,8 +150,8 @@ func (l *Lock) Renew(
 }
 
 // RenewLater is Renew for a caller that does not wait: it calls done with the answer.
-// Servers that have forgotten the lease are told of it again, once a majority has
-// renewed it. So a renewal creates no lock that a majority does not have.
+// Servers that have forgotten the lease, or failed, are told of it again, once a majority
+// has renewed it. So a renewal creates no lock that a majority does not have.
 func (l *Lock) RenewLater(
 	ctx context.Context, r protocol.Renewal, done func(waiting bool, err error),
 ) {
@@ -164,7 +166,7 @@ func (l *Lock) RenewLater(
 		}
 		done(waiting, outcome)
 	}
-	c.refill = func(s *server) { go l.refill(s, r) }
+	c.refill = func(s *server) { l.refillSoon(s, r) }
 	for _, s := range l.servers {
 		go func() {
 			err := error(send.ErrExited)
@@ -174,13 +176,18 @@ func (l *Lock) RenewLater(
 	}
 }
 
-// renewOn renews the lease on s. Before it lives for longer than any lease so far, s
-// notes that in its memory.
+// expect has s note in its memory that a lease may live for ttl.
+func (l *Lock) expect(ctx context.Context, s *server, ttl time.Duration) error {
+	if l.persistent || s.remembers(ttl) {
+		return nil
+	}
+	return l.learn(ctx, s, max(ttl, l.longestTTL()))
+}
+
+// renewOn renews the lease on s.
 func (l *Lock) renewOn(ctx context.Context, s *server, r protocol.Renewal, c *count) error {
-	if !l.persistent && !s.remembers(r.TTL) {
-		if err := l.learn(ctx, s, max(r.TTL, l.longestTTL())); err != nil {
-			return err
-		}
+	if err := l.expect(ctx, s, r.TTL); err != nil {
+		return err
 	}
 	return s.do(ctx, bound(r.TTL), func(ctx context.Context) error {
 		answered := make(chan error, 1)
@@ -194,14 +201,14 @@ func (l *Lock) renewOn(ctx context.Context, s *server, r protocol.Renewal, c *co
 	})
 }
 
-// refillSoon tells s of a lease that has been won without s. Most often the last holder had
-// the lock there when the others had it free. It does not wait.
+// refillSoon tells s of a lease that has been won, or renewed, without s. Most often the
+// last holder had the lock there when the others had it free. It does not wait.
 func (l *Lock) refillSoon(s *server, r protocol.Renewal) {
-	pause, tries := refillAfter, 0
+	pause := refillAfter
 	var try func()
 	try = func() {
-		if tries++; l.refill(s, r) && tries < refillTries {
-			pause *= 4
+		if l.refill(s, r) && refillGrowth*pause < r.TTL/refillShare {
+			pause *= refillGrowth
 			time.AfterFunc(pause, try)
 		}
 	}
@@ -209,10 +216,11 @@ func (l *Lock) refillSoon(s *server, r protocol.Renewal) {
 }
 
 // refillAfter is longer than a release needs to reach all servers, usually. A lease that
-// ends sooner needs no refill. After some tries the renewals see to it.
+// ends sooner needs no refill. After that share of it the renewals see to it.
 const (
-	refillAfter = 4 * time.Millisecond
-	refillTries = 4
+	refillAfter  = 4 * time.Millisecond
+	refillGrowth = 4
+	refillShare  = 3
 )
 
 // refill tells s, which does not have it, of a lease that a majority has. The vote of s
@@ -231,6 +239,9 @@ func (l *Lock) refill(s *server, r protocol.Renewal) (again bool) {
 	b := protocol.Ballot{Token: r.Token, Request: protocol.Request{
 		ID: r.ID, Mode: r.Mode, TTL: r.TTL, Round: protocol.Refill,
 	}}
+	if l.expect(context.Background(), s, r.TTL) != nil {
+		return true
+	}
 	err := s.do(context.Background(), bound(r.TTL), func(ctx context.Context) error {
 		vote, err := l.at[s.number].Vote(ctx, b)
 		again = err == nil && !vote.Granted

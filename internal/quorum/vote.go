@@ -217,10 +217,7 @@ func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 	<-b.decided
 	switch {
 	case vote.Granted && !b.tally.won:
-		err := b.lock.giveOn(s, b.lock.concession(b.concession(vote)))
-		if send.Lost(err) && !isLocal(err) {
-			b.lock.spoil(b.id, s)
-		}
+		b.lock.giveOn(s, b.lock.concession(b.concession(vote)), b.id)
 	case !vote.Granted && b.tally.won:
 		b.lock.refillSoon(s, b.renewal())
 	}
