@@ -242,7 +242,7 @@ func TestMaxWaitWithoutRedis(t *testing.T) {
 func TestMinHold(t *testing.T) {
 	t.Parallel() // it mostly waits
 	for name := range faces {
-		for _, ttl := range []time.Duration{250 * time.Millisecond, long} {
+		for _, ttl := range []time.Duration{800 * time.Millisecond, long} {
 			t.Run(fmt.Sprint(name, ", ttl ", ttl), func(t *testing.T) {
 				t.Parallel()
 				minHold(t, redistest.Start(t), faces[name], ttl)
@@ -252,7 +252,7 @@ func TestMinHold(t *testing.T) {
 }
 
 func minHold(t *testing.T, s *redistest.Server, newFace newFace, ttl time.Duration) {
-	const least = 300 * time.Millisecond
+	const least = time.Second
 	f := newFace(s.Client(), ttl, warlock.WithMinHold(least))
 	client := s.Client()
 	asked := redistest.CountScripts(client)
@@ -278,7 +278,7 @@ func minHold(t *testing.T, s *redistest.Server, newFace newFace, ttl time.Durati
 	if d := time.Since(sent); d < least {
 		t.Errorf("the lock was free %v after its acquisition, want %v", d, least)
 	}
-	if d := acquired(); d > least+200*time.Millisecond {
+	if d := acquired(); d > least+least/2 {
 		t.Errorf("the lock was free %v after its acquisition, want %v", d, least)
 	}
 	unlock(t, waits)

@@ -888,10 +888,9 @@ func TestRetainedLockOnACluster(t *testing.T) {
 			r := &retainer{newFace(client, long, warlock.WithRetention(time.Hour)), t, a, scripts}
 			redistest.Eventually(t, func() bool { return r.asks(r.use) == 0 }, "the lock is retained")
 			m := faces["Mutex"](other, long)
-			taken := result(func() error { return take(m) })
-			if err := wait(t, taken, "the other has it"); err != nil {
-				t.Errorf("%s, %s: %v", name, way, err)
-			}
+			// A try waits for the holder for a moment only: a busy machine may need several.
+			taken := func() bool { return take(m) == nil }
+			redistest.Eventually(t, taken, "%s, %s: the other has it", name, way)
 			unlockFace(t, m)
 		}
 	}
