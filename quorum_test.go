@@ -92,11 +92,19 @@ func hammerQuorum(t *testing.T, s servers, mutex func() *warlock.Mutex) {
 	}
 }
 
-// A release wakes the first waiter, well before it would ask by itself.
+// A release hands the lock off to the first waiter, which has asked for it before, and asks
+// nobody now.
 func TestQuorumHandsOff(t *testing.T) {
 	s := startServers(t, 3)
-	a, b := s.mutex(30*time.Second), s.mutex(30*time.Second)
-	for range 3 {
+	clients := s.clients(hasty)
+	var asked atomic.Int64
+	for _, c := range clients {
+		c.(*redis.Client).AddHook(redistest.Counting(&asked))
+	}
+	a := s.mutex(30 * time.Second)
+	b := warlock.NewQuorumMutex(clients, key, 30*time.Second, warlock.QuorumPersistent())
+	free := 0 // hand-offs for which the waiter asked nobody
+	for range handOffs {
 		a.Lock()
 		first := a.Lease().Fence()
 		if ok, err := b.TryLockContext(t.Context()); ok || err != nil {
@@ -107,6 +115,8 @@ func TestQuorumHandsOff(t *testing.T) {
 		for _, server := range s {
 			awaitWaiting(t, server, key, 1)
 		}
+		awaitQuiet(t, &asked)
+		before := asked.Load()
 		a.Unlock()
 		select {
 		case err := <-got:
@@ -116,11 +126,35 @@ func TestQuorumHandsOff(t *testing.T) {
 		case <-time.After(3 * time.Second): // it asks by itself after 4 s
 			t.Fatal("the waiter was not told")
 		}
+		if asked.Load() == before {
+			free++
+		}
 		if b.Lease().Fence() <= first {
 			t.Error("the token has not risen")
 		}
+		for _, server := range s {
+			has := func() bool { return server.Get(key) == b.Lease().ID() }
+			redistest.Eventually(t, has, "each server has the lease")
+		}
 		b.Unlock()
 	}
+	if free < handOffs/2 { // a busy machine may be late with some
+		t.Errorf("only %d of %d hand-offs cost the waiter no request", free, handOffs)
+	}
+}
+
+const handOffs = 6
+
+// awaitQuiet waits until what is counted has not grown for a moment.
+func awaitQuiet(t *testing.T, count *atomic.Int64) {
+	t.Helper()
+	last, since := count.Load(), time.Now()
+	redistest.Eventually(t, func() bool {
+		if now := count.Load(); now != last {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > 20*time.Millisecond
+	}, "the waiter is quiet")
 }
 
 // use locks and unlocks m.

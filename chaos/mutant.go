@@ -33,6 +33,7 @@ type edit struct{ file, old, new string }
 const (
 	luaAcquire = "internal/protocol/acquire.lua"
 	luaBallot  = "internal/protocol/ballot.lua"
+	luaCede    = "internal/protocol/cede.lua"
 	luaContend = "internal/protocol/contend.lua"
 	luaEnqueue = "internal/protocol/enqueue.lua"
 	luaHandOff = "internal/protocol/handoff.lua"
@@ -163,12 +164,18 @@ var mutants = []mutant{
 		"internal/lock/lock.go", "if h == nil || l.Replicas == 0 {", "if true {"}}},
 	{"a minority grants the lock", "quorum, calm", []edit{{"internal/quorum/tally.go",
 		"t.won = granted >= majority", "t.won = granted > 0"}}},
+	{"a minority hands the lock off", "quorum, calm", []edit{{"internal/quorum/handoff.go",
+		"if n < w.mailbox.majority {", "if n < 1 {"}}},
+	{"a hand-off does not look at the fence", onlySimulated, []edit{{luaCede,
+		"if NEXT <= floor or", "if"}}},
+	{"a lost ballot gives back what was handed off", onlySimulated, []edit{{
+		"internal/quorum/handoff.go", "if w.accepted {\n\t\treturn false", "if w.accepted {\n\t\treturn true"}}},
 	{"a server that has forgotten votes at once", "quorum, restart", []edit{{
 		"internal/quorum/memory.go",
 		"if left := time.Until(s.mayVote); left > 0 && !q.persistent {",
 		"if left := time.Until(s.mayVote); left > 0 && false {"}}},
 	{"a vote does not look at the memory", "quorum, restart", []edit{{luaBallot,
-		"if MEMORY ~= '' then", "if false then"}}},
+		"if not remembers(MEMORY, ARGV[11]) then", "if false then"}}},
 	{"a server that lacks a lease is not told of it", "quorum, restart", []edit{{
 		"internal/quorum/renew.go",
 		"if x == nil || l.stateOf(x) != held {", "if true || l.stateOf(x) != held {"}}},

@@ -40,7 +40,7 @@ func judgeBelief(h *History) []Violation {
 	f := &Findings{Judge: "belief"}
 	requests := make(map[string][]*Request) // by ID
 	for _, q := range h.Requests {
-		if q.Script == Acquire && h.Servers == 0 || q.Answer == Yes && q.Script != Release {
+		if q.Script == Acquire && h.mayBeGranted(q) || q.Answer == Yes && q.Script != Release {
 			requests[q.ID] = append(requests[q.ID], q)
 		}
 	}
@@ -66,12 +66,12 @@ func judgeBelief(h *History) []Violation {
 
 // endBefore returns the earliest end of a lease that a deadline read at an
 // instant can stand for: that of the request that asked for the latest end, on a
-// majority of the servers. A renewal counts once it is answered, and so does the vote
-// of a server of a quorum. The result is 0 if there are too few requests.
+// majority of the servers. A renewal counts once it is answered, and so does a vote for an ID
+// that does not queue. The result is 0 if there are too few requests.
 func (h *History) endBefore(at Instant, requests []*Request) (end Instant) {
 	ends := h.newPerServer()
 	for _, q := range requests {
-		asked := q.Script == Acquire && h.Servers == 0
+		asked := q.Script == Acquire && h.mayBeGranted(q)
 		if q.Sent <= at && (asked || q.Replied <= at) {
 			ends[q.Server] = max(ends[q.Server], q.Sent.Add(h.ttlOf(q)))
 		}

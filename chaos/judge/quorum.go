@@ -56,13 +56,16 @@ func (h *History) byServer(requests []*Request) [][]*Request {
 	return servers
 }
 
-// keepsAlive reports whether q keeps a lease alive on its server. A server by itself may
-// grant a lock later that it has refused, and tell its waiter by a message. That of a
-// quorum does not.
+// mayBeGranted reports whether a server that refuses the acquisition q may grant it later, and
+// tell its waiter by a message. A server by itself does that also for a request that does not
+// queue.
+func (h *History) mayBeGranted(q *Request) bool { return h.Servers == 0 || q.Queues }
+
+// keepsAlive reports whether q keeps a lease alive on its server.
 func (h *History) keepsAlive(q *Request) bool {
 	switch q.Script {
 	case Acquire:
-		return q.Answer == Yes || q.Answer == No && h.Servers == 0
+		return q.Answer == Yes || q.Answer == No && h.mayBeGranted(q)
 	case Renew:
 		return q.Answer == Yes
 	}

@@ -13,6 +13,8 @@ import (
 )
 
 var (
+	//go:embed vote.lua
+	voteSource string
 	//go:embed ballot.lua
 	ballotSource string
 	//go:embed contest.lua
@@ -24,9 +26,9 @@ var (
 	//go:embed memory.lua
 	memorySource string
 
-	ballotScript = newScript(lockSource + ballotSource + shareSource + queueSource +
+	ballotScript = newScript(lockSource + voteSource + ballotSource + shareSource + queueSource +
 		enqueueSource + contestSource)
-	concedeScript = newScript(lockSource + concedeSource + shareSource + queueSource +
+	concedeScript = newScript(lockSource + concedeSource + voteSource + shareSource + queueSource +
 		enqueueSource + leaveSource + cedeSource)
 	memoryScript = newScript(memorySource)
 )
@@ -104,20 +106,26 @@ type Concession struct {
 	Request       // with a Round above 0 the ID goes on waiting at its Place, with 0 it leaves
 	Fence   int64 // that the fence goes back to; 0: it stays; NoFence: there was none
 	Only    int64 // concede only a grant whose highest token is this one; 0: any
+
+	// Next is the token with which the server hands the lock off to the first waiter, if it has
+	// this Memory still. 0: it hands it to nobody.
+	Next   int64
+	Memory Memory
 }
 
 // NoFence is the Fence of a Concession after a grant before which there was none.
 const NoFence = -1
 
-// Concede gives the lock back if the ID holds it, and tells the first waiter. It makes
-// one request. It returns ErrNotHeld if the ID does not hold the lock.
+// Concede gives the lock back if the ID holds it, and hands it off to the first waiter, or
+// tells that. It makes one request. It returns ErrNotHeld if the ID does not hold the lock.
 func (l *Lock) Concede(ctx context.Context, c Concession) error {
 	lifetime := (c.TTL + FloorLifetime).Milliseconds()
 	if c.Round == 0 {
 		lifetime = floorLifetime
 	}
 	return yes(l.runOver(ctx, concedeScript, c.ID, c.TTL.Milliseconds(), lifetime,
-		c.Reserve, c.Round, c.Place, 0, modes[c.Mode], c.Fence, c.Only))
+		c.Reserve, c.Round, c.Place, 0, modes[c.Mode], c.Fence, c.Only,
+		c.Next, c.Memory.text(), c.Memory.Run))
 }
 
 // runOver is run for a script that has the memory as a seventh key. go-redis does not

@@ -22,52 +22,27 @@
 --            the floor
 --          the memory is another by now: an array of 1. The script did nothing else
 --
--- Tokens rise for these reasons:
---  1. A server grants a token only above its fence, and the grant makes it the fence.
---     Any two majorities have a server in common.
---  2. The fence lives until the server's clock is past the fence's value, and the ttl,
---     by the floor lifetime. A server without a fence takes no token that is behind its
---     clock by more than SLACK, which is less. So clocks of clients do not matter.
---  3. A server that has forgotten its fence may not vote: see memory.lua. The script
---     itself looks for that, in the same step.
---
--- Nobody is granted the lock by another's request. A release, and each request that
--- finds the lock free and another ID first, tells the first waiter, which asks all
--- servers at once (see tell_first).
+-- Nobody is granted the lock by this request but ID. It tells the first waiter if the lock is
+-- free for that (see stand_behind).
 --
 -- This file serves a free lock. The rest is contest.lua.
 
 local ID, TTL, FENCE_TTL, RESERVE = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local ROUND, PLACE, COUNTED, MODE = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local READS, TOKEN, MEMORY = MODE == 'r', tonumber(ARGV[9]), ARGV[10]
-local SLACK = 60000000 -- us
 
-if MEMORY ~= '' then
-  local same = redis.call('GET', KEYS[7]) == MEMORY
-  if not same or ARGV[11] ~= '' and not string.find(redis.call('INFO', 'server'), ARGV[11], 1, true) then
-    return {'forgotten'}
-  end
-end
-
--- Makes the highest of the tokens the fence. It returns a server's error.
-local function raise_fence(now)
-  local highest = RESERVE == '0' and ARGV[9] or int(TOKEN + RESERVE)
-  local ahead = math.max(0, math.ceil((highest - now) / 1000))
-  local reply = redis.pcall('SET', FENCE, highest, 'PX', int(FENCE_TTL + ahead))
-  return reply.err and reply or nil
+if not remembers(MEMORY, ARGV[11]) then
+  return {'forgotten'}
 end
 
 local now = now_us()
-local before = tonumber(redis.call('GET', FENCE) or nil)
-if not before or not (before > 0 and before < EXACT) then -- not a number of ours
-  before = 0
-end
-local floor = before > 0 and before or now - SLACK
+local before, floor = fence_and_floor(now)
+local highest = RESERVE == '0' and ARGV[9] or int(TOKEN + RESERVE)
 local low = TOKEN <= floor
 local waiting = redis.call('ZCARD', QUEUE) > 0
 local free = not low and not waiting and not READS and redis.call('SET', LOCK, ID, 'NX', 'PX', TTL)
 if free then
-  local failed = raise_fence(now)
+  local failed = raise_fence(highest, now, FENCE_TTL)
   if failed then -- no lease without a fence
     redis.call('DEL', LOCK)
   end

@@ -2,6 +2,8 @@ package protocol_test
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,6 +110,74 @@ func TestPromiseBallotsAreInTheOrderOfTheirPlaces(t *testing.T) {
 			t.Errorf("the vote for the first waiter is %+v", v)
 		}
 	})
+}
+
+// A release hands the lock off with the token that it proposes, or else tells the first waiter
+// to ask.
+func TestPromiseHandOffsAreVotes(t *testing.T) {
+	now := time.Now().UnixMicro()
+	queues := func(b *protocol.Ballot) { b.Round, b.Place, b.AskSubscribed = 3, now+1, true }
+	for name, c := range map[string]struct {
+		asks   func(b *protocol.Ballot)
+		next   int64
+		memory protocol.Memory
+		tells  string // the round and the token
+	}{
+		"writer":                                 {queues, now + 100, protocol.Memory{}, "3 token"},
+		"low token":                              {queues, now, protocol.Memory{}, "0 0"},
+		"none":                                   {queues, 0, protocol.Memory{}, "0 0"},
+		"other memory":                           {queues, now + 100, protocol.Memory{From: 1, TTL: time.Second}, "0 0"},
+		"reader":                                 {func(b *protocol.Ballot) { queues(b); b.Mode = protocol.Read }, now + 100, protocol.Memory{}, "0 0"},
+		"of which nobody knows whether it hears": {func(b *protocol.Ballot) { queues(b); b.AskSubscribed = false }, now + 100, protocol.Memory{}, "0 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+				l := newLock(t, s.Admin)
+				box := s.Admin.Subscribe(t.Context(), protocol.Channel("b"))
+				defer box.Close()
+				if _, err := box.Receive(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				vote(t, l, newBallot("a:1", now, 0, 0))
+				waiter := newBallot("b:1", now+50, 0, 0)
+				waiter.Reserve = 7
+				c.asks(&waiter)
+				vote(t, l, waiter)
+				err := l.Concede(t.Context(), protocol.Concession{
+					Request: protocol.Request{ID: "a:1", TTL: time.Minute}, Next: c.next, Memory: c.memory,
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				message, err := box.ReceiveMessage(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := "b:1 " + strings.Replace(c.tells, "token", fmt.Sprint(c.next), 1) + " " + l.Key()
+				if message.Payload != want {
+					t.Errorf("the waiter is told %q, want %q", message.Payload, want)
+				}
+				handed := c.tells == "3 token"
+				if got := s.Get(l.Key()); (got == "b:1") != handed {
+					t.Errorf("the holder is %q", got)
+				}
+				late := newBallot("d:1", c.next+7, 0, 0)
+				if v := vote(t, l, late); handed && (v.Granted || v.Holder != "b:1") {
+					t.Errorf("the vote for another is %+v", v)
+				}
+				if !handed {
+					return
+				}
+				if v := vote(t, l, newBallot("b:1", c.next-1, 4, now+1)); !v.Low || v.Floor != c.next+7 {
+					t.Errorf("the vote for a token below that of the hand-off is %+v", v)
+				}
+				concede(t, l, protocol.Ballot{Request: protocol.Request{ID: "b:1", TTL: time.Minute}}, 0)
+				if v := vote(t, l, late); !v.Low || v.Floor != c.next+7 {
+					t.Errorf("the vote for a token that was handed off is %+v", v)
+				}
+			})
+		})
+	}
 }
 
 // A vote checks what the server remembers, and of which run that is.

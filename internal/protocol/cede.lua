@@ -1,10 +1,27 @@
 -- cede.lua: the rest of concede.lua, for a lock that others wait for or share, that ID
 -- does not hold, or that it goes on waiting for.
 
--- Tells the first live waiters that the lock is free for them, or shared: one that
--- writes, or a few that read. Drops the dead before them. It does not tell ID, which
--- has just found that other servers have the lock taken.
-local function tell_first(now, shared)
+-- Hands the lock, which is free, off to a waiter that writes: with NEXT, as a ballot of that
+-- token would get it. Reports whether.
+local function hand_off_to(waiter, now)
+  local _, floor = fence_and_floor(now)
+  if NEXT <= floor or not waiter.subscribed or not remembers(MEMORY, RUN) then
+    return false
+  end
+  redis.call('SET', LOCK, waiter.id, 'PX', waiter.ttl)
+  if raise_fence(int(NEXT + waiter.reserve), now, waiter.ttl + FENCE_TTL) then
+    redis.call('DEL', LOCK) -- no lease without a fence
+    return false
+  end
+  remove(waiter.id)
+  tell(waiter.id, waiter.round, NEXT)
+  return true
+end
+
+-- Hands the lock off to the first live waiter, or tells it that the lock is free for it, or
+-- shared: one that writes, or a few that read. Drops the dead before them. It does not tell
+-- ID, which has just found that other servers have the lock taken.
+local function serve_first(now, shared)
   local told, dropped = false, drop_dead(now, MOST_DROPPED)
   for left = MOST_DROPPED, 1, -FEW do
     local ids = lenient('ZRANGE', QUEUE, 0, FEW - 1) or {}
@@ -14,7 +31,8 @@ local function tell_first(now, shared)
         remove(id)
         dropped = id
       elseif waiter.reads or not shared and not told then
-        if id ~= ID then
+        local handed = NEXT > 0 and not shared and not waiter.reads and hand_off_to(waiter, now)
+        if not handed and id ~= ID then
           wake(id)
         end
         told, shared = true, true -- behind it, only readers may have the lock too
@@ -73,6 +91,6 @@ if ROUND ~= '0' then
   enqueue(now)
 end
 if not others then
-  tell_first(now, shared)
+  serve_first(now, shared)
 end
 return had and 1 or 0

@@ -86,7 +86,10 @@ if not held and ROUND ~= '-1' then
     return stand_behind(first, place, reachable)
   end
 end
-if low and not held and ROUND ~= '-1' then -- a majority has the token already
+-- What another's release has granted to ID has a token above that of the ballot. Its own ballot
+-- may come twice, and a refill is of a token that a majority has already.
+local own = held and TOKEN + RESERVE >= floor
+if low and not own and ROUND ~= '-1' then
   return {now, int(floor)}
 end
 
@@ -100,7 +103,7 @@ else
   failed = take(shared)
 end
 if not failed and (not low or TOKEN + RESERVE > floor) then
-  failed = raise_fence(now)
+  failed = raise_fence(highest, now, FENCE_TTL)
 end
 if failed and not held then
   revoke(ID, READS, now)

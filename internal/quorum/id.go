@@ -12,6 +12,7 @@ import (
 // The Quorum's mu guards its fields.
 type id struct {
 	state state
+	token int64           // the highest with which it has held the lock
 	under []chan struct{} // by server: closed when the request under way ends; nil: none is
 	open  int             // how many of them are
 	lost  []bool          // by server: a ballot was not answered, and may be carried out later
@@ -91,6 +92,25 @@ func (q *Quorum) become(name string, x *id, next state) {
 	defer q.mu.Unlock()
 	x.state = next
 	q.dropLocked(name, x)
+}
+
+// hold notes that x holds the lock, unless it has ended. token is its highest.
+func (q *Quorum) hold(x *id, token int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if x.state != ended {
+		x.state, x.token = held, max(x.token, token)
+	}
+}
+
+// tokenOf returns the highest token of an ID that holds the lock. 0: it does not.
+func (q *Quorum) tokenOf(name string) int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if x := q.ids[name]; x != nil && x.state == held {
+		return x.token
+	}
+	return 0
 }
 
 // stateOf returns the state of x.

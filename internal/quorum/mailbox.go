@@ -13,9 +13,10 @@ import (
 // it. It has a mailbox with each server, all of one name. Its methods do what those of
 // [wait.Mailbox] do.
 //
-// No server grants the lock to a waiter. So a message is a hint to ask all servers. A
-// release reaches the servers one after another, and each tells the first waiter. The
-// waiter asks when a majority has told it, or patience after the first has.
+// A release reaches the servers one after another, and each hands the lock off to its first
+// waiter, or tells it. A waiter to which a majority has handed it off with one token has the
+// lock (see handoff.go). Any other message is a hint to ask all servers. The waiter asks when
+// a majority has told it, or patience after the first has.
 type Mailbox struct {
 	name     string
 	majority int
@@ -63,7 +64,7 @@ func (b *Mailbox) most(f func(*wait.Mailbox) bool) bool {
 // Subscription returns nothing of use: each server is asked about its own.
 func (b *Mailbox) Subscription() (number int64, ask bool) { return 0, false }
 
-// Expect does nothing: no server grants the lock to an ID that has not asked for it now.
+// Expect does nothing: no server hands the lock off to an ID that is not registered.
 func (b *Mailbox) Expect(string) {}
 
 // Forget does nothing, as Expect.
@@ -99,7 +100,7 @@ func (b *Mailbox) Register(id string) *Waiter {
 	n := len(b.boxes)
 	w := &Waiter{
 		mailbox: b, id: id, signals: make(chan wait.Signal, 1),
-		woken: make([]bool, n), told: make([]bool, n),
+		woken: make([]bool, n), told: make([]bool, n), handOff: newHandOff(n),
 	}
 	for i, box := range b.boxes {
 		member := box.Register(id)
@@ -119,15 +120,6 @@ func (b *Mailbox) waiter(id string) *Waiter {
 	return b.waiters[id]
 }
 
-// asks notes that id asks all servers: what they told it before is of no use any more.
-func (b *Mailbox) asks(id string) {
-	if w := b.waiter(id); w != nil {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.calmLocked()
-	}
-}
-
 // A Waiter is one ID that waits for one lock, or holds it. Its methods do what those of
 // [wait.Waiter] do.
 type Waiter struct {
@@ -138,27 +130,33 @@ type Waiter struct {
 
 	mu    sync.Mutex // guards the following
 	heard func(wait.Signal)
-	woken []bool      // by server: it has told the waiter to ask, since it last asked
+	handOff
+	woken []bool      // by server: it has told the waiter something, since it last asked
 	timer *time.Timer // wakes the waiter; nil: not armed
 	told  []bool      // by server: it will tell the waiter, as far as is known
 }
 
 // hear takes in what one server tells the ID.
 func (w *Waiter) hear(server int, s wait.Signal) {
-	s.Round = 0 // a grant of one server is no grant
-	if s.Token > 1 {
-		s.Token = 0
-	}
 	w.mu.Lock()
-	if heard := w.heard; heard != nil {
-		w.mu.Unlock()
-		broke := s == wait.Signal{} && !w.mailbox.boxes[server].Open()
-		if !broke || !w.mailbox.Open() { // the other servers tell it
-			heard(s)
-		}
+	heard := w.heard
+	switch {
+	case s.Round > 0 && w.countLocked(server, s):
+	case heard == nil:
+		w.wakeLocked(server)
+	}
+	w.mu.Unlock()
+	if heard == nil || s.Round > 0 { // it holds the lock by that hand-off
 		return
 	}
-	defer w.mu.Unlock()
+	broke := s == wait.Signal{} && !w.mailbox.boxes[server].Open()
+	if !broke || !w.mailbox.Open() { // the other servers tell it
+		heard(s)
+	}
+}
+
+// wakeLocked wakes the waiter once enough servers have told it something.
+func (w *Waiter) wakeLocked(server int) {
 	w.woken[server] = true
 	n := 0
 	for _, woken := range w.woken {
@@ -169,7 +167,7 @@ func (w *Waiter) hear(server int, s wait.Signal) {
 	switch {
 	case n >= w.mailbox.majority:
 		w.calmLocked()
-		w.signal()
+		w.signal(wait.Signal{})
 	case w.timer == nil:
 		w.timer = time.AfterFunc(patience, w.wakeLate)
 	}
@@ -183,7 +181,7 @@ func (w *Waiter) wakeLate() {
 		return
 	}
 	w.calmLocked()
-	w.signal()
+	w.signal(wait.Signal{})
 }
 
 // calmLocked forgets what servers have told the waiter.
@@ -195,15 +193,16 @@ func (w *Waiter) calmLocked() {
 	}
 }
 
-// signal tells the waiter to ask, unless it is told so already.
-func (w *Waiter) signal() {
+// signal tells the waiter s, in place of what it was told and has not looked at yet.
+func (w *Waiter) signal(s wait.Signal) {
 	select {
-	case w.signals <- wait.Signal{}:
+	case <-w.signals:
 	default:
 	}
+	w.signals <- s // which mu guards against others
 }
 
-// Signals yields when to ask.
+// Signals yields when to ask, and when the lock was handed off to the waiter.
 func (w *Waiter) Signals() <-chan wait.Signal { return w.signals }
 
 // Hear has f called with each signal from now on, in place of Signals. missed reports

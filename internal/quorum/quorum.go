@@ -15,9 +15,10 @@
 // # How IDs wait
 //
 // An ID that waits queues on each server, at a place that its client proposes. So all
-// servers have one order. A release tells the first waiter of each server, which then
-// asks all servers. Nobody else may take the lock meanwhile. An ID that was granted the
-// lock by too few servers gives it back at once, and keeps its place: the first in the
+// servers have one order. A release proposes the next token, and each server grants the lock
+// to its first waiter with it. A waiter to which a majority has granted it so has the lock.
+// Else it asks all servers; nobody else may take the lock meanwhile. An ID that was granted
+// the lock by too few servers gives it back at once, and keeps its place: the first in the
 // order gets there.
 //
 // # What a server may forget

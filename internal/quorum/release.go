@@ -10,11 +10,28 @@ import (
 )
 
 // NewRelease returns the release of id on all servers, as that of [protocol.Lock] is. used
-// is the last token used of those that were reserved with its own; 0: none were.
+// is the last token used of those that were reserved with its own; 0: none were. Each server
+// hands the lock off to its first waiter with one token. What is given back later hands it
+// off to nobody.
 func (l *Lock) NewRelease(id string, used int64) *protocol.Release {
-	return l.releaseBy(l.concession(protocol.Concession{
-		Request: protocol.Request{ID: id, TTL: l.longestTTL()}, Fence: used,
-	}))
+	c := protocol.Concession{Request: protocol.Request{ID: id, TTL: l.longestTTL()}, Fence: used}
+	later := l.concession(c)
+	held := l.tokenOf(id)
+	if held == 0 { // nobody would know that the lock is free
+		return l.releaseBy(later, later)
+	}
+	if used > 0 { // the fence goes back to that
+		held = used
+	}
+	c.Next = l.clock.token(held)
+	return l.releaseBy(giving{c.ID, c.TTL, func(ctx context.Context, s *server, _ bool) error {
+		c := c // the calls may be concurrent
+		var votes bool
+		if c.Memory, votes = l.memoryOf(s); !votes {
+			c.Next = 0
+		}
+		return l.at[s.number].Concede(ctx, c)
+	}}, later)
 }
 
 // NewSoleRelease is NewRelease of an ID that used no other token.
@@ -24,21 +41,22 @@ func (l *Lock) NewSoleRelease(id string) *protocol.Release { return l.NewRelease
 // long as left says when a request is sent.
 func (l *Lock) NewLingeringRelease(id string, left func() time.Duration) *protocol.Release {
 	plain := l.concession(protocol.Concession{Request: protocol.Request{ID: id, TTL: l.longestTTL()}})
-	return l.releaseBy(giving{id, plain.ttl, func(ctx context.Context, s *server, ends bool) error {
+	lingering := giving{id, plain.ttl, func(ctx context.Context, s *server, ends bool) error {
 		if left() <= 0 {
 			return plain.by(ctx, s, ends)
 		}
 		return l.at[s.number].NewLingeringRelease(id, left).Try(ctx)
-	}})
+	}}
+	return l.releaseBy(lingering, lingering)
 }
 
 // releaseBy returns the release that is g on all servers. It is over when a majority has
-// answered. The others go on by themselves. If it is tried again, servers may have got the
-// lock back meanwhile, as what they were owed.
-func (l *Lock) releaseBy(g giving) *protocol.Release {
+// answered. The others go on by themselves: later is what they are owed. If it is tried
+// again, servers may have got the lock back meanwhile.
+func (l *Lock) releaseBy(g, later giving) *protocol.Release {
 	again := false
 	return protocol.NewReleaseBy(func(ctx context.Context) error {
-		owe := func(s *server) { l.owe(s, g, firstDebt) }
+		owe := func(s *server) { l.owe(s, later, firstDebt) }
 		if again {
 			owe = func(*server) {} // they are owed it already
 		}
@@ -70,6 +88,15 @@ func (l *Lock) releaseOnce(ctx context.Context, g giving, owe func(*server)) err
 		l.sweep(s, g)
 	}
 	return err
+}
+
+// memoryOf returns the memory with which s votes now, as far as this process knows. votes: it
+// does.
+func (q *Quorum) memoryOf(s *server) (m protocol.Memory, votes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	votes = s.knows && (q.persistent || !time.Now().Before(s.mayVote))
+	return s.said.Memory, votes
 }
 
 // beginRelease notes that all servers are asked to release the lock. The caller closes the

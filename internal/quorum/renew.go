@@ -204,10 +204,15 @@ func (l *Lock) renewOn(ctx context.Context, s *server, r protocol.Renewal, c *co
 // refillSoon tells s of a lease that has been won, or renewed, without s. Most often the
 // last holder had the lock there when the others had it free. It does not wait.
 func (l *Lock) refillSoon(s *server, r protocol.Renewal) {
+	l.refillUnless(func() bool { return false }, s, r)
+}
+
+// refillUnless is refillSoon that stops when has reports that s has the lease.
+func (l *Lock) refillUnless(has func() bool, s *server, r protocol.Renewal) {
 	pause := refillAfter
 	var try func()
 	try = func() {
-		if l.refill(s, r) && refillGrowth*pause < r.TTL/refillShare {
+		if !has() && l.refill(s, r) && refillGrowth*pause < r.TTL/refillShare {
 			pause *= refillGrowth
 			time.AfterFunc(pause, try)
 		}

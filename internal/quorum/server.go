@@ -55,8 +55,17 @@ func newServer(number int, client redis.UniversalClient, mailbox string) *server
 	if err != nil {
 		panic(err) // the key is a constant
 	}
-	return &server{number: number, client: client, own: own, box: wait.Named(client, mailbox),
-		learning: make(chan struct{}, 1)}
+	return &server{
+		number: number, client: client, own: own, learning: make(chan struct{}, 1),
+		box: wait.Named(client, mailbox, releaseAt),
+	}
+}
+
+// releaseAt returns the release of an ID on one server, which hands the lock off to nobody.
+func releaseAt(at *protocol.Lock, id string) *protocol.Release {
+	return protocol.NewReleaseBy(func(ctx context.Context) error {
+		return at.Concede(ctx, protocol.Concession{Request: protocol.Request{ID: id}})
+	})
 }
 
 // String names the server in errors.

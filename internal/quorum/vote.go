@@ -31,8 +31,9 @@ func (l *Lock) Acquire(ctx context.Context, r protocol.Request) (protocol.Grant,
 	if r.Round > 0 && r.Place == 0 {
 		r.Place = l.clock.now()
 	}
+	l.mailbox.asks(r.ID, r.Round) // first: from here on no hand-off counts that was before
 	x := l.begin(r.ID)
-	l.mailbox.asks(r.ID)
+	l.expectHandOff(r, x)
 	floor, splits := int64(0), 0
 	for ballots := 1; ; ballots++ {
 		began := time.Now()
@@ -216,7 +217,7 @@ func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 	b.count(s, vote, err)
 	<-b.decided
 	switch {
-	case vote.Granted && !b.tally.won:
+	case vote.Granted && !b.tally.won && b.waiter.withdraw(s.number):
 		b.lock.giveOn(s, b.lock.concession(b.concession(vote)), b.id)
 	case !vote.Granted && b.tally.won:
 		b.lock.refillSoon(s, b.renewal())
@@ -282,8 +283,8 @@ func (b *ballot) close(reason error) {
 // from this moment.
 func (b *ballot) closeLocked() {
 	b.closed = true
-	if b.tally.won && b.Round != protocol.Refill {
-		b.lock.become(b.ID, b.id, held)
+	if b.tally.won {
+		b.lock.hold(b.id, b.Token+b.Reserve)
 	}
 	close(b.decided)
 }

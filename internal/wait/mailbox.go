@@ -66,6 +66,7 @@ type Mailbox struct {
 	sequence atomic.Uint64 // the number of the last ID
 	kind     kind
 	times    times
+	release  func(lock *protocol.Lock, id string) *protocol.Release
 
 	// Read without mu, written with mu held.
 	open         atomic.Bool
@@ -157,13 +158,22 @@ func forget(name any) {
 	}
 }
 
-func newMailbox(client redis.UniversalClient) *Mailbox { return Named(client, uuid.NewString()) }
+func newMailbox(client redis.UniversalClient) *Mailbox {
+	return Named(client, uuid.NewString(), func(lock *protocol.Lock, id string) *protocol.Release {
+		return lock.NewRelease(id, 0)
+	})
+}
 
 // Named returns a new mailbox of client with a name that no mailbox of this client has.
-func Named(client redis.UniversalClient, name string) *Mailbox {
+// release returns the release of an ID that was granted a lock and is not registered.
+func Named(
+	client redis.UniversalClient, name string,
+	release func(lock *protocol.Lock, id string) *protocol.Release,
+) *Mailbox {
 	b := &Mailbox{
 		client:  client,
 		name:    name,
+		release: release,
 		times:   defaults,
 		waiters: make(map[string]*Waiter),
 	}
@@ -279,7 +289,7 @@ func (b *Mailbox) releaseOrphan(n protocol.Notice) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), b.times.orphan)
 	defer cancel()
-	_ = lock.NewRelease(n.ID, 0).Run(ctx, func(error) {})
+	_ = b.release(lock, n.ID).Run(ctx, func(error) {})
 }
 
 // signalAllLocked tells all waiters to ask again, and holders that others may
