@@ -496,6 +496,17 @@ func TestQuorumExtends(t *testing.T) {
 	}
 }
 
+// An ID that has ended asks no server any more: a late grant would keep others out, and a
+// late place in the queue would hold them up.
+func TestQuorumLeavesNothing(t *testing.T) {
+	s := startServers(t, 5)
+	m := s.mutex(time.Minute)
+	for range 2000 {
+		use(m)
+	}
+	s.onlyFences(t)
+}
+
 // Readers share the lock, and a writer that waits stops later readers.
 func TestQuorumReaders(t *testing.T) {
 	s := startServers(t, 3)

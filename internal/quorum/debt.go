@@ -155,7 +155,7 @@ func (l *Lock) pay(s *server, g giving) (paid bool) {
 	if l.stateOf(x) == held {
 		return true
 	}
-	if !l.enter(x, s) {
+	if !l.enterToGive(x, s) {
 		return false
 	}
 	defer l.leave(g.id, x, s)

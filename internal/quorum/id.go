@@ -45,13 +45,24 @@ func (q *Quorum) begin(name string) *id {
 	return x
 }
 
-// enter notes that a request of x to s begins, unless one is under way.
-func (q *Quorum) enter(x *id, s *server) bool { return q.tryEnter(x, s) == nil }
-
-// tryEnter is enter. If a request is under way, it returns what is closed when that ends.
-func (q *Quorum) tryEnter(x *id, s *server) (underway <-chan struct{}) {
+// enter notes that a request of x to s begins, unless one is under way, or x has ended. An ID
+// that has ended asks for nothing: its release may have been carried out on s.
+func (q *Quorum) enter(x *id, s *server) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	return x.state != ended && q.enterLocked(x, s) == nil
+}
+
+// enterToGive is enter for a request that gives back what s has granted.
+func (q *Quorum) enterToGive(x *id, s *server) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.enterLocked(x, s) == nil
+}
+
+// enterLocked notes that a request begins. If one is under way, it returns what is closed when
+// that ends.
+func (q *Quorum) enterLocked(x *id, s *server) (underway <-chan struct{}) {
 	if x.under[s.number] != nil {
 		return x.under[s.number]
 	}
@@ -63,7 +74,13 @@ func (q *Quorum) tryEnter(x *id, s *server) (underway <-chan struct{}) {
 // enterSoon is enter that waits for the request under way, until given up is closed.
 func (q *Quorum) enterSoon(x *id, s *server, givenUp <-chan struct{}) bool {
 	for {
-		underway := q.tryEnter(x, s)
+		q.mu.Lock()
+		if x.state == ended {
+			q.mu.Unlock()
+			return false
+		}
+		underway := q.enterLocked(x, s)
+		q.mu.Unlock()
 		if underway == nil {
 			return true
 		}

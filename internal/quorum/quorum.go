@@ -203,15 +203,14 @@ type Lock struct {
 	*Quorum
 	at []*protocol.Lock // on each server
 
-	// By server: closed when the last release has been answered there; nil: there was none.
-	// The Quorum's mu guards it.
-	releases []chan struct{}
+	// By server: the last release there; nil: there was none. The Quorum's mu guards it.
+	releases []*ending
 }
 
 // Lock returns the lock named key, whose requests go by senders. It errs if the key is
 // unusable.
 func (q *Quorum) Lock(senders Senders, key string) (*Lock, error) {
-	l := &Lock{Quorum: q, releases: make([]chan struct{}, len(senders))}
+	l := &Lock{Quorum: q, releases: make([]*ending, len(senders))}
 	for _, sender := range senders {
 		at, err := protocol.Over(sender, key)
 		if err != nil {

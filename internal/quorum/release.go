@@ -74,7 +74,7 @@ func (l *Lock) releaseOnce(ctx context.Context, g giving, owe func(*server)) err
 	within := bound(g.ttl)
 	doubtful, answered := l.end(g.id), l.beginRelease()
 	err := l.canvass(ctx, within, "released it", func(ctx context.Context, s *server) error {
-		defer close(answered[s.number])
+		defer answered[s.number].end()
 		if !l.awaitRequest(g.id, s, within) {
 			owe(s) // what the request may yet be granted
 		}
@@ -99,29 +99,60 @@ func (q *Quorum) memoryOf(s *server) (m protocol.Memory, votes bool) {
 	return s.said.Memory, votes
 }
 
-// beginRelease notes that all servers are asked to release the lock. The caller closes the
-// channel of each when it has answered.
-func (l *Lock) beginRelease() (answered []chan struct{}) {
-	for range l.servers {
-		answered = append(answered, make(chan struct{}))
+// An ending is the end of a release on one server, and of all releases of the lock that this
+// process has made there before.
+type ending struct {
+	before *ending
+	done   chan struct{} // closed with it
+}
+
+// end ends the release, when those before it have ended.
+func (e *ending) end() {
+	before := e.before
+	e.before = nil
+	if before == nil || before.isOver() {
+		close(e.done)
+		return
 	}
+	go func() {
+		<-before.done
+		close(e.done)
+	}()
+}
+
+func (e *ending) isOver() bool {
+	select {
+	case <-e.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// beginRelease notes that all servers are asked to release the lock. The caller ends the
+// release on each.
+func (l *Lock) beginRelease() (answered []*ending) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.releases = answered
+	for i := range l.servers {
+		e := &ending{before: l.releases[i], done: make(chan struct{})}
+		l.releases[i] = e
+		answered = append(answered, e)
+	}
 	return answered
 }
 
-// awaitRelease waits until s has answered the last release of this process, so that the
-// request that follows does not overtake it. It returns false if givenUp is closed first.
+// awaitRelease waits until s has answered the releases of this process, so that the request
+// that follows does not overtake them. It returns false if givenUp is closed first.
 func (l *Lock) awaitRelease(s *server, givenUp <-chan struct{}) bool {
 	l.mu.Lock()
-	answered := l.releases[s.number]
+	last := l.releases[s.number]
 	l.mu.Unlock()
-	if answered == nil {
+	if last == nil {
 		return true
 	}
 	select {
-	case <-answered:
+	case <-last.done:
 		return true
 	case <-givenUp:
 		return false

@@ -145,7 +145,7 @@ func (b *ballot) ask(s *server) {
 		b.count(s, protocol.Vote{}, errSpoilt)
 		return
 	}
-	if !b.lock.awaitRelease(s, b.decided) || !b.lock.enterSoon(b.id, s, b.decided) {
+	if !b.enter(s) {
 		if b.tally.won {
 			b.lock.refillSoon(s, b.renewal())
 		}
@@ -156,6 +156,22 @@ func (b *ballot) ask(s *server) {
 		b.settle(s, vote, err)
 	}()
 	vote, err = b.vote(context.Background(), s) // the client's time-outs end it
+}
+
+// enter waits until a server can be asked, as long as the outcome is not known. It reports
+// whether the server may be asked.
+func (b *ballot) enter(s *server) bool {
+	if !b.lock.awaitRelease(s, b.decided) || !b.lock.enterSoon(b.id, s, b.decided) {
+		<-b.decided // also if the ID has ended
+		return false
+	}
+	select {
+	case <-b.decided: // a later request of the ID may be waiting
+		b.lock.leave(b.ID, b.id, s)
+		return false
+	default:
+		return true
+	}
 }
 
 // vote asks one server. It asks again if the server has forgotten something and may vote
