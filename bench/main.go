@@ -60,7 +60,8 @@ func main() {
 	only := flag.String("cases", "", "names of cases, separated by commas; empty: all")
 	short := flag.Bool("short", false, "run everything in about 2 minutes, for a look")
 	out := flag.String("out", "",
-		`folder for the results; empty: "results", or none with -short or -cases`)
+		`folder for the results; empty: "results", or none with -short or -cases. `+
+			`With -cases, the results of other cases that are there stay`)
 	draw := flag.String("draw", "",
 		"draw the plots of the results in this folder anew, and measure nothing")
 	flag.Parse()
@@ -107,6 +108,11 @@ func (b *bench) main(out string) error {
 		return err
 	}
 	report.print(os.Stdout)
+	if out != "" && len(b.cases) > 0 {
+		if err := report.keep(out, b.names()); err != nil {
+			return err
+		}
+	}
 	if out != "" {
 		if err := report.write(out); err != nil {
 			return err
@@ -202,6 +208,16 @@ func (b *bench) plan() []step {
 	p.turns(park, 1, b.systems, b.parkedOf)
 	p.turns(killed, 1, b.systems, b.killsOf)
 	return p.steps
+}
+
+// names returns the names of all cases, in their order.
+func (b *bench) names() (names []string) {
+	all := *b
+	all.cases = nil
+	for _, s := range all.plan() {
+		names = append(names, s.name)
+	}
+	return names
 }
 
 // A planner collects the steps of a bench.

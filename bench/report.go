@@ -35,6 +35,7 @@ type report struct {
 type result struct {
 	Case   string        `json:"case"`
 	System string        `json:"system"`
+	Date   string        `json:"date,omitempty"` // if it is not that of the report
 	Rounds []measurement `json:"rounds"`
 	Median measurement   `json:"median"` // each figure's own median
 }
@@ -209,8 +210,54 @@ func (r *report) made() string {
 	for _, path := range compared {
 		parts = append(parts, path+" "+cmp.Or(r.Versions[path], "(unknown)"))
 	}
-	return strings.Join(parts, ", ") +
+	made = strings.Join(parts, ", ") +
 		fmt.Sprintf("; ttl %s, %d rounds of %s.", r.TTL, r.Rounds, r.Window)
+	var later []string
+	for _, res := range r.Results {
+		if text := fmt.Sprintf("%s: %s.", res.Case, res.Date); res.Date != "" && !slices.Contains(later, text) {
+			later = append(later, text)
+		}
+	}
+	return strings.Join(append([]string{made}, later...), "\n")
+}
+
+// keep takes over, from the results in dir, those of the cases that r has not measured. order
+// has the names of all cases. It errs if the results were made by other means.
+func (r *report) keep(dir string, order []string) error {
+	old, err := read(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if r.means() != old.means() {
+		return fmt.Errorf("the results in %s were made with %s, these with %s: measure all cases",
+			dir, old.means(), r.means())
+	}
+	measured := make(map[string]bool)
+	for _, res := range r.Results {
+		measured[res.Case] = true
+		if r.Date != old.Date {
+			res.Date = r.Date
+		}
+	}
+	for _, res := range old.Results {
+		if !measured[res.Case] {
+			r.Results = append(r.Results, res)
+		}
+	}
+	slices.SortStableFunc(r.Results, func(a, b *result) int {
+		return cmp.Compare(slices.Index(order, a.Case), slices.Index(order, b.Case))
+	})
+	r.Date = old.Date
+	r.judge()
+	return nil
+}
+
+// means says how results were made: what they must have in common to stand side by side.
+func (r *report) means() string {
+	return fmt.Sprint(r.CPUs, " CPUs, Go ", r.Go, ", Redis ", r.Redis, ", ", r.Versions, ", ttl ", r.TTL,
+		", ", r.Rounds, " rounds of ", r.Window)
 }
 
 func markdown(rows [][]string) string {
@@ -257,15 +304,21 @@ func (r *report) write(dir string) error {
 
 // drawAnew draws the plots of the results in dir.
 func drawAnew(dir string) error {
-	text, err := os.ReadFile(filepath.Join(dir, "results.json"))
+	r, err := read(dir)
 	if err != nil {
 		return err
 	}
-	var r report
-	if err := json.Unmarshal(text, &r); err != nil {
-		return err
-	}
 	return r.plot(dir)
+}
+
+// read reads the results in dir.
+func read(dir string) (*report, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "results.json"))
+	if err != nil {
+		return nil, err
+	}
+	r := new(report)
+	return r, json.Unmarshal(text, r)
 }
 
 const (
