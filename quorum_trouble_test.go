@@ -136,7 +136,7 @@ func TestPromiseAReaderOfAQuorumKeepsItsShare(t *testing.T) {
 	var armed, mended, voteFailed atomic.Bool
 	var first sync.Once
 	concessions := func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
-		if !armed.Load() || len(cmd.Args()) != 3+7+10 || mended.Load() {
+		if !armed.Load() || len(cmd.Args()) != 3+7+13 || mended.Load() {
 			return next(ctx, cmd)
 		}
 		first.Do(func() { time.AfterFunc(900*time.Millisecond, func() { mended.Store(true) }) })

@@ -147,7 +147,7 @@ const (
 // those of a quorum.
 var (
 	scripts = map[int]judge.Script{9: judge.Acquire, 4: judge.Renew, 3: judge.Release}
-	ballots = map[int]judge.Script{11: judge.Acquire, 10: judge.Release}
+	ballots = map[int]judge.Script{11: judge.Acquire, 13: judge.Release}
 )
 
 // begin returns the requests of cmd. A request is nil if no judge looks at it. There

@@ -7,8 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/warlock-go/warlock"
 	"github.com/warlock-go/warlock/chaos/judge"
 )
 
@@ -105,7 +107,7 @@ func TestHookKnowsTheRequestsOfAQuorum(t *testing.T) {
 	words := []any{"evalsha", "hash", quorumKeys, lockKeys[0], "", "", "", "", "", "memory"}
 	first := []any{"box:7", int64(1000), int64(2000), int64(0), int64(3), int64(99), 1, "w"}
 	vote := slices.Concat(words, first, []any{int64(5), "", ""})
-	gives := slices.Concat(words, first, []any{int64(0), int64(0)})
+	gives := slices.Concat(words, first, []any{int64(0), int64(0), int64(0), "", ""})
 	ends := slices.Clone(gives)
 	ends[firstKey+quorumKeys+roundArg] = int64(0)
 	for _, test := range []struct {
@@ -154,5 +156,40 @@ func TestLastIDOf(t *testing.T) {
 	}
 	if got := LastIDOf(hooks, 1); got != "" {
 		t.Errorf("the last ID of a key without one is %q", got)
+	}
+}
+
+// The Hook knows the scripts as the library sends them, to one server and to a quorum.
+func TestHookKnowsTheLibrary(t *testing.T) {
+	var clients []redis.UniversalClient
+	reported := make(chan *judge.Request, 64)
+	for range 3 {
+		client := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
+		t.Cleanup(func() { _ = client.Close() })
+		client.AddHook(NewHook(0, 0, lockKeys, func() judge.Instant { return 1 },
+			func(q *judge.Request) { reported <- q }))
+		clients = append(clients, client)
+	}
+	for name, m := range map[string]*warlock.Mutex{
+		"one server": warlock.NewMutex(clients[0], lockKeys[0], time.Second),
+		"quorum":     warlock.NewQuorumMutex(clients, lockKeys[0], time.Second),
+	} {
+		m.Lock()
+		id := m.Lease().ID()
+		if err := m.Lease().Extend(t.Context(), 2*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		m.Unlock()
+		seen := make(map[judge.Script]bool)
+		for len(seen) < 3 {
+			select {
+			case q := <-reported:
+				if q.ID == id && q.Answer == judge.Yes {
+					seen[q.Script] = true
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s: only %v were reported", name, seen)
+			}
+		}
 	}
 }
