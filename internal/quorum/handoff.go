@@ -80,7 +80,7 @@ func (w *Waiter) withdraw(server int) bool {
 	if w.accepted {
 		return false
 	}
-	w.withdrawn[server] = true
+	w.withdrawn[server], w.given[server] = true, 0
 	return true
 }
 

@@ -23,31 +23,31 @@ func newWaiter() (w *Waiter, accepted *int) {
 
 func TestHandOffsOfAMajority(t *testing.T) {
 	grant := func(round, token int64) wait.Signal { return wait.Signal{Round: round, Token: token} }
+	const back = 0 // the round of a grant that goes back
 	type told struct {
 		server int
 		signal wait.Signal
 	}
 	for name, c := range map[string]struct {
-		withdraws []int
-		told      []told
-		accepts   bool
+		told    []told
+		accepts bool
 	}{
-		"of one token":           {nil, []told{{0, grant(2, 9)}, {2, grant(2, 9)}, {1, grant(2, 9)}}, true},
-		"of two tokens":          {nil, []told{{0, grant(2, 8)}, {2, grant(2, 9)}}, false},
-		"of the later token":     {nil, []told{{0, grant(2, 8)}, {2, grant(2, 9)}, {0, grant(2, 9)}}, true},
-		"by one server twice":    {nil, []told{{0, grant(2, 9)}, {0, grant(2, 9)}}, false},
-		"of an earlier request":  {nil, []told{{0, grant(1, 9)}, {2, grant(1, 9)}}, false},
-		"of which one goes back": {[]int{2}, []told{{0, grant(2, 9)}, {2, grant(2, 9)}}, false},
+		"of one token":           {[]told{{0, grant(2, 9)}, {2, grant(2, 9)}, {1, grant(2, 9)}}, true},
+		"of two tokens":          {[]told{{0, grant(2, 8)}, {2, grant(2, 9)}}, false},
+		"of the later token":     {[]told{{0, grant(2, 8)}, {2, grant(2, 9)}, {0, grant(2, 9)}}, true},
+		"by one server twice":    {[]told{{0, grant(2, 9)}, {0, grant(2, 9)}}, false},
+		"of an earlier request":  {[]told{{0, grant(1, 9)}, {2, grant(1, 9)}}, false},
+		"of which one goes back": {[]told{{2, grant(back, 0)}, {0, grant(2, 9)}, {2, grant(2, 9)}}, false},
+		"of which one went back": {[]told{{2, grant(2, 9)}, {2, grant(back, 0)}, {0, grant(2, 9)}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, accepted := newWaiter()
-			for _, server := range c.withdraws {
-				if !w.withdraw(server) {
-					t.Error("a grant cannot be given back before a hand-off")
-				}
-			}
 			for _, each := range c.told {
-				w.hear(each.server, each.signal)
+				if each.signal.Round != back {
+					w.hear(each.server, each.signal)
+				} else if !w.withdraw(each.server) {
+					t.Error("a grant cannot be given back before the lock was handed off")
+				}
 			}
 			if got := *accepted == 1; got != c.accepts || *accepted > 1 {
 				t.Fatalf("%d hand-offs were accepted", *accepted)
@@ -59,5 +59,18 @@ func TestHandOffsOfAMajority(t *testing.T) {
 				t.Error("what was handed off can be given back, or what was not cannot")
 			}
 		})
+	}
+}
+
+// What servers say after they have handed the lock off wakes nobody.
+func TestWakesAfterAHandOff(t *testing.T) {
+	w, _ := newWaiter()
+	grant := wait.Signal{Round: 2, Token: 9}
+	w.hear(0, grant)
+	w.hear(1, grant)
+	w.hear(2, wait.Signal{})
+	w.wakeLate()
+	if s := <-w.signals; s != grant {
+		t.Errorf("the waiter is told %+v", s)
 	}
 }

@@ -1,6 +1,16 @@
 package quorum
 
-import "testing"
+import (
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/redistest"
+	"github.com/warlock-go/warlock/internal/send"
+)
 
 // An ID that has ended asks for nothing, but gives back what it was granted.
 func TestEndedIDsAskForNothing(t *testing.T) {
@@ -19,18 +29,22 @@ func TestEndedIDsAskForNothing(t *testing.T) {
 	}
 }
 
-// A release ends after those before it.
-func TestReleasesEndInTheirOrder(t *testing.T) {
+// A request waits until all releases before it have ended.
+func TestNoRequestOvertakesARelease(t *testing.T) {
 	q := &Quorum{servers: []*server{{}}}
-	l := &Lock{Quorum: q, releases: make([]*ending, 1)}
-	first, second := l.beginRelease()[0], l.beginRelease()[0]
-	second.end()
+	l := &Lock{Quorum: q, releases: make([]releases, 1)}
+	first, second := l.beginRelease(time.Hour)[0], l.beginRelease(time.Hour)[0]
+	second()
 	if l.awaitRelease(q.servers[0], closed()) {
 		t.Error("a request overtakes a release")
 	}
-	first.end()
+	first()
 	if !l.awaitRelease(q.servers[0], nil) {
 		t.Error("the releases do not end")
+	}
+	l.beginRelease(time.Millisecond)
+	if !l.awaitRelease(q.servers[0], nil) {
+		t.Error("a release of a server that does not answer is waited for")
 	}
 }
 
@@ -39,4 +53,38 @@ func closed() <-chan struct{} {
 	c := make(chan struct{})
 	close(c)
 	return c
+}
+
+// A request that fails for good leaves nothing behind: no ID here, and no place on a server.
+func TestFinalErrorsLeaveNothing(t *testing.T) {
+	var clients []redis.UniversalClient
+	var servers []*miniredis.Miniredis
+	for range 3 {
+		server := miniredis.RunT(t)
+		client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+		t.Cleanup(func() { _ = client.Close() })
+		servers, clients = append(servers, server), append(clients, client)
+	}
+	q := newQuorum(clients, true)
+	l, err := q.Lock(q.Senders(send.Direct), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, server := range servers[:2] {
+		if _, err := server.Lpush("k", "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := servers[2].Set("k", "of another"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = l.Acquire(t.Context(), protocol.Request{ID: "a:1", TTL: time.Minute, Round: 1})
+	if err == nil || !protocol.Permanent(err) {
+		t.Fatalf("the error is %v", err)
+	}
+	redistest.Eventually(t, func() bool {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		return len(q.ids) == 0 && !servers[2].Exists("warlock:{k}:queue")
+	}, "nothing is left")
 }

@@ -142,7 +142,7 @@ func (w *Waiter) hear(server int, s wait.Signal) {
 	heard := w.heard
 	switch {
 	case s.Round > 0 && w.countLocked(server, s):
-	case heard == nil:
+	case heard == nil && !w.accepted:
 		w.wakeLocked(server)
 	}
 	w.mu.Unlock()

@@ -203,14 +203,13 @@ type Lock struct {
 	*Quorum
 	at []*protocol.Lock // on each server
 
-	// By server: the last release there; nil: there was none. The Quorum's mu guards it.
-	releases []*ending
+	releases []releases // by server
 }
 
 // Lock returns the lock named key, whose requests go by senders. It errs if the key is
 // unusable.
 func (q *Quorum) Lock(senders Senders, key string) (*Lock, error) {
-	l := &Lock{Quorum: q, releases: make([]*ending, len(senders))}
+	l := &Lock{Quorum: q, releases: make([]releases, len(senders))}
 	for _, sender := range senders {
 		at, err := protocol.Over(sender, key)
 		if err != nil {

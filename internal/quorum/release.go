@@ -3,6 +3,7 @@ package quorum
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/warlock-go/warlock/internal/protocol"
@@ -72,9 +73,9 @@ func (l *Lock) releaseBy(g, later giving) *protocol.Release {
 // releaseOnce makes a request to each server. It calls owe for each that is not there.
 func (l *Lock) releaseOnce(ctx context.Context, g giving, owe func(*server)) error {
 	within := bound(g.ttl)
-	doubtful, answered := l.end(g.id), l.beginRelease()
+	doubtful, ends := l.end(g.id), l.beginRelease(within)
 	err := l.canvass(ctx, within, "released it", func(ctx context.Context, s *server) error {
-		defer answered[s.number].end()
+		defer ends[s.number]()
 		if !l.awaitRequest(g.id, s, within) {
 			owe(s) // what the request may yet be granted
 		}
@@ -99,60 +100,49 @@ func (q *Quorum) memoryOf(s *server) (m protocol.Memory, votes bool) {
 	return s.said.Memory, votes
 }
 
-// An ending is the end of a release on one server, and of all releases of the lock that this
-// process has made there before.
-type ending struct {
-	before *ending
-	done   chan struct{} // closed with it
+// The releases of a lock that this process has under way on one server. The Quorum's mu guards
+// the fields.
+type releases struct {
+	open int
+	over chan struct{} // closed when none is open; nil: there was none yet
 }
 
-// end ends the release, when those before it have ended.
-func (e *ending) end() {
-	before := e.before
-	e.before = nil
-	if before == nil || before.isOver() {
-		close(e.done)
-		return
-	}
-	go func() {
-		<-before.done
-		close(e.done)
-	}()
-}
-
-func (e *ending) isOver() bool {
-	select {
-	case <-e.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// beginRelease notes that all servers are asked to release the lock. The caller ends the
-// release on each.
-func (l *Lock) beginRelease() (answered []*ending) {
+// beginRelease notes that all servers are asked to release the lock. It returns what is to be
+// called when each has answered. A server that takes longer than within is waited for no more.
+func (l *Lock) beginRelease(within time.Duration) (ends []func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := range l.servers {
-		e := &ending{before: l.releases[i], done: make(chan struct{})}
-		l.releases[i] = e
-		answered = append(answered, e)
+	for i := range l.releases {
+		r := &l.releases[i]
+		if r.open++; r.open == 1 {
+			r.over = make(chan struct{})
+		}
+		end := sync.OnceFunc(func() { l.endRelease(r) })
+		timer := time.AfterFunc(within, end)
+		ends = append(ends, func() { timer.Stop(); end() })
 	}
-	return answered
+	return ends
+}
+
+func (l *Lock) endRelease(r *releases) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.open--; r.open == 0 {
+		close(r.over)
+	}
 }
 
 // awaitRelease waits until s has answered the releases of this process, so that the request
 // that follows does not overtake them. It returns false if givenUp is closed first.
 func (l *Lock) awaitRelease(s *server, givenUp <-chan struct{}) bool {
 	l.mu.Lock()
-	last := l.releases[s.number]
+	over := l.releases[s.number].over
 	l.mu.Unlock()
-	if last == nil {
+	if over == nil {
 		return true
 	}
 	select {
-	case <-last.done:
+	case <-over:
 		return true
 	case <-givenUp:
 		return false

@@ -162,7 +162,7 @@ func (l *Lock) RenewLater(
 	c.then = func(waiting bool, outcome error) {
 		timer.Stop()
 		if errors.Is(outcome, protocol.ErrNotHeld) {
-			l.end(r.ID)
+			l.giveRest(r)
 		}
 		done(waiting, outcome)
 	}
@@ -173,6 +173,15 @@ func (l *Lock) RenewLater(
 			defer func() { c.add(s, err) }()
 			err = l.renewOn(ctx, s, r, c)
 		}()
+	}
+}
+
+// giveRest gives a lease back that a majority does not have any more, where it is left.
+func (l *Lock) giveRest(r protocol.Renewal) {
+	l.end(r.ID)
+	g := l.concession(protocol.Concession{Request: protocol.Request{ID: r.ID, TTL: r.TTL}})
+	for _, s := range l.servers {
+		l.owe(s, g, firstDebt)
 	}
 }
 

@@ -59,6 +59,11 @@ func (t *tally) missing(err error) {
 	t.decide()
 }
 
+// hasFailed reports whether s has failed to answer.
+func (t *tally) hasFailed(s *server) bool {
+	return slices.ContainsFunc(t.failed, func(f failure) bool { return f.server == s })
+}
+
 // decide reports whether the outcome is known.
 func (t *tally) decide() bool {
 	majority, granted, pending := t.quorum.majority, len(t.granted), len(t.pending)

@@ -61,8 +61,24 @@ func (l *Lock) Acquire(ctx context.Context, r protocol.Request) (protocol.Grant,
 			l.become(r.ID, x, ended)
 		case r.Round > 0 && err != nil && !protocol.Permanent(err): // a server may have queued it
 			err = queued{err}
+		case r.Round > 0 && err != nil:
+			l.giveUp(r, t)
 		}
 		return grant, err
+	}
+}
+
+// giveUp ends an ID whose request failed for good. The servers that have answered it give up
+// what they granted, and its place.
+func (l *Lock) giveUp(r protocol.Request, t *tally) {
+	g := l.concession(protocol.Concession{Request: protocol.Request{ID: r.ID, TTL: r.TTL}})
+	for _, s := range l.end(r.ID) {
+		l.sweep(s, g)
+	}
+	for _, s := range l.servers {
+		if !t.hasFailed(s) {
+			l.owe(s, g, firstDebt)
+		}
 	}
 }
 
@@ -187,7 +203,7 @@ func (b *ballot) vote(ctx context.Context, s *server) (vote protocol.Vote, err e
 		switch {
 		case send.Lost(err) && !isLocal(err):
 			b.lock.lose(b.id, s)
-			if tries > 1 || send.Broke(err) || time.Since(began) > b.within/2 {
+			if tries > 1 || send.Broke(err) || time.Since(began) > b.within/2 || !b.rest() {
 				return vote, err
 			}
 		case err != nil || !vote.Forgotten:
@@ -197,6 +213,19 @@ func (b *ballot) vote(ctx context.Context, s *server) (vote protocol.Vote, err e
 		default:
 			s.forgets()
 		}
+	}
+}
+
+// rest waits for as long as a server is left alone after its first failure. It reports whether
+// the ballot is still open.
+func (b *ballot) rest() bool {
+	timer := time.NewTimer(firstPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-b.decided:
+		return false
 	}
 }
 
