@@ -33,7 +33,6 @@ type edit struct{ file, old, new string }
 const (
 	luaAcquire = "internal/protocol/acquire.lua"
 	luaBallot  = "internal/protocol/ballot.lua"
-	luaCede    = "internal/protocol/cede.lua"
 	luaContend = "internal/protocol/contend.lua"
 	luaEnqueue = "internal/protocol/enqueue.lua"
 	luaHandOff = "internal/protocol/handoff.lua"
@@ -166,10 +165,6 @@ var mutants = []mutant{
 		"t.won = granted >= majority", "t.won = granted > 0"}}},
 	{"a minority hands the lock off", "quorum, calm", []edit{{"internal/quorum/handoff.go",
 		"if n < w.mailbox.majority {", "if n < 1 {"}}},
-	{"a hand-off does not look at the fence", onlySimulated, []edit{{luaCede,
-		"if NEXT <= floor or", "if"}}},
-	{"a lost ballot gives back what was handed off", onlySimulated, []edit{{
-		"internal/quorum/handoff.go", "if w.accepted {\n\t\treturn false", "if w.accepted {\n\t\treturn true"}}},
 	{"a server that has forgotten votes at once", "quorum, restart", []edit{{
 		"internal/quorum/memory.go",
 		"if left := time.Until(s.mayVote); left > 0 && !q.persistent {",

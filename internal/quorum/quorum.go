@@ -32,9 +32,10 @@
 //
 //  1. A server has at most one request of an ID under way that asks, or that gives back
 //     what was asked for. So no concession meets a later grant. One whose answer was
-//     lost names the grant that it means.
+//     lost names the grant that it means. An ID that has ended begins none that asks.
 //  2. A lease counts from before its ballot was sent to the first server.
-//  3. Only grants of one ballot count together.
+//  3. Only grants of one token count together, and, of a hand-off, only those that answer
+//     the last request (see handoff.go).
 //  4. No mutex is held during a request.
 package quorum
 
