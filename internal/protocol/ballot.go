@@ -59,6 +59,10 @@ type Vote struct {
 	Now       time.Time // by the server's clock; zero: it did not say
 }
 
+// Refused reports whether the server has refused the lock to the ID: only then it says
+// anything of the ID's place, and of its mailbox.
+func (v Vote) Refused() bool { return !v.Granted && !v.Low && !v.Forgotten }
+
 // Vote asks for the server's vote, once.
 func (l *Lock) Vote(ctx context.Context, b Ballot) (Vote, error) {
 	lifetime := (b.TTL + FloorLifetime).Milliseconds()

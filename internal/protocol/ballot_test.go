@@ -45,7 +45,7 @@ func concede(t *testing.T, l *protocol.Lock, b protocol.Ballot, fence int64) boo
 func TestPromiseBallotsRise(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l, now := newLock(t, s.Admin), time.Now().UnixMicro()
-		if v := vote(t, l, newBallot("a:1", now-70e6, 0, 0)); !v.Low {
+		if v := vote(t, l, newBallot("a:1", now-70e6, 0, 0)); !v.Low || v.Refused() {
 			t.Errorf("the vote for a token of the past is %+v", v)
 		}
 		first := newBallot("a:1", now, 0, 0)
@@ -95,7 +95,7 @@ func TestPromiseBallotsAreInTheOrderOfTheirPlaces(t *testing.T) {
 		vote(t, l, holder)
 		late, early := newBallot("b:1", now+1, 1, now+20), newBallot("c:1", now+2, 1, now+10)
 		for _, b := range []protocol.Ballot{late, early} {
-			if v := vote(t, l, b); v.Granted || v.Holder != "a:1" || v.Place != b.Place {
+			if v := vote(t, l, b); !v.Refused() || v.Holder != "a:1" || v.Place != b.Place {
 				t.Fatalf("the vote for a waiter is %+v", v)
 			}
 		}
@@ -189,7 +189,7 @@ func TestPromiseNoVoteOfAServerThatForgot(t *testing.T) {
 		t.Fatalf("a new server says %+v, %v", said, err)
 	}
 	b.Memory = protocol.Memory{Run: said.Run, From: 1, TTL: time.Minute}
-	if v := vote(t, l, b); !v.Forgotten {
+	if v := vote(t, l, b); !v.Forgotten || v.Refused() {
 		t.Errorf("the vote without a memory is %+v", v)
 	}
 	if said, err = l.Remember(t.Context(), "m", said, b.Memory); err != nil || said.Memory != b.Memory {

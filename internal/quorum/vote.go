@@ -251,7 +251,7 @@ func (b *ballot) voteOnce(
 // heard takes in what an answer says beside the vote.
 func (b *ballot) heard(s *server, vote protocol.Vote, sent time.Time, subscription int64) {
 	b.lock.clock.heard(s.number, vote.Now, sent)
-	if b.waiter != nil && !vote.Granted && !vote.Low {
+	if b.waiter != nil && vote.Refused() {
 		b.waiter.refused(s.number, vote.Grant, subscription)
 	}
 }
