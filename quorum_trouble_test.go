@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -170,6 +171,86 @@ func TestPromiseAReaderOfAQuorumKeepsItsShare(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A server that did not answer a renewal is told of it well before the next one, whether it
+// failed before a majority had renewed the lease or after that.
+func TestQuorumTellsWhoFailedARenewal(t *testing.T) {
+	for name, after := range map[string]time.Duration{"soon": 0, "late": 200 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it mostly waits
+			s := startServers(t, 3)
+			clients := s.clients()
+			var breaks atomic.Bool
+			clients[2].(*redis.Client).AddHook(redistest.Hook{Process: func(
+				ctx context.Context, cmd redis.Cmder, next redis.ProcessHook,
+			) error {
+				if len(cmd.Args()) == 3+6+4 && breaks.CompareAndSwap(true, false) {
+					<-time.After(after)
+					return breakLink(cmd)
+				}
+				return next(ctx, cmd)
+			}})
+			m := warlock.NewQuorumMutex(clients, key, 5*time.Second, warlock.QuorumPersistent())
+			m.Lock()
+			defer m.Unlock()
+			breaks.Store(true)
+			if err := m.Lease().Extend(t.Context(), 10*time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			redistest.Eventually(t, func() bool { return s[2].TTL(key) > 9*time.Minute }, "it is told")
+			if breaks.Load() {
+				t.Error("no renewal failed")
+			}
+		})
+	}
+}
+
+// A waiter keeps its subscriptions when it learns that servers remember something else.
+func TestQuorumWaiterKeepsItsSubscriptions(t *testing.T) {
+	t.Parallel() // it mostly waits
+	s := startServers(t, 3)
+	clients := s.clients(func(o *redis.Options) { o.ClientName = "waiter" })
+	var asked atomic.Int64
+	for _, c := range clients {
+		c.(*redis.Client).AddHook(redistest.Counting(&asked))
+	}
+	const ttl = time.Second
+	holder := warlock.NewQuorumMutex(s.clients(), key, ttl)
+	holder.Lock()
+	waiter := warlock.NewQuorumMutex(clients, key, ttl)
+	got := make(chan error, 1)
+	go func() { got <- waiter.LockContext(t.Context()) }()
+	for _, server := range s {
+		awaitWaiting(t, server, key, 1)
+	}
+	subscribed := func() bool { return len(s.subscriptions("waiter")) == 3 }
+	redistest.Eventually(t, subscribed, "it subscribes")
+	before := s.subscriptions("waiter")
+	use(warlock.NewQuorumMutex(s.clients(), "other", 2*ttl)) // the servers remember that
+	asks := asked.Load()
+	redistest.Eventually(t, func() bool { return asked.Load() > asks+9 }, "it asks again")
+	if after := s.subscriptions("waiter"); !slices.Equal(after, before) {
+		t.Errorf("there were %q, and are %q", before, after)
+	}
+	holder.Unlock()
+	if err := <-got; err != nil {
+		t.Fatal(err)
+	}
+	waiter.Unlock()
+}
+
+// subscriptions names the connections, of clients of that name, that have subscribed.
+func (s servers) subscriptions(name string) (ids []string) {
+	for i, server := range s {
+		list, _ := server.Do("CLIENT", "LIST", "TYPE", "pubsub").(string)
+		for line := range strings.Lines(list) {
+			if id, _, _ := strings.Cut(line, " "); strings.Contains(line, " name="+name+" ") {
+				ids = append(ids, fmt.Sprint(i, " ", id))
+			}
+		}
+	}
+	return ids
 }
 
 // breakLink has cmd fail as if its connection broke.

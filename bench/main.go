@@ -45,11 +45,7 @@ func main() {
 	if name := os.Getenv(holdVar); name != "" {
 		exit(hold(name))
 	}
-	b := &bench{
-		ttl: 10 * time.Second, systems: systems,
-		warmUp: 300 * time.Millisecond, settleParked: 2 * time.Second,
-		few: 30, heldLocks: 100_000, usedIDs: 1_000_000, idsAtOnce: 1000,
-	}
+	b := newBench()
 	flag.IntVar(&b.rounds, "rounds", 5, "number of rounds; the report shows medians")
 	flag.DurationVar(&b.window, "window", 2*time.Second, "time of one measurement")
 	flag.DurationVar(&b.park, "park", time.Minute,
@@ -82,6 +78,15 @@ func main() {
 		*out = "results"
 	}
 	exit(b.main(*out))
+}
+
+// newBench returns the bench of a whole run, but for what the flags say.
+func newBench() *bench {
+	return &bench{
+		ttl: 10 * time.Second, systems: systems,
+		warmUp: 300 * time.Millisecond, settleParked: 2 * time.Second,
+		few: 30, heldLocks: 100_000, usedIDs: 1_000_000, idsAtOnce: 1000,
+	}
 }
 
 // shorten makes the run last about 2 minutes.
@@ -154,6 +159,10 @@ func (b *bench) stop() error {
 // an interrupt.
 func (b *bench) measure() (*report, error) {
 	steps := b.plan()
+	if len(steps) == 0 {
+		return nil, fmt.Errorf("no case is named %q: the cases are %q",
+			strings.Join(b.cases, ","), slices.Compact(b.names()))
+	}
 	if err := b.start(steps); err != nil {
 		return nil, err
 	}
@@ -213,7 +222,7 @@ func (b *bench) plan() []step {
 // names returns the names of all cases, in their order.
 func (b *bench) names() (names []string) {
 	all := *b
-	all.cases = nil
+	all.cases, all.rounds = nil, 1
 	for _, s := range all.plan() {
 		names = append(names, s.name)
 	}

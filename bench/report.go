@@ -214,7 +214,8 @@ func (r *report) made() string {
 		fmt.Sprintf("; ttl %s, %d rounds of %s.", r.TTL, r.Rounds, r.Window)
 	var later []string
 	for _, res := range r.Results {
-		if text := fmt.Sprintf("%s: %s.", res.Case, res.Date); res.Date != "" && !slices.Contains(later, text) {
+		text := fmt.Sprintf("%s: %s.", res.Case, res.Date)
+		if res.Date != "" && !slices.Contains(later, text) {
 			later = append(later, text)
 		}
 	}
@@ -256,8 +257,8 @@ func (r *report) keep(dir string, order []string) error {
 
 // means says how results were made: what they must have in common to stand side by side.
 func (r *report) means() string {
-	return fmt.Sprint(r.CPUs, " CPUs, Go ", r.Go, ", Redis ", r.Redis, ", ", r.Versions, ", ttl ", r.TTL,
-		", ", r.Rounds, " rounds of ", r.Window)
+	return fmt.Sprintf("%d CPUs, Go %s, Redis %s, %v, ttl %s, %d rounds of %s",
+		r.CPUs, r.Go, r.Redis, r.Versions, r.TTL, r.Rounds, r.Window)
 }
 
 func markdown(rows [][]string) string {

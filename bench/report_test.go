@@ -35,13 +35,26 @@ func TestResultsOfOtherCasesStay(t *testing.T) {
 			t.Errorf("%s has the rate %v, want %v", res.Case, res.Median.Rate, want)
 		}
 	}
-	if want := []string{"a", "b 2026-01-02", "c 2026-01-02"}; !slices.Equal(got, want) || second.Date != first.Date {
+	want := []string{"a", "b 2026-01-02", "c 2026-01-02"}
+	if !slices.Equal(got, want) || second.Date != first.Date {
 		t.Errorf("the results are %q of %s", got, second.Date)
 	}
-	if made := second.made(); !strings.Contains(made, "2026-01-01") || !strings.HasSuffix(made, "b: 2026-01-02.\nc: 2026-01-02.") {
+	made, later := second.made(), "b: 2026-01-02.\nc: 2026-01-02."
+	if !strings.Contains(made, "2026-01-01") || !strings.HasSuffix(made, later) {
 		t.Errorf("it says %q", made)
 	}
-	if err := of("2026-01-02", "2", 2, "b").keep(dir, order); err == nil || !strings.Contains(err.Error(), "measure all cases") {
+	err := of("2026-01-02", "2", 2, "b").keep(dir, order)
+	if err == nil || !strings.Contains(err.Error(), "measure all cases") {
 		t.Errorf("results of another Go are kept: %v", err)
+	}
+}
+
+func TestCasesThatDoNotExist(t *testing.T) {
+	b := newBench()
+	b.cases = []string{"uncontented"}
+	_, err := b.measure()
+	if err == nil || !strings.Contains(err.Error(), `"uncontented"`) ||
+		!strings.Contains(err.Error(), `"uncontended"`) {
+		t.Errorf("the error is %v", err)
 	}
 }

@@ -95,10 +95,7 @@ func judgeTokens(h *History) []Violation {
 		var top, topWriter *Op         // of the operations that had returned
 		for _, b := range calls {
 			if a := writers[b.Token]; a != nil && !b.Read {
-				if !h.splitOff(a) && !h.splitOff(b) {
-					f.Add(key, "%s has the token of %s; granted at %v and %v, perhaps forgotten at %v and %v",
-						b, a, b.Granted, a.Granted, h.forgottenAt(b), h.forgottenAt(a))
-				}
+				h.judgeTwins(f, a, b)
 			} else if !b.Read {
 				writers[b.Token] = b
 			}
@@ -125,6 +122,14 @@ func judgeTokens(h *History) []Violation {
 		}
 	}
 	return f.Violations
+}
+
+// judgeTwins adds two writers that have one token, unless masters at one time granted it.
+func (h *History) judgeTwins(f *Findings, a, b *Op) {
+	if !h.splitOff(a) && !h.splitOff(b) {
+		f.Add(b.Key, "%s has the token of %s; granted at %v and %v, perhaps forgotten at %v and %v",
+			b, a, b.Granted, a.Granted, h.forgottenAt(b), h.forgottenAt(a))
+	}
 }
 
 // judgeEarly finds leases that were taken away before they could expire,

@@ -116,19 +116,22 @@ func TestPromiseBallotsAreInTheOrderOfTheirPlaces(t *testing.T) {
 // to ask.
 func TestPromiseHandOffsAreVotes(t *testing.T) {
 	now := time.Now().UnixMicro()
+	none := protocol.Memory{}
 	queues := func(b *protocol.Ballot) { b.Round, b.Place, b.AskSubscribed = 3, now+1, true }
+	reads := func(b *protocol.Ballot) { queues(b); b.Mode = protocol.Read }
+	silent := func(b *protocol.Ballot) { queues(b); b.AskSubscribed = false }
 	for name, c := range map[string]struct {
 		asks   func(b *protocol.Ballot)
 		next   int64
 		memory protocol.Memory
 		tells  string // the round and the token
 	}{
-		"writer":                                 {queues, now + 100, protocol.Memory{}, "3 token"},
-		"low token":                              {queues, now, protocol.Memory{}, "0 0"},
-		"none":                                   {queues, 0, protocol.Memory{}, "0 0"},
-		"other memory":                           {queues, now + 100, protocol.Memory{From: 1, TTL: time.Second}, "0 0"},
-		"reader":                                 {func(b *protocol.Ballot) { queues(b); b.Mode = protocol.Read }, now + 100, protocol.Memory{}, "0 0"},
-		"of which nobody knows whether it hears": {func(b *protocol.Ballot) { queues(b); b.AskSubscribed = false }, now + 100, protocol.Memory{}, "0 0"},
+		"writer":            {queues, now + 100, none, "3 token"},
+		"low token":         {queues, now, none, "0 0"},
+		"none":              {queues, 0, none, "0 0"},
+		"other memory":      {queues, now + 100, protocol.Memory{From: 1, TTL: time.Second}, "0 0"},
+		"reader":            {reads, now + 100, none, "0 0"},
+		"not known to hear": {silent, now + 100, none, "0 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			redistest.Each(t, func(t *testing.T, s *redistest.Server) {

@@ -18,9 +18,9 @@ local function hand_off_to(waiter, now)
   return true
 end
 
--- Hands the lock off to the first live waiter, or tells it that the lock is free for it, or
--- shared: one that writes, or a few that read. Drops the dead before them. It does not tell
--- ID, which has just found that other servers have the lock taken.
+-- Hands the lock off to the first live waiter, or tells that waiter that the lock is free.
+-- Tells a few readers if they stand together at the head. Drops the dead before them. ID
+-- learns nothing here: its client has just found that other servers have the lock taken.
 local function serve_first(now, shared)
   local told, dropped = false, drop_dead(now, MOST_DROPPED)
   for left = MOST_DROPPED, 1, -FEW do

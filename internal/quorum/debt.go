@@ -144,13 +144,13 @@ func (s *server) keep(d debt) {
 
 // pay has s get its lock back, unless it is not there, or has a request of the ID under
 // way. An ID that has been granted the lock since keeps it. pay reports whether s is owed
-// nothing any more.
+// nothing any more, or can never be paid: as when the client is closed.
 func (l *Lock) pay(s *server, g giving) (paid bool) {
 	l.mu.Lock()
 	x := l.ids[g.id]
 	l.mu.Unlock()
 	if x == nil {
-		return l.giveOnce(s, g, true) == nil
+		return isSettled(l.giveOnce(s, g, true))
 	}
 	if l.stateOf(x) == held {
 		return true
@@ -159,5 +159,8 @@ func (l *Lock) pay(s *server, g giving) (paid bool) {
 		return false
 	}
 	defer l.leave(g.id, x, s)
-	return l.giveOfID(s, g, x) == nil
+	return isSettled(l.giveOfID(s, g, x))
 }
+
+// isSettled reports whether a debt ends with err.
+func isSettled(err error) bool { return err == nil || protocol.Permanent(err) }

@@ -32,13 +32,17 @@ func TestHandOffsOfAMajority(t *testing.T) {
 		told    []told
 		accepts bool
 	}{
-		"of one token":           {[]told{{0, grant(2, 9)}, {2, grant(2, 9)}, {1, grant(2, 9)}}, true},
-		"of two tokens":          {[]told{{0, grant(2, 8)}, {2, grant(2, 9)}}, false},
-		"of the later token":     {[]told{{0, grant(2, 8)}, {2, grant(2, 9)}, {0, grant(2, 9)}}, true},
-		"by one server twice":    {[]told{{0, grant(2, 9)}, {0, grant(2, 9)}}, false},
-		"of an earlier request":  {[]told{{0, grant(1, 9)}, {2, grant(1, 9)}}, false},
-		"of which one goes back": {[]told{{2, grant(back, 0)}, {0, grant(2, 9)}, {2, grant(2, 9)}}, false},
-		"of which one went back": {[]told{{2, grant(2, 9)}, {2, grant(back, 0)}, {0, grant(2, 9)}}, false},
+		"of one token":          {[]told{{0, grant(2, 9)}, {2, grant(2, 9)}, {1, grant(2, 9)}}, true},
+		"of two tokens":         {[]told{{0, grant(2, 8)}, {2, grant(2, 9)}}, false},
+		"of the later token":    {[]told{{0, grant(2, 8)}, {2, grant(2, 9)}, {0, grant(2, 9)}}, true},
+		"by one server twice":   {[]told{{0, grant(2, 9)}, {0, grant(2, 9)}}, false},
+		"of an earlier request": {[]told{{0, grant(1, 9)}, {2, grant(1, 9)}}, false},
+		"of which one goes back": {
+			[]told{{2, grant(back, 0)}, {0, grant(2, 9)}, {2, grant(2, 9)}}, false,
+		},
+		"of which one went back": {
+			[]told{{2, grant(2, 9)}, {2, grant(back, 0)}, {0, grant(2, 9)}}, false,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, accepted := newWaiter()

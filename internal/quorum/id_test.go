@@ -55,16 +55,21 @@ func closed() <-chan struct{} {
 	return c
 }
 
-// A request that fails for good leaves nothing behind: no ID here, and no place on a server.
-func TestFinalErrorsLeaveNothing(t *testing.T) {
-	var clients []redis.UniversalClient
-	var servers []*miniredis.Miniredis
+// startMinis starts three servers in this process, with a client each.
+func startMinis(t *testing.T) (servers []*miniredis.Miniredis, clients []redis.UniversalClient) {
+	t.Helper()
 	for range 3 {
 		server := miniredis.RunT(t)
 		client := redis.NewClient(&redis.Options{Addr: server.Addr()})
 		t.Cleanup(func() { _ = client.Close() })
 		servers, clients = append(servers, server), append(clients, client)
 	}
+	return servers, clients
+}
+
+// A request that fails for good leaves nothing behind: no ID here, and no place on a server.
+func TestFinalErrorsLeaveNothing(t *testing.T) {
+	servers, clients := startMinis(t)
 	q := newQuorum(clients, true)
 	l, err := q.Lock(q.Senders(send.Direct), "k")
 	if err != nil {

@@ -25,10 +25,10 @@ import (
 //   - Until then, no client counts the server's votes. All clients agree, since they read
 //     it from the server.
 //
-// A quorum is new if none of its servers has a memory, of those that answer, and the client
-// has read none before. Then a server counts from when it started: all of them may have
-// lost power together. A client that finds all servers emptied by FLUSHALL, and that comes
-// from a new process, takes the quorum for new.
+// A client takes a quorum for new if no server that answers it has a memory, and it has read
+// none before. Then a server counts from when it started: all of them may have lost power
+// together. So a client of a new process takes a quorum for new whose servers FLUSHALL has
+// emptied, all of them.
 //
 // A server that cannot tell its run ID, as a miniredis, is trusted to lose the memory
 // whenever it loses anything else.

@@ -5,7 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/warlock-go/warlock/internal/protocol"
+	"github.com/warlock-go/warlock/internal/redistest"
 )
 
 // A server that has forgotten locks votes again when the longest lease is over that any of
@@ -42,6 +45,20 @@ func TestMemoryAfterLoss(t *testing.T) {
 		}
 		if got := time.UnixMilli(m.From).Sub(now); err == nil && got != c.want {
 			t.Errorf("%s: it votes after %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// A server that answers late while a quorum is founded is not taken for one that has forgotten.
+func TestLateAtTheFounding(t *testing.T) {
+	_, clients := startMinis(t)
+	clients[2].(*redis.Client).AddHook(redistest.Before(func(redis.Cmder) {
+		<-time.After(50 * time.Millisecond) // far longer than the two others take
+	}))
+	q := newQuorum(clients, false)
+	for _, s := range q.servers {
+		if _, err := q.eligible(t.Context(), s, time.Minute); err != nil {
+			t.Errorf("%v may not vote: %v", s, err)
 		}
 	}
 }

@@ -34,8 +34,8 @@
 //     what was asked for. So no concession meets a later grant. One whose answer was
 //     lost names the grant that it means. An ID that has ended begins none that asks.
 //  2. A lease counts from before its ballot was sent to the first server.
-//  3. Only grants of one token count together, and, of a hand-off, only those that answer
-//     the last request (see handoff.go).
+//  3. Only grants of one token count together. Of a hand-off, a waiter counts only grants
+//     that servers made after its last request (see handoff.go).
 //  4. No mutex is held during a request.
 package quorum
 

@@ -11,9 +11,9 @@ import (
 )
 
 // NewRelease returns the release of id on all servers, as that of [protocol.Lock] is. used
-// is the last token used of those that were reserved with its own; 0: none were. Each server
-// hands the lock off to its first waiter with one token. What is given back later hands it
-// off to nobody.
+// is the last token that the process used of those that its ID reserved; 0: it reserved none.
+// Each server hands the lock off to its first waiter, all with one token. A server that gets
+// the lock back later, as a debt, hands it off to nobody.
 func (l *Lock) NewRelease(id string, used int64) *protocol.Release {
 	c := protocol.Concession{Request: protocol.Request{ID: id, TTL: l.longestTTL()}, Fence: used}
 	later := l.concession(c)

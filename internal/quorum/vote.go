@@ -55,17 +55,23 @@ func (l *Lock) Acquire(ctx context.Context, r protocol.Request) (protocol.Grant,
 			pauseFor(ctx, leastPause+jitter.Of(pauseTrips*time.Since(began)))
 			continue
 		}
-		grant, err := t.refusal(l, r)
-		switch {
-		case r.Round == 0 && !send.Lost(err):
-			l.become(r.ID, x, ended)
-		case r.Round > 0 && err != nil && !protocol.Permanent(err): // a server may have queued it
-			err = queued{err}
-		case r.Round > 0 && err != nil:
-			l.giveUp(r, t)
-		}
-		return grant, err
+		return l.refused(r, x, t)
 	}
+}
+
+// refused returns the answer to a request that has not won, after its last ballot. It ends an
+// ID that asks no more, and that nobody will give back.
+func (l *Lock) refused(r protocol.Request, x *id, t *tally) (protocol.Grant, error) {
+	grant, err := t.refusal(l, r)
+	switch {
+	case r.Round == 0 && !send.Lost(err):
+		l.become(r.ID, x, ended)
+	case r.Round > 0 && err != nil && !protocol.Permanent(err): // a server may have queued it
+		err = queued{err}
+	case r.Round > 0 && err != nil:
+		l.giveUp(r, t)
+	}
+	return grant, err
 }
 
 // giveUp ends an ID whose request failed for good. The servers that have answered it give up
