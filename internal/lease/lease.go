@@ -220,6 +220,22 @@ func (l *Lease) Release() error {
 	return nil
 }
 
+// Take ends the lease as a renewal does that finds it taken: the server has granted the
+// lock to another. It does nothing if the lease has ended.
+func (l *Lease) Take() {
+	k := l.keeper
+	k.mu.Lock()
+	k.checkLocked(k.terms.Clock.Now())
+	was := l.state
+	if was == held {
+		k.endLocked(lost, ErrTaken)
+	}
+	k.mu.Unlock()
+	if was == held {
+		k.report(ErrTaken)
+	}
+}
+
 // HandOff ends the lease as Release does, and returns the lease of the next
 // holder in this process. To the server it is the same lease. ok is false, and
 // the lease stays as it is, if it has ended.

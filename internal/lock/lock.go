@@ -406,7 +406,9 @@ func (l *Lock) hold(ctx context.Context, a *ask, h *Hold) *Hold {
 	if a.mode == Read {
 		return l.beginShare(ctx, a, h)
 	}
-	l.setWriter(h)
+	for _, reads := range l.setWriter(h) {
+		reads.lease.Take()
+	}
 	return h
 }
 

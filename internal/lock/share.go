@@ -37,7 +37,8 @@ import (
 //
 // RUnlock does not say which reader unlocks. While goroutines read under several
 // shares, it counts for a share whose lease is lost, if there is one. So a lease
-// that stands does not end while a lost share has a reader. Otherwise RUnlock
+// that stands does not end while a lost share has a reader. A writer's grant in
+// this process says that all shares are lost. Otherwise RUnlock
 // counts for the oldest share, and the newest ends last. Without renewal it
 // counts for the share whose lease ends first: a lease that was extended
 // outlives later ones. An RDo knows under which share it reads, and ends that.

@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -116,6 +117,38 @@ func TestUnlockCountsForALostShare(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Redis grants a writer the lock only when no reader has a lease. So a process that gets
+// the lock for writing knows that its readers have lost theirs, and an unlock counts for
+// such a reader: not for a later one, who reads under a lease that stands.
+func TestAWritersGrantTellsOfLostShares(t *testing.T) {
+	for name, o := range map[string]Options{"renewed": {}, "not renewed": {NoRenewal: true}} {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.StartMini(t)
+			l := newLock(s.Client(), time.Minute, o)
+			l.Lock(Read)
+			gone := l.Held(Read)
+			extend(t, gone) // so it would end last
+			if err := Release(t.Context(), s.Client(), "invoice:42", gone.ID()); err != nil {
+				t.Fatal(err)
+			}
+			l.Lock(Write)
+			if cause := context.Cause(gone.Context()); !errors.Is(cause, ErrLeaseLost) {
+				t.Errorf("a reader beside a writer has a context with cause %v, want ErrLeaseLost", cause)
+			}
+			l.Unlock(Write)
+			l.Lock(Read)
+			kept := l.Held(Read)
+			if err := l.UnlockContext(t.Context(), Read); !errors.Is(err, ErrLeaseLost) {
+				t.Errorf("the first unlock: %v, want ErrLeaseLost", err)
+			}
+			extend(t, kept) // it is in Redis
+			if err := l.UnlockContext(t.Context(), Read); err != nil {
+				t.Errorf("the second unlock: %v", err)
+			}
+		})
 	}
 }
 

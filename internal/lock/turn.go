@@ -215,12 +215,19 @@ func (t *turns) disclaim() {
 }
 
 // setWriter records h as the hold under which the goroutine writes that has the
-// turn, or nil.
-func (t *turns) setWriter(h *Hold) {
+// turn, or nil. It returns the holds under which goroutines read: Redis grants the lock to
+// a writer only when their leases have ended, so they are lost.
+func (t *turns) setWriter(h *Hold) (lost []*Hold) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.writer, t.lastRefusal = h, refusal{}
 	t.served++
+	if h != nil {
+		for _, s := range t.shares {
+			lost = append(lost, s.hold)
+		}
+	}
+	return lost
 }
 
 // An ending says what becomes of the lease when its last goroutine unlocks.
