@@ -39,7 +39,9 @@ const (
 	luaJoint   = "internal/protocol/joint.lua"
 	luaLock    = "internal/protocol/lock.lua"
 	luaQueue   = "internal/protocol/queue.lua"
+	luaRefuse  = "internal/protocol/refuse.lua"
 	luaShare   = "internal/protocol/share.lua"
+	luaWaiters = "internal/protocol/waiters.lua"
 	luaRenew   = "internal/protocol/renew.lua"
 	leaseFile  = "internal/lease/lease.go"
 	mailbox    = "internal/wait/mailbox.go"
@@ -58,7 +60,7 @@ var mutants = []mutant{
 		"if holder ~= ID then\n", "if not holder then\n"}}},
 	{"a release hands nothing on", "calm", []edit{{luaHandOff,
 		"local outcome = hand_off({floor = FLOOR, last_used = LAST_USED > 0 and LAST_USED or nil})", "local outcome = {}"}}},
-	{"no waiter is told of its grant", "calm", []edit{{luaQueue,
+	{"no waiter is told of its grant", "calm", []edit{{luaWaiters,
 		"  redis.pcall('PUBLISH', channel(id), id .. ' ' .. round .. ' ' .. int(token) .. ' ' .. LOCK)\n", ""}}},
 	{"the last waiter is served first", "calm", []edit{{luaQueue,
 		"local head = lenient('ZRANGE', QUEUE, 0, 0)\n    local id", "local head = lenient('ZRANGE', QUEUE, -1, -1)\n    local id"}}},
@@ -75,8 +77,8 @@ var mutants = []mutant{
 		"if b.session == s && b.waiting == 0 {", "if false {"}}},
 	{"the data of waiters never expires", "crash", []edit{{luaEnqueue,
 		"  keep_alive(WAITERS)\n", ""}}},
-	{"dead waiters are never skipped", "stop", []edit{{luaQueue,
-		"if now >= asked and now - asked <= ttl * 1000 then", "if asked then"}, {luaQueue,
+	{"dead waiters are never skipped", "stop", []edit{{luaWaiters,
+		"if now >= asked and now - asked <= ttl * 1000 then", "if asked then"}, {luaWaiters,
 		"if dead and #dead > 0 then", "if false then"}}},
 	{"dead waiters are never dropped", onlySimulated, []edit{{luaEnqueue,
 		"  drop_dead(now, FEW)\n", ""}}},
@@ -130,7 +132,7 @@ var mutants = []mutant{
 	{"an idle lease is renewed for ever", onlySimulated, []edit{{retainFile,
 		"return unused && t.recallIdle(g)", "return unused && false"}, {retainFile,
 		"if left := g.keep() - g.Clock.Since(g.rest.since); left > 0 {", "if left := g.ttl; true {"}}},
-	{"TryLock is false of an idle lock", onlySimulated, []edit{{luaEnqueue,
+	{"TryLock is false of an idle lock", onlySimulated, []edit{{luaRefuse,
 		"if ROUND == '0' and redis.call('ZCARD', QUEUE) == 0 and", "if false and"}}},
 	{"a mailbox that breaks recalls nothing", onlySimulated, []edit{{mailbox,
 		"			pending = append(pending, call)\n", ""}}},

@@ -27,7 +27,7 @@ import (
 // hears of none. Both bounds count from when it does.
 //
 // Each hold has a token of its own, and the acquisition reserves these tokens. A
-// token is worth a microsecond (see queue.lua) and a hand-off takes about one, so
+// token is worth a microsecond (see lock.lua) and a hand-off takes about one, so
 // tokens do not run ahead of the server's clock. A Hold that no user has is passed
 // on as it is, and needs no other token: nobody can tell the two holds apart.
 //

@@ -26,10 +26,10 @@ var (
 	//go:embed memory.lua
 	memorySource string
 
-	ballotScript = newScript(lockSource + voteSource + ballotSource + shareSource + queueSource +
-		enqueueSource + contestSource)
-	concedeScript = newScript(lockSource + concedeSource + voteSource + shareSource + queueSource +
-		enqueueSource + leaveSource + cedeSource)
+	ballotScript = newScript(lockSource + voteSource + ballotSource + shareSource + waitersSource +
+		enqueueSource + refuseSource + contestSource)
+	concedeScript = newScript(lockSource + concedeSource + voteSource + shareSource +
+		waitersSource + enqueueSource + leaveSource + cedeSource)
 	memoryScript = newScript(memorySource)
 )
 

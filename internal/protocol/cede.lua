@@ -22,14 +22,14 @@ end
 -- Tells a few readers if they stand together at the head. Drops the dead before them. ID
 -- learns nothing here: its client has just found that other servers have the lock taken.
 local function serve_first(now, shared)
-  local told, dropped = false, drop_dead(now, MOST_DROPPED)
+  local told, dropped = false, nil
   for left = MOST_DROPPED, 1, -FEW do
     local ids = lenient('ZRANGE', QUEUE, 0, FEW - 1) or {}
     for _, id in ipairs(ids) do
       local waiter = live_waiter(id, now)
       if not waiter or unsubscribed(waiter) then
         remove(id)
-        dropped = id
+        dropped = not dropped and drop_dead(now, MOST_DROPPED) or id
       elseif waiter.reads or not shared and not told then
         local handed = NEXT > 0 and not shared and not waiter.reads and hand_off_to(waiter, now)
         if not handed and id ~= ID then
@@ -65,7 +65,7 @@ local function free_lock(now)
   end
 end
 
-if retains(ID) and lenient('HGET', WAITERS, BUSY) == ID then
+if RETAINS and lenient('HGET', WAITERS, BUSY) == ID then
   redis.call('HDEL', WAITERS, BUSY)
 end
 

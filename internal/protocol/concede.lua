@@ -24,7 +24,8 @@ local LAST_USED, ONLY = tonumber(ARGV[9]), ARGV[10]
 local NEXT, MEMORY, RUN = tonumber(ARGV[11]), ARGV[12], ARGV[13]
 
 local holder = redis.call('GET', LOCK)
-local simple = ROUND == '0' and LAST_USED == 0 and ONLY == '0' and not retains(ID)
+local RETAINS = retains(ID)
+local simple = ROUND == '0' and LAST_USED == 0 and ONLY == '0' and not RETAINS
 if holder == ID and simple and redis.pcall('ZCARD', QUEUE) == 0 then
   redis.call('DEL', LOCK)
   return 1

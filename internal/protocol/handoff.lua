@@ -1,7 +1,7 @@
 -- handoff.lua: the rest of release.lua, for a lock that others wait for or
 -- share, or that ID does not hold.
 
-if retains(ID) and lenient('HGET', WAITERS, BUSY) == ID then
+if RETAINS and lenient('HGET', WAITERS, BUSY) == ID then
   redis.call('HDEL', WAITERS, BUSY)
 end
 

@@ -7,7 +7,7 @@
 -- KEYS[2]  fence      The last fencing token of this lock. It outlives the
 --                     lock.
 -- KEYS[3]  queue      Sorted set: the IDs of the waiters, by place.
--- KEYS[4]  waiters    Hash: the record of each waiter, by ID (see queue.lua).
+-- KEYS[4]  waiters    Hash: the record of each waiter, by ID (see waiters.lua).
 -- KEYS[5]  readers    Sorted set: the IDs of the readers, by the deadline of
 --                     their shares (ms, server's time).
 -- KEYS[6]  deadlines  Sorted set: the IDs of the waiters, by the time (ms,
@@ -23,7 +23,7 @@ local LOCK, FENCE, QUEUE = KEYS[1], KEYS[2], KEYS[3]
 local WAITERS, READERS, DEADLINES = KEYS[4], KEYS[5], KEYS[6]
 local SHARED = 'warlock:readers'
 local EXACT = 9007199254740992 -- 2^53: Lua counts exactly below it
-local OURS = '^%x+%-%x+%-%x+%-%x+%-%x+:%d+' -- an ID of this library begins so
+local UUID, AFTER_UUID = '^%x+%-%x+%-%x+%-%x+%-%x+:', 37 -- an ID of this library begins so
 
 -- Returns the server's time in microseconds, as text. Lua formats a number of
 -- this size slowly, and tostring gives it an exponent.
@@ -34,11 +34,14 @@ end
 
 local function int(n) return string.format('%.0f', n) end
 
--- Reports whether id has that flag behind its number, at its end or before the
--- owner's label.
-local function flagged(id, flag)
-  return string.find(id, OURS .. flag .. '$') ~= nil or string.find(id, OURS .. flag .. '/') ~= nil
+-- Returns the flag of id, which stands behind its number, at its end or before the owner's
+-- label. '': it has none. nil: it is no ID of this library. It looks only at what is behind
+-- the UUID: most IDs have no flag, and need no closer look.
+local function flag_of(id)
+  return string.match(id, '^:%d+(%a?)/', AFTER_UUID) or string.match(id, '^:%d+(%a?)$', AFTER_UUID)
 end
+
+local function flagged(id, flag) return flag_of(id) == flag and string.find(id, UUID) ~= nil end
 
 -- Reports whether the holder id may keep the lock while no goroutine uses it. It
 -- is told of others that ask.

@@ -9,7 +9,7 @@ import (
 )
 
 // Channel returns the pub/sub channel of a mailbox. The scripts publish notices
-// there (see queue.lua). They know the channel from a waiter's ID: the name of
+// there (see waiters.lua). They know the channel from a waiter's ID: the name of
 // its mailbox, a colon and a number.
 func Channel(mailbox string) string { return "warlock:mailbox:" + mailbox }
 

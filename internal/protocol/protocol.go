@@ -44,12 +44,16 @@ var (
 	lockSource string
 	//go:embed share.lua
 	shareSource string
+	//go:embed waiters.lua
+	waitersSource string
 	//go:embed queue.lua
 	queueSource string
 	//go:embed acquire.lua
 	acquireSource string
 	//go:embed enqueue.lua
 	enqueueSource string
+	//go:embed refuse.lua
+	refuseSource string
 	//go:embed contend.lua
 	contendSource string
 	//go:embed release.lua
@@ -71,16 +75,17 @@ var (
 	//go:embed linger.lua
 	lingerSource string
 
-	// What a free lock needs stands first, ahead of all the rest.
-	acquireScript = newScript(lockSource + acquireSource + shareSource + queueSource +
-		enqueueSource + contendSource)
-	releaseScript = newScript(lockSource + releaseSource + shareSource + queueSource +
-		leaveSource + handOffSource)
+	// What a free lock needs stands first, ahead of all the rest. A script leaves out what
+	// it does not call: a function takes time to set up.
+	acquireScript = newScript(lockSource + acquireSource + shareSource + waitersSource +
+		queueSource + enqueueSource + refuseSource + contendSource)
+	releaseScript = newScript(lockSource + releaseSource + shareSource + waitersSource +
+		queueSource + leaveSource + handOffSource)
 	renewScript   = newScript(lockSource + shareSource + renewSource)
 	probeScript   = newScript(probeSource)
-	busyScript    = newScript(lockSource + shareSource + queueSource + busySource)
-	inspectScript = newScript(lockSource + shareSource + queueSource + inspectSource)
-	lingerScript  = newScript(lockSource + shareSource + queueSource + lingerSource)
+	busyScript    = newScript(lockSource + shareSource + waitersSource + busySource)
+	inspectScript = newScript(lockSource + shareSource + waitersSource + inspectSource)
+	lingerScript  = newScript(lockSource + shareSource + waitersSource + lingerSource)
 
 	joint = newJoint(lockSource + jointSource)
 

@@ -19,7 +19,8 @@
 local ID, FLOOR, LAST_USED = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 local holder = redis.call('GET', LOCK)
-local simple = LAST_USED == 0 and not retains(ID) and holder ~= SHARED
+local RETAINS = retains(ID)
+local simple = LAST_USED == 0 and not RETAINS and holder ~= SHARED
 if holder == ID and simple and redis.pcall('ZCARD', QUEUE) == 0 then
   redis.call('DEL', LOCK)
   return 1

@@ -1,4 +1,4 @@
--- share.lua: the shares of readers. In a script, it comes before queue.lua or
+-- share.lua: the shares of readers. In a script, it comes before waiters.lua or
 -- renew.lua.
 --
 --  1. A share ends at its own deadline, whatever other readers do.
@@ -77,4 +77,15 @@ local function give_share(id, ttl, now)
   end
   prolong(LOCK, ttl)
   prolong(READERS, ttl)
+end
+
+-- Takes back a grant of which id has not been told. Reports whether readers
+-- still hold the lock.
+local function revoke(id, reads, now)
+  if not reads then
+    redis.call('DEL', LOCK)
+    return false
+  end
+  redis.call('ZREM', READERS, id)
+  return expire_with_readers(now)
 end
