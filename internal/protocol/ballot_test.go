@@ -171,8 +171,12 @@ func TestPromiseHandOffsAreVotes(t *testing.T) {
 				if !handed {
 					return
 				}
-				if v := vote(t, l, newBallot("b:1", c.next-1, 4, now+1)); !v.Low || v.Floor != c.next+7 {
-					t.Errorf("the vote for a token below that of the hand-off is %+v", v)
+				for _, reserve := range []int64{0, 8, 4096} { // more than it was handed off with
+					below := newBallot("b:1", c.next-1, 4, now+1)
+					below.Reserve = reserve
+					if v := vote(t, l, below); !v.Low || v.Floor != c.next+7 {
+						t.Errorf("the vote for a token below that of the hand-off is %+v", v)
+					}
 				}
 				concede(t, l, protocol.Ballot{Request: protocol.Request{ID: "b:1", TTL: time.Minute}}, 0)
 				if v := vote(t, l, late); !v.Low || v.Floor != c.next+7 {

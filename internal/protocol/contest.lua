@@ -86,10 +86,10 @@ if not held and ROUND ~= '-1' then
     return stand_behind(first, place, reachable)
   end
 end
--- What another's release has granted to ID has a token above that of the ballot. Its own ballot
--- may come twice, and a refill is of a token that a majority has already.
-local own = held and TOKEN + RESERVE >= floor
-if low and not own and ROUND ~= '-1' then
+-- A refill is of a token that a majority has already. No other ballot is granted a token that
+-- is not above the fence, even if ID holds the lock: another's release may have granted it to
+-- ID with a higher token.
+if low and ROUND ~= '-1' then
   return {now, int(floor)}
 end
 
