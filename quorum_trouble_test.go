@@ -138,7 +138,7 @@ func TestPromiseAReaderOfAQuorumKeepsItsShare(t *testing.T) {
 	var votesFailed atomic.Int32
 	var first sync.Once
 	concessions := func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
-		if !armed.Load() || len(cmd.Args()) != 3+7+13 || mended.Load() {
+		if !armed.Load() || !redistest.IsConcession(cmd) || mended.Load() {
 			return next(ctx, cmd)
 		}
 		first.Do(func() { time.AfterFunc(900*time.Millisecond, func() { mended.Store(true) }) })
@@ -147,7 +147,7 @@ func TestPromiseAReaderOfAQuorumKeepsItsShare(t *testing.T) {
 		return breakLink(cmd)
 	}
 	votes := func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
-		if armed.Load() && len(cmd.Args()) == 3+7+11 && votesFailed.Add(1) <= 2 { // it is tried again
+		if armed.Load() && redistest.IsBallot(cmd) && votesFailed.Add(1) <= 2 { // it is tried again
 			return breakLink(cmd)
 		}
 		return next(ctx, cmd)
@@ -185,7 +185,7 @@ func TestQuorumTellsWhoFailedARenewal(t *testing.T) {
 			clients[2].(*redis.Client).AddHook(redistest.Hook{Process: func(
 				ctx context.Context, cmd redis.Cmder, next redis.ProcessHook,
 			) error {
-				if len(cmd.Args()) == 3+6+4 && breaks.CompareAndSwap(true, false) {
+				if redistest.IsRenewal(cmd) && breaks.CompareAndSwap(true, false) {
 					<-time.After(after)
 					return breakLink(cmd)
 				}

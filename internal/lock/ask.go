@@ -29,7 +29,8 @@ const (
 // or refused, or the outcome is unknown. What holds:
 //
 //  1. All requests of an ask have one ID. So a request that is repeated after a
-//     lost reply finds that its ID holds the lock.
+//     lost reply finds that its ID holds the lock. Only a quorum ends the ID of a
+//     refused try: the next try has another.
 //  2. A request that was not answered may be carried out late, from what a
 //     server, or a proxy before it, has read of a connection that broke. After
 //     the release of the ID it would take the lock for nobody. pending says
@@ -51,6 +52,7 @@ type ask struct {
 	channel string // of the mailbox; "": Redis has said whether the client may publish
 	retains bool   // the ID says so: it is told of others that ask, see retain.go
 	granted bool   // the ID is a hold's, which sees to its release
+	spent   bool   // the ID has ended: the next request needs another
 	pending bool   // a request of this ID may still be carried out
 
 	// One of each request that has not returned; yields when the request does.
@@ -114,6 +116,9 @@ func (a *ask) listen() {
 // neither hold nor error if Redis refused.
 func (a *ask) request(ctx context.Context, reserve int64) (h *Hold, err error) {
 	a.reserve = reserve
+	if a.spent {
+		a.replaceID(ctx)
+	}
 	answer, err := a.send(ctx)
 	if err == nil && a.channel != "" {
 		a.channel = ""
@@ -170,11 +175,19 @@ func (a *ask) send(ctx context.Context) (answer protocol.Grant, err error) {
 		return answer, err
 	}
 	a.pending = pending || came.Stray || send.Lost(err)
+	a.spent = came.Spent
 	return came, err
 }
 
 // rename gives the ask another ID, which says that its client may not publish.
 func (a *ask) rename(ctx context.Context) {
+	a.retains = false
+	a.replaceID(ctx)
+	a.channel = ""
+}
+
+// replaceID gives the ask another ID in place of one that has asked, and was refused.
+func (a *ask) replaceID(ctx context.Context) {
 	if a.pending {
 		go a.giveBack(ctx, a.id, a.doubt())
 		a.pending, a.underway = false, nil
@@ -184,9 +197,13 @@ func (a *ask) rename(ctx context.Context) {
 		a.waiter = nil
 	}
 	old := a.id
-	a.id, _ = a.box.NewID(a.label)
-	a.retains = false
+	a.id, a.channel = a.box.NewID(a.label)
+	if a.retains {
+		a.id = protocol.Retaining(a.id)
+	}
+	a.spent = false
 	a.expectInPlaceOf(old)
+	a.listen()
 }
 
 // expectInPlaceOf has the mailbox expect the ID, if it expects the old one.
@@ -202,7 +219,7 @@ func (a *ask) expectInPlaceOf(old string) {
 func (a *ask) restart() {
 	old := a.id
 	a.id, a.channel = a.box.NewID(a.label)
-	a.retains, a.granted, a.pending, a.underway = false, false, false, nil
+	a.retains, a.granted, a.pending, a.spent, a.underway = false, false, false, false, nil
 	a.round, a.place, a.told = 0, 0, false
 	a.expectInPlaceOf(old)
 }

@@ -29,7 +29,7 @@ type server interface {
 	Key() string
 	KeepsDeadlines() bool
 	Acquire(ctx context.Context, r protocol.Request) (protocol.Grant, error)
-	Renew(ctx context.Context, id string, token int64, ttl time.Duration) (waiting bool, err error)
+	Renew(ctx context.Context, r protocol.Renewal) (waiting bool, err error)
 	RenewLater(ctx context.Context, r protocol.Renewal, done func(waiting bool, err error))
 	Busy(ctx context.Context, id string, ttl time.Duration) error
 	NewRelease(id string, used int64) *protocol.Release

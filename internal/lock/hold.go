@@ -329,9 +329,14 @@ func (g *grant) leaveMailboxBy(ends time.Time) {
 type renewer grant
 
 func (r *renewer) Renew(ctx context.Context, ttl time.Duration) (waiting bool, err error) {
-	waiting, err = r.server.Renew(ctx, r.id, r.last, ttl)
+	waiting, err = r.server.Renew(ctx, r.renewal(ttl))
 	(*grant)(r).note(waiting)
 	return waiting, err
+}
+
+// renewal returns the request that lets the lease live for ttl.
+func (r *renewer) renewal(ttl time.Duration) protocol.Renewal {
+	return protocol.Renewal{ID: r.id, Mode: r.mode, Token: r.last, TTL: ttl}
 }
 
 func (r *renewer) RenewLater(ctx context.Context, ttl time.Duration, done func(error)) {
@@ -339,8 +344,7 @@ func (r *renewer) RenewLater(ctx context.Context, ttl time.Duration, done func(e
 	if g.lapse() {
 		return
 	}
-	renewal := protocol.Renewal{ID: r.id, Mode: r.mode, Token: r.last, TTL: ttl}
-	r.server.RenewLater(ctx, renewal, func(waiting bool, err error) {
+	r.server.RenewLater(ctx, r.renewal(ttl), func(waiting bool, err error) {
 		g.note(waiting)
 		done(err)
 	})

@@ -210,7 +210,9 @@ func (c *crowded) ask(id string, round int64, mode protocol.Mode) {
 func (c *crowded) free(id string) { _ = c.lock.NewRelease(id, 0).Try(c.Context()) } // held or not
 
 // renew renews the share of id, whether or not it has one.
-func (c *crowded) renew(id string) { _, _ = c.lock.Renew(c.Context(), id, 0, time.Minute) }
+func (c *crowded) renew(id string) {
+	_, _ = c.lock.Renew(c.Context(), protocol.Renewal{ID: id, TTL: time.Minute})
+}
 
 // prepare fills s with n entries, and returns a function that gives s these
 // entries, and nothing else, as often as it is called.

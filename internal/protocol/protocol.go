@@ -254,6 +254,9 @@ type Grant struct {
 	// Stray says that a request was not answered and then repeated. The server
 	// may carry it out late, even after a release that comes soon.
 	Stray bool
+
+	// Spent says that the ID has ended: a quorum has forgotten it. Another ID has to ask again.
+	Spent bool
 }
 
 // Acquire asks for the lock. It grants the lock again to the ID that holds it.
@@ -345,20 +348,18 @@ func milliseconds(ms int64) time.Duration {
 // the script. The token is the highest of those reserved for the lease. Of the
 // lease of a reader, or of an ID that [Retains], waiting says that others queue
 // for the lock.
-func (l *Lock) Renew(
-	ctx context.Context, id string, token int64, ttl time.Duration,
-) (waiting bool, err error) {
+func (l *Lock) Renew(ctx context.Context, r Renewal) (waiting bool, err error) {
 	copies := l.copies()
 	reply, err := l.run(ctx, repeatable, renewScript, send.Way{Copies: copies},
-		id, ttl.Milliseconds(), floorLifetime, token)
+		r.ID, r.TTL.Milliseconds(), floorLifetime, r.Token)
 	return renewed(reply, err, copies)
 }
 
-// A Renewal is a request of a timer, for whose answer no caller waits.
+// A Renewal lets a lease live longer.
 type Renewal struct {
 	ID    string
-	Mode  Mode
-	Token int64         // the highest of those reserved for the lease
+	Mode  Mode          // what ID has the lock for
+	Token int64         // the highest of those reserved for the lease. 0: the caller does not know it
 	TTL   time.Duration // from when the server runs the script
 }
 
@@ -400,7 +401,7 @@ func (l *Lock) Busy(ctx context.Context, id string, ttl time.Duration) error {
 
 // Extend is Renew for a caller that knows nothing of the lease but its ID.
 func (l *Lock) Extend(ctx context.Context, id string, ttl time.Duration) error {
-	_, err := l.Renew(ctx, id, 0, ttl)
+	_, err := l.Renew(ctx, Renewal{ID: id, TTL: ttl})
 	return err
 }
 

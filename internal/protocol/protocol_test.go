@@ -56,7 +56,7 @@ func release(t testing.TB, l *protocol.Lock, id string) error {
 // answer says that others wait.
 func renew(t testing.TB, l *protocol.Lock, id string, token int64, ttl time.Duration) error {
 	t.Helper()
-	waiting, err := l.Renew(t.Context(), id, token, ttl)
+	waiting, err := l.Renew(t.Context(), protocol.Renewal{ID: id, Token: token, TTL: ttl})
 	if waiting {
 		t.Error("the renewal says that others wait")
 	}

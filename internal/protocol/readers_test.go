@@ -238,7 +238,7 @@ func TestReaderDiesAmongOthers(t *testing.T) {
 	token := read(t, l, id(2, 1), ttl)
 	next := listen(t, s.Client(), 3)
 	enqueue(t, l, protocol.Request{ID: id(3, 1)})
-	if _, err := l.Renew(t.Context(), id(2, 1), token, ttl); err != nil {
+	if _, err := l.Renew(t.Context(), protocol.Renewal{ID: id(2, 1), Token: token, TTL: ttl}); err != nil {
 		t.Fatal(err)
 	}
 	if err := release(t, l, id(2, 1)); err != nil {
@@ -396,7 +396,8 @@ func TestWriterStopsReaders(t *testing.T) {
 		if n := next(); n.ID != "end" {
 			t.Errorf("the notice is %+v, want no more notices", n)
 		}
-		if waiting, err := l.Renew(t.Context(), id(1, 1), token, ttl); err != nil || !waiting {
+		renewal := protocol.Renewal{ID: id(1, 1), Token: token, TTL: ttl}
+		if waiting, err := l.Renew(t.Context(), renewal); err != nil || !waiting {
 			t.Errorf("renewal: %v, %v, want that others wait", waiting, err)
 		}
 	})
@@ -601,7 +602,8 @@ func TestFullServerAndReaders(t *testing.T) {
 	enqueue(t, l, protocol.Request{ID: id(1, 3), Mode: protocol.Read})
 	enqueue(t, l, protocol.Request{ID: id(1, 4), Mode: protocol.Read})
 	s.Do("CONFIG", "SET", "maxmemory", 1)
-	if _, err := l.Renew(t.Context(), id(1, 1), token, time.Hour); err != nil ||
+	renewal := protocol.Renewal{ID: id(1, 1), Token: token, TTL: time.Hour}
+	if _, err := l.Renew(t.Context(), renewal); err != nil ||
 		!about(s.TTL(key), time.Hour) {
 		t.Errorf("renew: %v, the lock lives for %v", err, s.TTL(key))
 	}

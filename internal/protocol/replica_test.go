@@ -45,7 +45,7 @@ func TestReplicaDoesNotSayNo(t *testing.T) {
 			replica.Do("REPLICAOF", host, port)
 			for what, ask := range map[string]func(ctx context.Context) error{
 				"renew": func(ctx context.Context) error {
-					_, err := l.Renew(ctx, another, 0, ttl)
+					_, err := l.Renew(ctx, protocol.Renewal{ID: another, TTL: ttl})
 					return err
 				},
 				"release": func(ctx context.Context) error { return l.NewRelease(another, 0).Try(ctx) },

@@ -11,13 +11,24 @@ import (
 // the clocks of clients do not matter, nor those of a minority of the servers. Two
 // processes differ by about a round trip.
 type clock struct {
+	start time.Time // this process's time counts from then: it does not step with the wall clock
+
 	mu      sync.Mutex // guards the following
 	offsets []offset   // of each server
-	last    int64      // the last token
 }
 
+// newClock returns the clock of so many servers. start is the present time.
+func newClock(servers int, start time.Time) clock {
+	return clock{start: start, offsets: make([]offset, servers)}
+}
+
+// local returns the time of this process that time.Now returned as now. If somebody sets the
+// wall clock, local goes on as before.
+func (c *clock) local(now time.Time) time.Time { return c.start.Round(0).Add(now.Sub(c.start)) }
+
 // An offset is how far a server's clock is ahead of this process's. The server read its
-// clock at some time between the request and its answer: that is as wrong as it can be.
+// clock at some time between the request and its answer. So the offset is wrong by half of
+// that time at most.
 type offset struct {
 	by    time.Duration
 	wrong time.Duration // by that at most, when it was heard
@@ -41,7 +52,7 @@ func (c *clock) heard(server int, told, sent time.Time) {
 	}
 	now := time.Now()
 	half := now.Sub(sent) / 2
-	o := offset{by: told.Sub(now.Add(-half)), wrong: half, at: now}
+	o := offset{by: told.Sub(c.local(now).Add(-half)), wrong: half, at: now}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.offsets[server]
@@ -55,17 +66,13 @@ func (c *clock) heard(server int, told, sent time.Time) {
 func (c *clock) now() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.nowLocked()
-}
-
-func (c *clock) nowLocked() int64 {
 	var known []time.Duration
 	for _, o := range c.offsets {
 		if !o.at.IsZero() {
 			known = append(known, o.by)
 		}
 	}
-	now := time.Now()
+	now := c.local(time.Now())
 	if len(known) > 0 {
 		slices.Sort(known)
 		now = now.Add(known[min(len(c.offsets)/2, len(known)-1)])
@@ -73,13 +80,8 @@ func (c *clock) nowLocked() int64 {
 	return now.UnixMicro()
 }
 
-// token returns a token above floor, and above each that this process has proposed.
-func (c *clock) token(floor int64) int64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.last = max(c.nowLocked(), c.last+1, floor+1)
-	return c.last
-}
+// token returns a token above floor.
+func (c *clock) token(floor int64) int64 { return max(c.now(), floor+1) }
 
 // known returns of how many servers the time is known.
 func (c *clock) known() (n int) {

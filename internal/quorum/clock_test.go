@@ -4,6 +4,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 )
 
 // The clock shows what a majority of the servers have reached, whatever a minority says.
@@ -19,7 +20,7 @@ func TestClockIsThatOfAMajority(t *testing.T) {
 		{[]time.Duration{-time.Hour, time.Second, 2 * time.Second}, time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			clock := clock{offsets: make([]offset, 3)}
+			clock := newClock(3, time.Now())
 			for i, ahead := range c.ahead {
 				clock.heard(i, time.Now().Add(ahead), time.Now())
 			}
@@ -36,7 +37,7 @@ func TestClockIsThatOfAMajority(t *testing.T) {
 // An answer that was long under way replaces no better one, unless the clock has leapt.
 func TestClockKeepsTheBestAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := clock{offsets: make([]offset, 1)}
+		c := newClock(1, time.Now())
 		ahead := func() time.Duration {
 			return time.Duration(c.now()-time.Now().UnixMicro()) * time.Microsecond
 		}
@@ -66,14 +67,32 @@ func TestClockKeepsTheBestAnswer(t *testing.T) {
 	})
 }
 
-// Tokens rise, also when the clock of the servers does not.
+// The clock does not follow the wall clock of this process, which somebody may set.
+func TestClockDoesNotStep(t *testing.T) {
+	c, now := newClock(1, time.Now()), time.Now()
+	for _, step := range []time.Duration{time.Hour, -time.Hour} {
+		later := stepped(now, step)
+		if got := later.Round(0).Sub(now.Round(0)); got != step {
+			t.Fatalf("the wall clock was set by %v, want %v", got, step)
+		}
+		if got := c.local(later).Sub(c.local(now)); got != 0 {
+			t.Errorf("the wall clock was set by %v, and the clock went %v", step, got)
+		}
+	}
+}
+
+// stepped returns t, which [time.Now] has returned, as if the wall clock had been set by d just
+// before. The first word of such a time has the seconds above 30 bits of nanoseconds.
+func stepped(t time.Time, d time.Duration) time.Time {
+	*(*uint64)(unsafe.Pointer(&t)) += uint64(d/time.Second) << 30
+	return t
+}
+
+// A token is above the last, also when the clock of the servers is not.
 func TestClockMakesTokensRise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // no time passes
-		c := clock{offsets: make([]offset, 1)}
+		c := newClock(1, time.Now())
 		first := c.token(0)
-		if next := c.token(0); next <= first {
-			t.Errorf("token %d comes after %d", next, first)
-		}
 		if next := c.token(first + 1000); next != first+1001 {
 			t.Errorf("the token above %d is %d", first+1000, next)
 		}

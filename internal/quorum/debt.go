@@ -3,69 +3,82 @@ package quorum
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/warlock-go/warlock/internal/protocol"
 	"github.com/warlock-go/warlock/internal/send"
 )
 
-// A giving gives the lock of an ID back on one server: wholly, or so that it lingers. An
-// ID that waits may keep its place. ends says that it waits no more.
-type giving struct {
-	id  string
-	ttl time.Duration // for as long a grant, or a place, can live
-	by  func(ctx context.Context, s *server, ends bool) error
+// A concession gives the lock of an ID back on one server, and its place in the queue. With
+// a Round above 0 the ID keeps its place.
+type concession struct {
+	protocol.Concession
+	left func() time.Duration // for how long the lock stays taken; nil: it is free at once
 }
 
-// concession returns the giving that is c.
-func (l *Lock) concession(c protocol.Concession) giving {
-	return giving{c.ID, c.TTL, func(ctx context.Context, s *server, ends bool) error {
-		c := c // the calls may be concurrent
-		if ends {
-			c.Round = 0
-		}
-		return l.at[s.number].Concede(ctx, c)
-	}}
+// concessionOf returns what gives back all that an ID has, whose requests asked for ttl.
+func concessionOf(name string, ttl time.Duration) concession {
+	request := protocol.Request{ID: name, TTL: ttl}
+	return concession{Concession: protocol.Concession{Request: request}}
 }
 
-// giveOn gives the lock of x back on s. If s is not there, s gets it later.
-func (l *Lock) giveOn(s *server, g giving, x *id) {
-	if l.giveOfID(s, g, x) != nil {
-		l.owe(s, g, firstDebt)
+// lasts returns for how long there may be something to give back.
+func (c concession) lasts() time.Duration {
+	if c.left == nil {
+		return c.TTL
 	}
+	return max(c.TTL, c.left())
 }
 
-// giveOfID is giveOnce of an ID that may be granted the lock again.
-func (l *Lock) giveOfID(s *server, g giving, x *id) error {
-	err := l.giveOnce(s, g, l.stateOf(x) == ended)
-	if send.Lost(err) && !isLocal(err) {
-		l.spoil(x, s)
+// request makes one request to s for c.
+func (l *Lock) request(ctx context.Context, s *server, c concession) error {
+	if c.left != nil && c.left() > 0 {
+		return l.at[s.number].NewLingeringRelease(c.ID, c.left).Try(ctx)
+	}
+	return l.at[s.number].Concede(ctx, c.Concession)
+}
+
+// concede makes one request to s, if s is there. x is what is known of the ID; nil: it has
+// ended long ago. The caller has entered x.
+func (l *Lock) concede(s *server, c concession, x *id) error {
+	if x == nil || l.stateOf(x) == ended {
+		c.Round = 0
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), mostBound)
+	defer cancel()
+	err := s.do(ctx, bound(c.TTL), func(ctx context.Context) error { return l.request(ctx, s, c) })
+	if errors.Is(err, protocol.ErrNotHeld) {
+		return nil
+	}
+	if x != nil && send.Lost(err) && !isLocal(err) {
+		l.loseConcession(x, s)
 	}
 	return err
 }
 
-// giveOnce gives the lock back on s, if that is there.
-func (l *Lock) giveOnce(s *server, g giving, ends bool) error {
-	ctx, cancel := context.WithTimeout(context.Background(), mostBound)
-	defer cancel()
-	return s.do(ctx, bound(g.ttl), func(ctx context.Context) error {
-		err := g.by(ctx, s, ends)
-		if errors.Is(err, protocol.ErrNotHeld) {
-			return nil
-		}
-		return err
-	})
+// concedeSoon is concede, now or later: s is owed what it could not be asked for.
+func (l *Lock) concedeSoon(s *server, c concession, x *id) {
+	if l.concede(s, c, x) != nil {
+		l.owe(s, c, firstDebt)
+	}
 }
 
-// A server that was not there when it was to get a lock back is owed that. So is one that
-// may carry out a ballot of an ID late, after it has got the lock back. One goroutine for
-// each server pays, one debt at a time, for as long as there are any. A debt ends when
-// the grant, or the place in the queue, has.
+// A debt is a concession to a server that could not be asked when the lock was given back, or
+// that may carry out a ballot of an ID late. It is tried again until nothing of the grant, or
+// the place in the queue, can be left.
 type debt struct {
-	giving
+	concession
 	lock *Lock
 	from time.Time // not before
 	ends time.Time
+}
+
+// The debts to one server. One goroutine pays, one debt at a time, while there are any.
+type debts struct {
+	mu     sync.Mutex // guards the following
+	all    []debt
+	paying bool
 }
 
 const (
@@ -76,91 +89,85 @@ const (
 )
 
 // owe has s get its lock back, after a time.
-func (l *Lock) owe(s *server, g giving, after time.Duration) {
-	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.debts) >= mostDebts {
+func (l *Lock) owe(s *server, c concession, after time.Duration) {
+	from := time.Now().Add(after)
+	s.debts.mu.Lock()
+	defer s.debts.mu.Unlock()
+	if len(s.debts.all) >= mostDebts {
 		return
 	}
-	s.debts = append(s.debts, debt{g, l, now.Add(after), now.Add(after + g.ttl)})
-	if !s.paying {
-		s.paying = true
+	s.debts.all = append(s.debts.all, debt{c, l, from, from.Add(c.lasts())})
+	if !s.debts.paying {
+		s.debts.paying = true
 		time.AfterFunc(min(after, payEvery), s.payAll)
 	}
 }
 
 // sweep has s get its lock back once more, later.
-func (l *Lock) sweep(s *server, g giving) { l.owe(s, g, sweepAfter) }
+func (l *Lock) sweep(s *server, c concession) { l.owe(s, c, sweepAfter) }
 
 // payAll pays the debts that are due, and comes back for the others.
 func (s *server) payAll() {
+	due := s.debts.takeDue()
 	defer func() { // also if a hook of the client ends this goroutine
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.paying = len(s.debts) > 0
-		if s.paying {
+		if s.debts.keep(due) {
 			time.AfterFunc(payEvery, s.payAll)
 		}
 	}()
-	for {
-		d, ok := s.takeDue()
-		if !ok {
-			return
+	for tries := len(due); tries > 0 && s.absent() == nil; tries-- {
+		if d := due[0]; !d.lock.pay(s, d.concession) {
+			due = append(due, d)
 		}
-		if s.absent() != nil || !d.lock.pay(s, d.giving) {
-			s.keep(d)
-			return
-		}
+		due = due[1:]
 	}
 }
 
-// takeDue takes the first debt that is due. It drops those that have ended.
-func (s *server) takeDue() (d debt, ok bool) {
+// takeDue takes the debts that are due. It drops those that have ended.
+func (d *debts) takeDue() (due []debt) {
 	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	rest := s.debts[:0]
-	for _, each := range s.debts {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	rest := d.all[:0]
+	for _, each := range d.all {
 		switch {
 		case now.After(each.ends):
-		case !ok && !now.Before(each.from):
-			d, ok = each, true
-		default:
+		case now.Before(each.from):
 			rest = append(rest, each)
+		default:
+			due = append(due, each)
 		}
 	}
-	clear(s.debts[len(rest):])
-	s.debts = rest
-	return d, ok
+	clear(d.all[len(rest):])
+	d.all = rest
+	return due
 }
 
-// keep puts a debt back that could not be paid, behind the others.
-func (s *server) keep(d debt) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.debts = append(s.debts, d)
+// keep puts debts back that were not paid. It reports whether there are any debts left.
+func (d *debts) keep(unpaid []debt) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.all = append(d.all, unpaid...)
+	d.paying = len(d.all) > 0
+	return d.paying
 }
 
-// pay has s get its lock back, unless it is not there, or has a request of the ID under
+// pay has s get its lock back, unless s is not there, or has a request of the ID under
 // way. An ID that has been granted the lock since keeps it. pay reports whether s is owed
 // nothing any more, or can never be paid: as when the client is closed.
-func (l *Lock) pay(s *server, g giving) (paid bool) {
+func (l *Lock) pay(s *server, c concession) (paid bool) {
 	l.mu.Lock()
-	x := l.ids[g.id]
+	x := l.ids[c.ID] // nil: it has ended, and no request of it comes any more
+	holds := x != nil && x.state == held
+	busy := x != nil && !holds && l.enterLocked(x, s) != nil
 	l.mu.Unlock()
-	if x == nil {
-		return isSettled(l.giveOnce(s, g, true))
-	}
-	if l.stateOf(x) == held {
+	switch {
+	case holds:
 		return true
-	}
-	if !l.enterToGive(x, s) {
+	case busy:
 		return false
+	case x != nil:
+		defer l.leave(c.ID, x, s)
 	}
-	defer l.leave(g.id, x, s)
-	return isSettled(l.giveOfID(s, g, x))
+	err := l.concede(s, c, x)
+	return err == nil || protocol.Permanent(err)
 }
-
-// isSettled reports whether a debt ends with err.
-func isSettled(err error) bool { return err == nil || protocol.Permanent(err) }

@@ -5,7 +5,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/warlock-go/warlock/internal/protocol"
 	"github.com/warlock-go/warlock/internal/redistest"
 	"github.com/warlock-go/warlock/internal/send"
 )
@@ -14,13 +13,13 @@ import (
 func TestDebtsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, l := &server{}, &Lock{Quorum: &Quorum{}}
-		s.rests = time.Now().Add(time.Hour) // it is away
-		l.owe(s, giving{id: "a:1", ttl: time.Second}, firstDebt)
+		s.health.rests = time.Now().Add(time.Hour) // it is away
+		l.owe(s, concessionOf("a:1", time.Second), firstDebt)
 		time.Sleep(2 * time.Second)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if len(s.debts) > 0 || s.paying {
-			t.Errorf("%d debts are left; paying: %v", len(s.debts), s.paying)
+		s.debts.mu.Lock()
+		defer s.debts.mu.Unlock()
+		if len(s.debts.all) > 0 || s.debts.paying {
+			t.Errorf("%d debts are left; paying: %v", len(s.debts.all), s.debts.paying)
 		}
 	})
 }
@@ -37,11 +36,10 @@ func TestDebtsOfAClosedClient(t *testing.T) {
 	if err := clients[0].Close(); err != nil {
 		t.Fatal(err)
 	}
-	request := protocol.Request{ID: "a:1", TTL: time.Hour}
-	l.owe(s, l.concession(protocol.Concession{Request: request}), 0)
+	l.owe(s, concessionOf("a:1", time.Hour), 0)
 	redistest.Eventually(t, func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return !s.paying && len(s.debts) == 0
+		s.debts.mu.Lock()
+		defer s.debts.mu.Unlock()
+		return !s.debts.paying && len(s.debts.all) == 0
 	}, "nothing is tried any more")
 }

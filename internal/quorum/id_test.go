@@ -16,15 +16,12 @@ import (
 func TestEndedIDsAskForNothing(t *testing.T) {
 	s := &server{}
 	q := &Quorum{ids: make(map[string]*id), servers: []*server{s}}
-	x := q.begin("a:1")
-	q.end("a:1")
+	x := q.begin(protocol.Request{ID: "a:1"})
+	(&Lock{Quorum: q}).end("a:1", concession{})
 	if q.enter(x, s) || q.enterSoon(x, s, nil) {
 		t.Error("an ID that has ended asks")
 	}
-	if !q.enterToGive(x, s) {
-		t.Error("an ID that has ended gives nothing back")
-	}
-	if q.leave("a:1", x, s) != ended || len(q.ids) != 0 {
+	if len(q.ids) != 0 {
 		t.Error("the ID is not forgotten")
 	}
 }

@@ -43,9 +43,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,6 +54,7 @@ import (
 
 	"github.com/warlock-go/warlock/internal/protocol"
 	"github.com/warlock-go/warlock/internal/send"
+	"github.com/warlock-go/warlock/internal/wait"
 )
 
 // A Quorum is some servers that vote. Its methods may be called concurrently.
@@ -80,7 +79,7 @@ type Quorum struct {
 // quorums has the Quorum of each list of clients, for as long as it is in use.
 var quorums struct {
 	sync.Mutex
-	of map[string]weak.Pointer[Quorum]
+	of map[any]weak.Pointer[Quorum]
 }
 
 // Check returns an error that says why clients cannot be a quorum, if they cannot.
@@ -89,7 +88,7 @@ func Check(clients []redis.UniversalClient) error {
 	if n < 3 || n%2 == 0 {
 		return fmt.Errorf("has %d servers: give 3 or 5, an odd number, of independent servers", n)
 	}
-	seen := make(map[string]int)
+	seen := make(map[any]int)
 	for i, client := range clients {
 		if err := protocol.Check(client); err != nil {
 			return fmt.Errorf("has a client %d that %w", i+1, err)
@@ -98,40 +97,45 @@ func Check(clients []redis.UniversalClient) error {
 			return fmt.Errorf("has a client %d that is a ClusterClient: a cluster loses writes when "+
 				"it fails over, so it is no single vote: give a client of one server", i+1)
 		}
-		key := keyOf(client)
-		if first, twice := seen[key]; twice {
+		name := wait.NameOf(client)
+		if first, twice := seen[name]; twice && name != nil {
 			return fmt.Errorf("has one client twice, as number %d and %d: "+
 				"give a client of another server each", first, i+1)
 		}
-		seen[key] = i + 1
+		seen[name] = i + 1
 	}
 	return nil
 }
 
-// keyOf returns what names a client while it is in use.
-func keyOf(client redis.UniversalClient) string {
-	v := reflect.ValueOf(client)
-	if v.Kind() == reflect.Pointer {
-		return fmt.Sprintf("%v %x", v.Type(), v.Pointer())
+// nameOf returns what only these clients have, in this order, while they are in use. It
+// returns nil if one has no name.
+func nameOf(clients []redis.UniversalClient, persistent bool) any {
+	type longer struct{ before, last any }
+	name := any(persistent)
+	for _, client := range clients {
+		last := wait.NameOf(client)
+		if last == nil {
+			return nil
+		}
+		name = longer{name, last}
 	}
-	return fmt.Sprintf("%v %v", v.Type(), client)
+	return name
 }
 
 // Of returns the Quorum of clients, which Check has passed. persistent says that the
 // servers keep each write over a restart.
 func Of(clients []redis.UniversalClient, persistent bool) *Quorum {
-	names := make([]string, 0, len(clients)+1)
-	for _, client := range clients {
-		names = append(names, keyOf(client))
+	name := nameOf(clients, persistent)
+	if name == nil {
+		return newQuorum(clients, persistent)
 	}
-	name := strings.Join(append(names, fmt.Sprint(persistent)), ",")
 	quorums.Lock()
 	defer quorums.Unlock()
 	if q := quorums.of[name].Value(); q != nil {
 		return q
 	}
 	if quorums.of == nil {
-		quorums.of = make(map[string]weak.Pointer[Quorum])
+		quorums.of = make(map[any]weak.Pointer[Quorum])
 	}
 	q := newQuorum(clients, persistent)
 	quorums.of[name] = weak.Make(q)
@@ -141,7 +145,7 @@ func Of(clients []redis.UniversalClient, persistent bool) *Quorum {
 
 // forget removes the entry of a Quorum that was collected. It keeps the entry if the
 // same clients have a new one.
-func forget(name string) {
+func forget(name any) {
 	quorums.Lock()
 	defer quorums.Unlock()
 	if quorums.of[name].Value() == nil {
@@ -152,7 +156,7 @@ func forget(name string) {
 func newQuorum(clients []redis.UniversalClient, persistent bool) *Quorum {
 	q := &Quorum{
 		majority: len(clients)/2 + 1, persistent: persistent, ids: make(map[string]*id),
-		meeting: make(chan struct{}, 1),
+		clock: newClock(len(clients), time.Now()), meeting: make(chan struct{}, 1),
 	}
 	name := uuid.NewString()
 	q.mailbox = &Mailbox{name: name, majority: q.majority, waiters: make(map[string]*Waiter)}
@@ -162,7 +166,6 @@ func newQuorum(clients []redis.UniversalClient, persistent bool) *Quorum {
 		q.mailbox.boxes = append(q.mailbox.boxes, s.box)
 		q.mailbox.probers = append(q.mailbox.probers, s.own)
 	}
-	q.clock.offsets = make([]offset, len(clients))
 	return q
 }
 

@@ -4,11 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/warlock-go/warlock/internal/protocol"
-	"github.com/warlock-go/warlock/internal/send"
 )
 
 // A tally counts the answers to one ballot.
@@ -23,7 +21,7 @@ type tally struct {
 	// Set by decide.
 	won   bool
 	floor int64 // above 0: a majority would grant a token above that
-	split bool  // some have granted, and others have it taken
+	split bool  // some servers granted it, and others had it taken
 }
 
 // A failure is why a server has not voted.
@@ -78,8 +76,9 @@ func (t *tally) decide() bool {
 	}
 	answered := granted + t.low + len(t.taken)
 	if granted+t.low+pending < majority {
-		t.floor = 0                                 // a higher token would not help
-		return answered >= majority || pending == 0 // it is known whether that is for failures
+		t.floor = 0 // a higher token would not help
+		// The servers that are pending decide only between refused and failed.
+		return answered >= majority || pending == 0
 	}
 	return granted+t.low >= majority || pending == 0
 }
@@ -140,48 +139,10 @@ func (t *tally) holder() (id string, remaining time.Duration) {
 
 // problem returns why there is no majority.
 func (t *tally) problem() error {
-	return newProblem(t.quorum, t.failed, fmt.Sprintf(
-		"%d of %d servers granted it, %d had it taken, %d failed",
-		len(t.granted)+t.low, len(t.quorum.servers), len(t.taken), len(t.failed)))
-}
-
-// A problem is the error of a request to which too few servers have answered.
-type problem struct {
-	text   string
-	causes []error
-}
-
-// newProblem returns the error of some failures. It is one that no waiting mends only if
-// the servers that will go on failing leave no majority. Else, if a server has not
-// answered, the outcome is not known. Else no request of it may still run.
-func newProblem(q *Quorum, failures []failure, what string) error {
-	var final, lost, all []error
-	var texts []string
-	slices.SortFunc(failures, func(f, g failure) int { return f.server.number - g.server.number })
-	for _, f := range failures {
-		text, _, _ := strings.Cut(f.err.Error(), "\n") // without the stack of a panic
-		texts = append(texts, fmt.Sprintf("%v: %s", f.server, text))
-		switch {
-		case isLocal(f.err):
-			continue
-		case protocol.KindOf(f.err) == protocol.Final:
-			final = append(final, f.err)
-		case send.Lost(f.err):
-			lost = append(lost, f.err)
-		}
-		all = append(all, f.err)
+	what := fmt.Sprintf("%d of %d servers granted it, %d had it taken, %d failed",
+		len(t.granted), len(t.quorum.servers), len(t.taken), len(t.failed))
+	if t.low > 0 {
+		what += fmt.Sprintf(", %d asked for a higher token", t.low)
 	}
-	p := &problem{text: what + ": " + strings.Join(texts, "; "), causes: all}
-	switch {
-	case len(final) > len(q.servers)-q.majority:
-		p.causes = final
-	case len(lost) > 0:
-		p.causes = lost
-	case len(all) == len(final):
-		p.causes = []error{protocol.Momentary(what)}
-	}
-	return p
+	return newProblem(t.quorum, t.failed, what)
 }
-
-func (p *problem) Error() string   { return p.text }
-func (p *problem) Unwrap() []error { return p.causes }

@@ -12,9 +12,9 @@ import (
 	"github.com/warlock-go/warlock/internal/send"
 )
 
-// Two that try at once may each be granted a minority, and neither gets the lock. An ID
-// that queues need not mind: it concedes, and the queue decides. A try concedes, and
-// tries again after a pause by chance.
+// Two IDs that ask at once may each be granted a minority, and neither gets the lock. A waiter
+// gives its minority back, and the queue decides. A try gives its minority back, and is made
+// again after a random pause.
 const (
 	mostTries   = 3 // of one request: with other tokens, or after a split vote
 	pauseTrips  = 2 // the longest pause, in round trips
@@ -31,13 +31,13 @@ func (l *Lock) Acquire(ctx context.Context, r protocol.Request) (protocol.Grant,
 	if r.Round > 0 && r.Place == 0 {
 		r.Place = l.clock.now()
 	}
-	l.mailbox.asks(r.ID, r.Round) // first: from here on no hand-off counts that was before
-	x := l.begin(r.ID)
+	l.mailbox.asks(r.ID, r.Round) // first: a hand-off from before the ballot must not count
+	x := l.begin(r)
 	l.expectHandOff(r, x)
 	floor, splits := int64(0), 0
 	for ballots := 1; ; ballots++ {
 		began := time.Now()
-		b := l.newBallot(r, x, l.clock.token(floor))
+		b := l.newBallot(r, x, l.propose(x, floor))
 		t := b.poll(ctx)
 		switch {
 		case t.won:
@@ -47,49 +47,40 @@ func (l *Lock) Acquire(ctx context.Context, r protocol.Request) (protocol.Grant,
 			b.awaitConcessions()
 			continue
 		}
-		if len(t.granted) > 0 {
-			b.awaitConcessions()
-		}
+		b.awaitConcessions()
 		if r.Round == 0 && (t.split || t.stale()) && splits < mostTries-1 && ctx.Err() == nil {
 			splits++
 			pauseFor(ctx, leastPause+jitter.Of(pauseTrips*time.Since(began)))
 			continue
 		}
-		return l.refused(r, x, t)
+		return l.refused(r, t)
 	}
 }
 
 // refused returns the answer to a request that has not won, after its last ballot. It ends an
 // ID that asks no more, and that nobody will give back.
-func (l *Lock) refused(r protocol.Request, x *id, t *tally) (protocol.Grant, error) {
+func (l *Lock) refused(r protocol.Request, t *tally) (protocol.Grant, error) {
 	grant, err := t.refusal(l, r)
-	switch {
+	switch all := concessionOf(r.ID, r.TTL); {
 	case r.Round == 0 && !send.Lost(err):
-		l.become(r.ID, x, ended)
+		l.end(r.ID, all)
+		grant.Spent = true
 	case r.Round > 0 && err != nil && !protocol.Permanent(err): // a server may have queued it
 		err = queued{err}
 	case r.Round > 0 && err != nil:
-		l.giveUp(r, t)
+		l.end(r.ID, all)
+		grant.Spent = true
+		for _, s := range l.servers {
+			if !t.hasFailed(s) { // it gives up what it granted, and the place
+				l.owe(s, all, firstDebt)
+			}
+		}
 	}
 	return grant, err
 }
 
-// giveUp ends an ID whose request failed for good. The servers that have answered it give up
-// what they granted, and its place.
-func (l *Lock) giveUp(r protocol.Request, t *tally) {
-	g := l.concession(protocol.Concession{Request: protocol.Request{ID: r.ID, TTL: r.TTL}})
-	for _, s := range l.end(r.ID) {
-		l.sweep(s, g)
-	}
-	for _, s := range l.servers {
-		if !t.hasFailed(s) {
-			l.owe(s, g, firstDebt)
-		}
-	}
-}
-
-// A queued error is of a request that some servers may have queued the ID for. It looks
-// like one that was not answered, so the ID is given up when its wait ends.
+// A queued error says why a waiter got no answer from a majority. It hides that the problem is
+// an answer of servers, so that the ID is given up when its wait ends: others may have queued it.
 type queued struct{ problem error }
 
 func (e queued) Error() string { return e.problem.Error() }
@@ -123,7 +114,9 @@ type ballot struct {
 	id     *id
 	waiter *Waiter // nil: the ID has none
 	within time.Duration
-	under  sync.WaitGroup // the servers that have something to answer
+
+	// The servers whose grants were counted, until a grant that is of no use has gone back.
+	granted sync.WaitGroup
 
 	mu      sync.Mutex // guards the following
 	tally   tally
@@ -143,7 +136,6 @@ func (l *Lock) newBallot(r protocol.Request, x *id, token int64) *ballot {
 // poll asks all servers, and returns what has come of it once that is known.
 func (b *ballot) poll(ctx context.Context) *tally {
 	for _, s := range b.lock.servers {
-		b.under.Add(1)
 		go b.ask(s)
 	}
 	timer := time.NewTimer(b.within)
@@ -162,9 +154,8 @@ func (b *ballot) poll(ctx context.Context) *tally {
 // release before in this process, and the last request of the ID. The outcome need not
 // wait for that.
 func (b *ballot) ask(s *server) {
-	defer b.under.Done()
-	if b.Mode == protocol.Read && b.lock.isSpoilt(b.id, s) {
-		b.count(s, protocol.Vote{}, errSpoilt)
+	if b.Mode == protocol.Read && b.lock.mayConcede(b.id, s) {
+		b.count(s, protocol.Vote{}, errLostConcession)
 		return
 	}
 	if !b.enter(s) {
@@ -208,10 +199,10 @@ func (b *ballot) vote(ctx context.Context, s *server) (vote protocol.Vote, err e
 		vote, err = b.voteOnce(ctx, s, memory)
 		switch {
 		case send.Lost(err) && !isLocal(err):
-			b.lock.lose(b.id, s)
 			if tries > 1 || send.Broke(err) || time.Since(began) > b.within/2 || !b.rest() {
 				return vote, err
 			}
+			b.lock.loseBallot(b.id, s) // the ballot that comes next may be answered
 		case err != nil || !vote.Forgotten:
 			return vote, err
 		case tries == mostTries:
@@ -265,17 +256,20 @@ func (b *ballot) heard(s *server, vote protocol.Vote, sent time.Time, subscripti
 // settle counts the answer of a server, and gives a grant back that is of no use: that of a
 // ballot that has not won. The release of an ID waits for this, and comes after it.
 func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
-	b.count(s, vote, err)
+	if b.count(s, vote, err) {
+		defer b.granted.Done()
+	}
 	<-b.decided
 	switch {
 	case vote.Granted && !b.tally.won && b.waiter.withdraw(s.number):
-		b.lock.giveOn(s, b.lock.concession(b.concession(vote)), b.id)
+		b.lock.concedeSoon(s, b.concession(vote), b.id)
 	case !vote.Granted && b.tally.won:
 		b.lock.refillSoon(s, b.renewal())
 	}
-	if b.lock.leave(b.ID, b.id, s) == ended && send.Lost(err) && !isLocal(err) {
-		b.lock.sweep(s, b.lock.concession(b.sweeping()))
+	if send.Lost(err) && !isLocal(err) {
+		b.lock.loseBallot(b.id, s)
 	}
+	b.lock.leave(b.ID, b.id, s)
 }
 
 // renewal tells a server of the lease that the ballot won.
@@ -283,41 +277,33 @@ func (b *ballot) renewal() protocol.Renewal {
 	return protocol.Renewal{ID: b.ID, Mode: b.Mode, Token: b.Token + b.Reserve, TTL: b.TTL}
 }
 
-// concession gives back what a vote has granted. The fence goes back to where it was if
-// nobody has held the lock under the token. An ID that goes on asking keeps its place.
-func (b *ballot) concession(vote protocol.Vote) protocol.Concession {
-	c := protocol.Concession{Request: b.Request, Only: b.Token + b.Reserve}
-	switch {
-	case !vote.Granted || b.tally.won:
-	case vote.Before >= b.Token: // it has granted the ballot twice
-	case vote.Before > 0:
-		c.Fence = vote.Before
-	default:
+// concession gives back what a vote has granted. The fence goes back to where it was: nobody
+// has held the lock under the token. An ID that goes on asking keeps its place.
+func (b *ballot) concession(vote protocol.Vote) concession {
+	c := protocol.Concession{Request: b.Request, Only: b.Token + b.Reserve, Fence: vote.Before}
+	if vote.Before == 0 {
 		c.Fence = protocol.NoFence
 	}
-	if b.lock.stateOf(b.id) == ended {
-		c.Round = 0
-	}
-	return c
+	return concession{Concession: c}
 }
 
-// sweeping gives back what a vote may grant that was not answered, for an ID that has
-// ended.
-func (b *ballot) sweeping() protocol.Concession {
-	return protocol.Concession{Request: protocol.Request{ID: b.ID, TTL: b.TTL, Mode: b.Mode}}
-}
-
-// count counts the answer of a server, unless the outcome is known.
-func (b *ballot) count(s *server, vote protocol.Vote, err error) {
+// count counts the answer of a server, unless the outcome is known. It reports whether it has
+// counted a grant.
+func (b *ballot) count(s *server, vote protocol.Vote, err error) (granted bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
-		return
+		return false
+	}
+	granted = err == nil && vote.Granted
+	if granted {
+		b.granted.Add(1)
 	}
 	b.tally.add(s, vote, err)
 	if b.tally.decide() {
 		b.closeLocked()
 	}
+	return granted
 }
 
 // close ends the ballot. The servers that have not answered failed for that reason.
@@ -340,11 +326,14 @@ func (b *ballot) closeLocked() {
 	close(b.decided)
 }
 
-// awaitConcessions waits until the servers that have granted the lock have it back, for
-// the bound at most.
+// awaitConcessions waits until the servers whose grants were counted have the lock back, for
+// the bound at most. It waits for no server that has not answered.
 func (b *ballot) awaitConcessions() {
+	if len(b.tally.granted) == 0 {
+		return
+	}
 	done := make(chan struct{})
-	go func() { b.under.Wait(); close(done) }()
+	go func() { b.granted.Wait(); close(done) }() // ends with the last concession
 	timer := time.NewTimer(b.within)
 	defer timer.Stop()
 	select {

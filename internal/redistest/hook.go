@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync/atomic"
 
@@ -60,11 +61,30 @@ func IsScript(cmd redis.Cmder) bool { return strings.HasPrefix(cmd.Name(), "eval
 // IsProbe reports whether cmd runs the script by which a mailbox sends itself a
 // message. The channel is the script's only argument.
 func IsProbe(cmd redis.Cmder) bool {
-	const words = 3 + 6 + 1 // the command, the keys, the argument
 	args := cmd.Args()
 	channel, _ := args[len(args)-1].(string)
-	return IsScript(cmd) && len(args) == words && strings.HasPrefix(channel, "warlock:mailbox:")
+	return IsScript(cmd) && len(args) == keyWords+1 && strings.HasPrefix(channel, "warlock:mailbox:")
 }
+
+// The words of a script's command in front of its arguments: EVALSHA, the hash, the number
+// of keys, and the keys of a lock, or of a lock on a server of a quorum.
+const keyWords, quorumKeyWords = 3 + 6, 3 + 7
+
+// IsBallot reports whether cmd asks a server of a quorum for its vote.
+func IsBallot(cmd redis.Cmder) bool { return IsScript(cmd) && len(cmd.Args()) == quorumKeyWords+11 }
+
+// IsRefill reports whether cmd tells a server of a quorum of a lease that others have.
+func IsRefill(cmd redis.Cmder) bool {
+	return IsBallot(cmd) && fmt.Sprint(cmd.Args()[quorumKeyWords+4]) == "-1"
+}
+
+// IsConcession reports whether cmd gives a lock back on a server of a quorum.
+func IsConcession(cmd redis.Cmder) bool {
+	return IsScript(cmd) && len(cmd.Args()) == quorumKeyWords+13
+}
+
+// IsRenewal reports whether cmd makes a lease live longer.
+func IsRenewal(cmd redis.Cmder) bool { return IsScript(cmd) && len(cmd.Args()) == keyWords+4 }
 
 // CountScripts returns a count of the scripts that client sends by itself for
 // its locks.

@@ -117,8 +117,9 @@ type address struct {
 	pointer uintptr
 }
 
-// nameOf returns the key of client in mailboxes, or nil if there is none.
-func nameOf(client redis.UniversalClient) any {
+// NameOf returns a comparable value that only client has while it is in use, or nil if there
+// is none.
+func NameOf(client redis.UniversalClient) any {
 	switch v := reflect.ValueOf(client); {
 	case v.Kind() == reflect.Pointer:
 		return address{v.Type(), v.Pointer()}
@@ -130,7 +131,7 @@ func nameOf(client redis.UniversalClient) any {
 
 // Of returns the mailbox of client.
 func Of(client redis.UniversalClient) *Mailbox {
-	name := nameOf(client)
+	name := NameOf(client)
 	if name == nil {
 		return newMailbox(client)
 	}
