@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -130,31 +132,92 @@ func TestPromiseAFailoverKeepsDurableLocks(t *testing.T) {
 // The same on a Cluster, whose master has one replica.
 func TestPromiseAFailoverOfAClusterKeepsDurableLocks(t *testing.T) {
 	t.Parallel() // it mostly waits
+	master, addrs, replicas := replicatedCluster(t, 1)
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs})
+	all := take(t, client, warlock.WithReplicas(1))
+	taken := all.reach(t, 500)
+	master.Kill()
+	next := promoted(t, replicas...)
+	if n := missing(next, taken); n > 0 {
+		t.Errorf("the new master lacks %d of %d locks", n, len(taken))
+	}
+}
+
+// replicatedCluster starts a Cluster of which one master has nearly all slots, and so many
+// replicas. It returns that master, addresses of the Cluster, and the replicas.
+func replicatedCluster(t *testing.T, n int) (
+	master *redistest.Server, addrs []string, replicas []*redistest.Server,
+) {
+	t.Helper()
 	node := func() *redistest.Server {
 		return redistest.StartNode(t, "--repl-diskless-sync-delay", "0", "--cluster-node-timeout", "1000")
 	}
-	a, b, c, replica := node(), node(), node(), node()
+	a, b, c := node(), node(), node()
 	a.Do("CLUSTER", "ADDSLOTSRANGE", 0, 16383) // b and c only vote, and need a slot for that
 	a.Do("CLUSTER", "DELSLOTS", 0, 1)
 	b.Do("CLUSTER", "ADDSLOTS", 0)
 	c.Do("CLUSTER", "ADDSLOTS", 1)
-	for i, s := range []*redistest.Server{a, b, c} {
+	all := []*redistest.Server{a, b, c}
+	for i, s := range all {
 		s.Do("CLUSTER", "SET-CONFIG-EPOCH", i+1)
+		addrs = append(addrs, s.Addr)
 	}
 	redistest.Meet(t, a, b)
 	redistest.Meet(t, a, c)
-	attach(t, a, a, replica)
+	for range n {
+		replicas = append(replicas, node())
+		attach(t, a, a, replicas[len(replicas)-1])
+	}
 	redistest.Eventually(t, func() bool {
-		return redistest.ClusterOK(a) && redistest.ClusterOK(b) && redistest.ClusterOK(c) &&
-			redistest.ClusterOK(replica)
+		return !slices.ContainsFunc(append(all, replicas...), func(s *redistest.Server) bool {
+			return !redistest.ClusterOK(s)
+		})
 	}, "the cluster is up")
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{a.Addr, b.Addr, c.Addr}})
-	all := take(t, client, warlock.WithReplicas(1))
-	taken := all.reach(t, 500)
-	a.Kill()
-	next := promoted(t, replica)
-	if n := missing(next, taken); n > 0 {
-		t.Errorf("the new master lacks %d of %d locks", n, len(taken))
+	return a, addrs, replicas
+}
+
+// A holder renews its lease with the new master of a Cluster, and a new process gets other locks
+// there, within the lease: also if the old master does not say that it is none.
+func TestPromiseAHolderFollowsAFailoverOfACluster(t *testing.T) {
+	for name, fail := range map[string]func(*redistest.Server){
+		"killed": (*redistest.Server).Kill,
+		"frozen": (*redistest.Server).Pause,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it mostly waits
+			const ttl = 12 * time.Second
+			master, addrs, replicas := replicatedCluster(t, 2)
+			client := func() redis.UniversalClient {
+				c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, ReadTimeout: time.Second})
+				t.Cleanup(func() { _ = c.Close() })
+				return c
+			}
+			plain := warlock.NewMutex(client(), "plain", ttl)
+			durable := warlock.NewMutex(client(), "durable", ttl, warlock.WithReplicas(1))
+			others := client()
+			if err := others.Set(t.Context(), "x", 1, 0).Err(); err != nil { // it knows the old master
+				t.Fatal(err)
+			}
+			lock(t, plain)
+			lock(t, durable)
+			until := time.Now().Add(ttl)
+			fail(master)
+			promoted(t, replicas...)
+			for _, m := range []*warlock.Mutex{plain, durable} {
+				lease := m.Lease()
+				redistest.Eventually(t, func() bool {
+					return lease.Deadline().After(until) || lease.Context().Err() != nil
+				}, "the lease is renewed, or lost")
+				if err := context.Cause(lease.Context()); err != nil {
+					t.Errorf("%v", err)
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), ttl)
+			defer cancel()
+			if err := warlock.NewMutex(others, "other", ttl).LockContext(ctx); err != nil {
+				t.Errorf("another lock: %v", err)
+			}
+		})
 	}
 }
 

@@ -69,6 +69,8 @@ type direct struct{ client redis.UniversalClient }
 func (d direct) Client() redis.UniversalClient { return d.client }
 
 func (d direct) Send(ctx context.Context, cmd redis.Cmder, way Way) error {
+	ends := watch(d.client)
+	defer func() { ends(cmd.Err()) }() // also if a hook of the client ends this goroutine
 	if way.Copies != nil {
 		d.sendCopied(ctx, cmd, way.Copies)
 	} else {
