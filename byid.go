@@ -13,6 +13,8 @@ import (
 // waiter. It works from any process. The id is what [Lease.ID] returned to the
 // holder, or what a client set with SET key id NX PX ttl.
 //
+// Call Release for each server of a quorum.
+//
 // Release returns [ErrNotHeld] if the lock is free or another's. A holder that
 // lives finds its lease lost at its next renewal.
 func Release(ctx context.Context, client redis.UniversalClient, key, id string) error {
@@ -21,7 +23,8 @@ func Release(ctx context.Context, client redis.UniversalClient, key, id string) 
 
 // Extend makes the lease of id on the lock under key live for at least ttl from
 // now. It works from any process. It never shortens a lease, since the holder
-// would not know. It returns [ErrNotHeld] if the lock is free or another's.
+// would not know. It returns [ErrNotHeld] if the lock is free or another's. Call
+// Extend for each server of a quorum.
 func Extend(ctx context.Context, client redis.UniversalClient, key, id string, ttl time.Duration) error {
 	return lock.Extend(ctx, client, key, id, ttl)
 }

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -255,6 +256,26 @@ func TestAccessListOfThePage(t *testing.T) {
 		login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
 		passOn(t, s.Client(login), s.Client(login))
 		readBoth(t, s.Client(login), s.Client(login))
+	})
+	t.Run("a quorum", func(t *testing.T) {
+		s := startServers(t, 3)
+		for _, server := range s { // as the page says
+			server.Do(words("+info", "~warlock:quorum:memory")...)
+		}
+		login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
+		mutex := func() *warlock.Mutex {
+			return warlock.NewQuorumMutex(s.clients(login), key, time.Second, silent(t))
+		}
+		use(warlock.NewQuorumMutex(s.clients(), key, time.Second)) // it waits until they vote
+		a, b := mutex(), mutex()
+		lock(t, a)
+		locked := result(func() error { return b.LockContext(within(t)) })
+		awaitWaiting(t, s[0], key, 1)
+		a.Unlock()
+		if err := wait(t, locked, "lock"); err != nil {
+			t.Fatal(err)
+		}
+		b.Unlock()
 	})
 	t.Run("a cluster", func(t *testing.T) {
 		t.Parallel()

@@ -23,8 +23,9 @@ var (
 	// of ErrNotAcquired.
 	ErrUnavailable = lock.ErrUnavailable
 
-	// ErrNotDurable says that too few replicas have the lock, see [WithReplicas]. The
-	// lock is not held.
+	// ErrNotDurable says that too few replicas had the lock in time, see [WithReplicas].
+	// The lock is not held. Waiting may help. LockContext returns it before its context
+	// ends, and Lock tries again.
 	ErrNotDurable = lock.ErrNotDurable
 
 	// ErrBadKey says that a key, or the id of a [Keyed], cannot be used.

@@ -47,7 +47,7 @@ func NewKeyed(client redis.UniversalClient, prefix string, ttl time.Duration, op
 }
 
 // NewQuorumKeyed returns a Keyed whose locks several independent servers keep by
-// majority, as [NewQuorumMutex] has it. It panics as NewQuorumMutex and NewKeyed do.
+// majority, as that of [NewQuorumMutex]. It panics as NewQuorumMutex and NewKeyed do.
 func NewQuorumKeyed(
 	clients []redis.UniversalClient, prefix string, ttl time.Duration, opts ...Option,
 ) *Keyed {

@@ -47,19 +47,24 @@ func NewMutex(client redis.UniversalClient, key string, ttl time.Duration, opts 
 	return m
 }
 
-// NewQuorumMutex returns an unlocked Mutex that several independent servers keep by
-// majority. It is locked while a majority of the servers say so, so it outlives the
-// loss of any minority of them: one of three, two of five. Each client is of another
-// server. Mutexes with the same key on the same servers exclude each other in all
-// processes.
+// NewQuorumMutex returns an unlocked Mutex that several independent servers keep. It
+// is locked while a majority of the servers say so. So it outlives the loss of 1
+// server of 3, or of 2 servers of 5. Give one client for each server. Mutexes with
+// the same key on the same servers exclude each other in all processes. They do not
+// exclude a Mutex of NewMutex on one of these servers: use another key for that.
 //
-// A server that has forgotten locks, by a restart or FLUSHALL, does not vote until the
-// longest ttl in use on these servers is over. See [QuorumPersistent] for servers that
-// forget nothing. A Mutex of a quorum and one of a single server must not have one key.
+// Each request asks all servers at once, and takes as long as the median server.
+// TryLock may ask up to 6 times if others try at the same time.
 //
-// NewQuorumMutex panics as NewMutex does, and if the number of clients is even or less
-// than 3, if one is a ClusterClient, or if two are the same. If two clients are of one
-// server, locking finds it out, and fails.
+// A server that has just started, or was emptied by FLUSHALL, may have forgotten
+// locks. It does not vote until the longest ttl has passed that was asked for on
+// these servers, or the longest [WithMinHold]. So new servers give their first lock
+// one ttl after they started. [QuorumPersistent] is for servers that forget nothing.
+//
+// NewQuorumMutex panics as NewMutex does. It also panics if the number of clients is
+// even or less than 3, if one is a ClusterClient, if two are the same, and with
+// [WithReplicas]. If two clients lead to one server, LockContext returns an error,
+// and Lock panics, until the process ends.
 func NewQuorumMutex(
 	clients []redis.UniversalClient, key string, ttl time.Duration, opts ...Option,
 ) *Mutex {

@@ -170,11 +170,11 @@ func WithRetention(d time.Duration) Option {
 // Replicas need not have what [WithMinHold] adds after an unlock: a failover may free
 // such a lock early.
 //
-// It costs a round trip between the master and its slowest needed replica. Each request
-// takes a connection of the client's pipelines meanwhile. If replicas are missing, that
-// is as long as the server waits, also for a request that the server refuses. If more
-// requests wait at once than PipelinePoolSize, they take connections of the client's
-// other pool, and an unlock may have to wait for one.
+// Each request waits for the slowest replica that it needs, and keeps a connection of
+// the client's pipelines meanwhile. If replicas are missing, each request takes the full
+// wait, also a TryLock of a lock that is taken. If more requests wait at once than
+// PipelinePoolSize, they take connections of the client's other pool, and an unlock may
+// have to wait for one.
 //
 // WithReplicas needs a [redis.Client] or a [redis.ClusterClient]. A client of a type of
 // your own might ask another server than the lock's, so a constructor panics if it is
@@ -187,10 +187,11 @@ func WithReplicas(n int) Option {
 	return func(o *options) { o.Replicas = n }
 }
 
-// QuorumPersistent says that each server of a quorum keeps each write over a restart: that
-// it writes each command to disk before it answers (appendonly yes, appendfsync always),
-// and that nobody empties it. Then a server votes as soon as it has restarted. Without
-// that, two processes may hold one lock. It has no effect on a lock of a single server.
+// QuorumPersistent says that the servers of a quorum forget nothing: each writes a
+// command to disk before it answers (appendonly yes, appendfsync always), and nobody
+// empties it. Such a server votes as soon as it has restarted. If a server forgets
+// nevertheless, two processes may hold one lock. Give the option in all processes or
+// in none. It has no effect on a lock of a single server.
 func QuorumPersistent() Option { return func(o *options) { o.Persistent = true } }
 
 // WithLogger makes the lock log to logger in place of [slog.Default]. The lock

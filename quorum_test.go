@@ -255,7 +255,7 @@ func TestPromiseExclusionWhenAServerForgets(t *testing.T) {
 				if ok { // the lease has just ended
 					b.Unlock()
 				}
-				told = told || err != nil && strings.Contains(err.Error(), "it may have forgotten locks")
+				told = told || err != nil && strings.Contains(err.Error(), "may have forgotten locks")
 			}
 			if !told {
 				t.Error("no error says that a server has forgotten locks")

@@ -95,6 +95,7 @@ func TestBadKeysAreOneCondition(t *testing.T) {
 		"NewMutex":       panicked(func() { warlock.NewMutex(client, "", long) }),
 		"NewRWMutex":     panicked(func() { warlock.NewRWMutex(client, "a{}", long) }),
 		"NewKeyed":       panicked(func() { warlock.NewKeyed(client, "", long) }),
+		"a quorum's key": panicked(func() { warlock.NewMutex(client, "warlock:quorum:memory", long) }),
 		"Lock":           panicked(func() { k.Lock("") }),
 		"TryLock":        panicked(func() { k.TryLock("{}") }),
 		"Unlock":         panicked(func() { k.Unlock("") }),

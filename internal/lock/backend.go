@@ -118,7 +118,7 @@ func onQuorum(
 			"a majority of the servers has each grant", protocol.Quote(name)))
 	}
 	q := quorum.Of(clients, o.Persistent)
-	q.Prepare(ttl)
+	q.Prepare(max(ttl, o.MinHold)) // for so long a lock may stand
 	senders := q.Senders(sending)
 	return backend{
 		box: ballotBox{q.Mailbox()},

@@ -36,6 +36,23 @@ var (
 // MemoryKey is the key in which a server of a quorum says what it remembers.
 const MemoryKey = "warlock:quorum:memory"
 
+// OnVoter is [Over] for a server of a quorum.
+func OnVoter(sender send.Sender, key string) (*Lock, error) {
+	l, err := Over(sender, key)
+	if err == nil {
+		l.votes = true
+	}
+	return l, err
+}
+
+// MemoryOf returns the memory of a server of a quorum. Only Recollect, Remember and Probe may be
+// called.
+func MemoryOf(sender send.Sender) *Lock {
+	l := &Lock{sender: sender}
+	l.keys[0] = MemoryKey
+	return l
+}
+
 // memoryLifetime is how long a memory outlives its last use.
 const memoryLifetime = 7 * 24 * time.Hour
 

@@ -143,9 +143,12 @@ func (l *Lock) ExplainEnd(ctx context.Context, doing string, problem error) erro
 
 // names returns the keys of the lock as they stand in messages.
 func (l *Lock) names() string {
-	quoted := make([]string, keyCount)
-	for i, key := range l.keys {
-		quoted[i] = Quote(key.(string))
+	var quoted []string
+	for _, key := range l.keys {
+		quoted = append(quoted, Quote(key.(string)))
+	}
+	if l.votes {
+		quoted = append(quoted, Quote(MemoryKey))
 	}
 	last := len(quoted) - 1
 	return strings.Join(quoted[:last], ", ") + " and " + quoted[last]

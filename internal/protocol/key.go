@@ -46,6 +46,10 @@ func keys(key string) (names [keyCount]string, err error) {
 		return names, fmt.Errorf("%w: the key %s is named as the %s of another lock: "+
 			"choose another name", ErrBadKey, Quote(key), c[1:])
 	}
+	if key == MemoryKey {
+		return names, fmt.Errorf("%w: %s is the key in which a server of a quorum notes what it "+
+			"remembers: choose another name", ErrBadKey, Quote(key))
+	}
 	base := prefixed + key + "}"
 	switch {
 	case hasTag(key):

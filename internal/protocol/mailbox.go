@@ -41,7 +41,7 @@ const probePrefix = "probe "
 // notices of l. An error says that this server could send no notice either, or
 // that no server answered.
 func (l *Lock) Probe(ctx context.Context, mailbox string) error {
-	_, err := l.run(ctx, repeatable, probeScript, send.Way{}, Channel(mailbox))
+	_, err := l.runKeys(ctx, repeatable, probeScript, send.Way{}, l.keys[:1], []any{Channel(mailbox)})
 	return err
 }
 

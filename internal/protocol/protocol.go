@@ -108,6 +108,7 @@ type Lock struct {
 	keys     [keyCount]any // the lock and its companions: strings, as commands take them
 	replicas int           // that must have a grant or a renewal; 0: none
 	within   time.Duration // the server waits for that long for replicas
+	votes    bool          // the server is one of a quorum: requests have the MemoryKey too
 }
 
 // New returns the lock named key on the server of client. It errs if the client

@@ -151,6 +151,9 @@ type problem struct {
 // the servers that will go on failing leave no majority. Else, if a server has not
 // answered, the outcome is not known. Else no request of it may still run.
 func newProblem(q *Quorum, failures []failure, what string) error {
+	if err := q.mismatch(); err != nil {
+		return err
+	}
 	var final, lost, all []error
 	var texts []string
 	slices.SortFunc(failures, func(f, g failure) int { return f.server.number - g.server.number })

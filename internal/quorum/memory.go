@@ -27,8 +27,8 @@ import (
 //
 // A client takes a quorum for new if no server that answers it has a memory, and it has read
 // none before. Then a server counts from when it started: all of them may have lost power
-// together. So a client of a new process takes a quorum for new whose servers FLUSHALL has
-// emptied, all of them.
+// together. So there is one gap: a client of a new process takes a quorum for new if all servers
+// that answer it were emptied, or were never used. It gives each server a second to answer.
 //
 // A server that cannot tell its run ID, as a miniredis, is trusted to lose the memory
 // whenever it loses anything else.
@@ -40,8 +40,8 @@ type quarantine struct {
 }
 
 func (e *quarantine) Error() string {
-	return fmt.Sprintf("it may have forgotten locks, by a restart or FLUSHALL: "+
-		"it votes again in %v", e.left.Round(time.Millisecond))
+	return fmt.Sprintf("it has just started, or may have forgotten locks by a restart or FLUSHALL: "+
+		"it votes in %v", e.left.Round(time.Millisecond))
 }
 
 // eligible returns the memory with which s may vote now, or why it may not. It first learns
@@ -106,31 +106,46 @@ func (q *Quorum) learn(ctx context.Context, s *server, ttl time.Duration) error 
 	if s.remembers(ttl) { // another goroutine was quicker
 		return nil
 	}
-	students := []*server{s}
+	students, within := []*server{s}, bound(ttl)
 	if !q.met.Load() {
-		students = q.servers
+		students, within = q.servers, mostBound
 	}
-	found := q.ask(ctx, students, bound(ttl))
+	found := q.ask(ctx, students, within)
 	if !q.persistent && !standing(found[s.number].said) {
-		q.askRest(ctx, found, bound(ttl))
-		q.askAgain(ctx, found, bound(ttl))
+		q.askRest(ctx, found, within)
+		q.askAgain(ctx, found, within)
 	}
-	isNew := q.founds(found)
-	errs := make([]error, len(found))
+	q.recordAll(ctx, students, found, ttl)
+	for _, s := range students {
+		if found[s.number].err == nil {
+			q.met.Store(true)
+		}
+	}
+	return found[s.number].err
+}
+
+// recordAll has the students that have answered remember what they are to remember from now on.
+// It notes errors in found.
+func (q *Quorum) recordAll(
+	ctx context.Context, students []*server, found []finding, ttl time.Duration,
+) {
+	if q.persistent {
+		return
+	}
+	isNew, errs := q.founds(found), make([]error, len(found))
 	var all sync.WaitGroup
 	for _, s := range students {
-		errs[s.number] = found[s.number].err
-		if errs[s.number] != nil {
-			continue
-		}
-		q.met.Store(true)
-		if !q.persistent {
+		if found[s.number].err == nil {
 			errs[s.number] = send.ErrExited // if a hook of the client ends the goroutine
 			all.Go(func() { errs[s.number] = q.record(ctx, s, found, isNew, ttl) })
 		}
 	}
 	all.Wait()
-	return errs[s.number]
+	for i, err := range errs {
+		if err != nil {
+			found[i].err = err
+		}
+	}
 }
 
 // A finding is what a server has said of its memory, or why it has not.
@@ -140,8 +155,8 @@ type finding struct {
 }
 
 // ask asks some servers what they remember. It returns a finding for each server of the
-// quorum. Once a majority has answered, it waits for the others for as long again. It waits
-// for longer if nobody has a memory: who then misses the founding is in quarantine.
+// quorum. Once a majority has answered, it waits for the others for as long again. If no server
+// has a memory, it waits for all: a server that misses the founding starts in quarantine.
 func (q *Quorum) ask(ctx context.Context, servers []*server, within time.Duration) []finding {
 	found := make([]finding, len(q.servers))
 	for i := range found {
@@ -165,7 +180,7 @@ func (q *Quorum) ask(ctx context.Context, servers []*server, within time.Duratio
 		case <-ctx.Done():
 			return found
 		}
-		if !hurries && good >= q.majority && !q.founds(found) {
+		if !hurries && good >= q.majority && !q.founds(found) { // a frozen server is not waited for
 			hurries, end = true, time.After(leastBound+time.Since(began))
 		}
 	}
@@ -188,7 +203,8 @@ func (q *Quorum) askOne(
 	ctx context.Context, s *server, within time.Duration, answers chan<- answer,
 ) {
 	a := answer{s, finding{err: send.ErrExited}}
-	defer func() { answers <- a }() // also if a hook of the client ends this goroutine
+	defer func() { answers <- a }()  // also if a hook of the client ends this goroutine
+	ctx = context.WithoutCancel(ctx) // the client's time-outs end it: they say something of s
 	a.err = s.do(ctx, within, func(ctx context.Context) (err error) {
 		a.said, err = q.recollect(ctx, s)
 		return err
@@ -274,7 +290,9 @@ func (q *Quorum) record(
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.said, s.knows, s.learned = said, standing(said), time.Now()
-	s.mayVote = time.Now().Add(time.UnixMilli(said.Memory.From).Sub(said.Now))
+	// If the server's clock was set back since, From may be far away: no lease lasts that long.
+	left := min(time.UnixMilli(said.Memory.From).Sub(said.Now), said.Memory.TTL)
+	s.mayVote = time.Now().Add(left)
 	if !s.knows {
 		return errUnsettled
 	}
@@ -326,7 +344,7 @@ func (q *Quorum) compare(s *server, run string) error {
 		other.mu.Unlock()
 		if twin {
 			q.mu.Lock()
-			q.one = fmt.Sprintf("%v and %v are one server", s, other)
+			q.twins = fmt.Sprintf("%v and %v are one server", s, other)
 			q.mu.Unlock()
 			return q.mismatch()
 		}

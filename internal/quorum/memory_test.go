@@ -2,6 +2,7 @@ package quorum
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -49,7 +50,8 @@ func TestMemoryAfterLoss(t *testing.T) {
 	}
 }
 
-// A server that answers late while a quorum is founded is not taken for one that has forgotten.
+// A server that answers late while a quorum is founded is not taken for one that has forgotten,
+// however short the ttl is.
 func TestLateAtTheFounding(t *testing.T) {
 	_, clients := startMinis(t)
 	clients[2].(*redis.Client).AddHook(redistest.Before(func(redis.Cmder) {
@@ -57,8 +59,25 @@ func TestLateAtTheFounding(t *testing.T) {
 	}))
 	q := newQuorum(clients, false)
 	for _, s := range q.servers {
-		if _, err := q.eligible(t.Context(), s, time.Minute); err != nil {
+		if _, err := q.eligible(t.Context(), s, 100*time.Millisecond); err != nil {
 			t.Errorf("%v may not vote: %v", s, err)
 		}
+	}
+}
+
+// A server whose clock was set back is in quarantine for the longest ttl, and not for longer.
+func TestQuarantineOfAClockThatWasSetBack(t *testing.T) {
+	servers, clients := startMinis(t)
+	memory := fmt.Sprintf(" %d %d", time.Now().Add(time.Hour).UnixMilli(), 10_000)
+	for _, server := range servers {
+		if err := server.Set(protocol.MemoryKey, memory); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q := newQuorum(clients, false)
+	_, err := q.eligible(t.Context(), q.servers[0], time.Second)
+	var quarantined *quarantine
+	if !errors.As(err, &quarantined) || quarantined.left > 10*time.Second {
+		t.Errorf("the server is not asked: %v", err)
 	}
 }

@@ -73,7 +73,8 @@ type Quorum struct {
 	mu  sync.Mutex     // guards the following
 	ttl time.Duration  // the longest of a lease of this process
 	ids map[string]*id // that ask, hold, or have requests under way
-	one string         // why two of the servers are one; "": they are not
+	// Which two servers are one, until the process ends. "": none are, as far as is known.
+	twins string
 }
 
 // quorums has the Quorum of each list of clients, for as long as it is in use.
@@ -215,7 +216,7 @@ type Lock struct {
 func (q *Quorum) Lock(senders Senders, key string) (*Lock, error) {
 	l := &Lock{Quorum: q, releases: make([]releases, len(senders))}
 	for _, sender := range senders {
-		at, err := protocol.Over(sender, key)
+		at, err := protocol.OnVoter(sender, key)
 		if err != nil {
 			return nil, err
 		}
@@ -240,14 +241,14 @@ func (l *Lock) ExplainEnd(ctx context.Context, doing string, problem error) erro
 	return l.at[0].ExplainEnd(ctx, doing, problem)
 }
 
-// mismatch returns why two of the servers are one, or nil.
+// mismatch returns an error if two of the servers are one.
 func (q *Quorum) mismatch() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.one == "" {
+	if q.twins == "" {
 		return nil
 	}
-	return protocol.Hopeless(q.one, "give a client of another server each: one server has one vote")
+	return protocol.Hopeless(q.twins, "give a client of another server each: one server has one vote")
 }
 
 // bound is for how long, in real time, a request waits for servers that do not answer.

@@ -72,6 +72,9 @@ func (l *Lock) renewOn(
 		})
 		return <-answered
 	})
+	if errors.Is(err, protocol.ErrNotHeld) {
+		s.forgets() // perhaps it has: who tells it of the lease asks
+	}
 	return waiting, err
 }
 

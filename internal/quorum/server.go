@@ -18,7 +18,7 @@ import (
 type server struct {
 	number int
 	client redis.UniversalClient
-	own    *protocol.Lock // for requests that are of no lock
+	own    *protocol.Lock // its memory
 	box    *wait.Mailbox
 	health health
 	debts  debts
@@ -33,13 +33,9 @@ type server struct {
 }
 
 func newServer(number int, client redis.UniversalClient, mailbox string) *server {
-	own, err := protocol.Over(send.Direct(client), protocol.MemoryKey)
-	if err != nil {
-		panic(err) // the key is a constant
-	}
 	return &server{
-		number: number, client: client, own: own, learning: make(chan struct{}, 1),
-		box: wait.Named(client, mailbox, releaseAt),
+		number: number, client: client, own: protocol.MemoryOf(send.Direct(client)),
+		learning: make(chan struct{}, 1), box: wait.Named(client, mailbox, releaseAt),
 	}
 }
 

@@ -59,11 +59,11 @@ func (h Hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 func IsScript(cmd redis.Cmder) bool { return strings.HasPrefix(cmd.Name(), "eval") }
 
 // IsProbe reports whether cmd runs the script by which a mailbox sends itself a
-// message. The channel is the script's only argument.
+// message. The channel is the script's only argument, behind one key.
 func IsProbe(cmd redis.Cmder) bool {
 	args := cmd.Args()
 	channel, _ := args[len(args)-1].(string)
-	return IsScript(cmd) && len(args) == keyWords+1 && strings.HasPrefix(channel, "warlock:mailbox:")
+	return IsScript(cmd) && len(args) == 3+1+1 && strings.HasPrefix(channel, "warlock:mailbox:")
 }
 
 // The words of a script's command in front of its arguments: EVALSHA, the hash, the number
