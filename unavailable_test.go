@@ -42,14 +42,24 @@ func TestTakenAndDownAreToldApart(t *testing.T) {
 			return warlock.NewMutex(client, key, long, opts...).LockContext(ctx)
 		}
 	}
+	lockAll := func(client redis.UniversalClient) error {
+		ctx, cancel := context.WithTimeout(context.Background(), short)
+		defer cancel()
+		prefix, id := key[:len(key)-1], key[len(key)-1:]
+		_, err := warlock.NewKeyed(client, prefix, long).LockAll(ctx, id, "another")
+		return err
+	}
 	for name, c := range map[string]struct {
 		client func(t *testing.T) redis.UniversalClient
 		call   func(redis.UniversalClient) error
 		is     []error
 		isNot  []error
 	}{
-		"a wait, taken": {taken, ends(), []error{context.DeadlineExceeded}, []error{warlock.ErrUnavailable, warlock.ErrNotAcquired}},
-		"a wait, down":  {down, ends(), []error{context.DeadlineExceeded, warlock.ErrUnavailable}, []error{warlock.ErrNotAcquired}},
+		"a wait, taken":  {taken, ends(), []error{context.DeadlineExceeded}, []error{warlock.ErrUnavailable, warlock.ErrNotAcquired}},
+		"a wait, down":   {down, ends(), []error{context.DeadlineExceeded, warlock.ErrUnavailable}, []error{warlock.ErrNotAcquired}},
+		"LockAll, taken": {taken, lockAll, []error{context.DeadlineExceeded}, []error{warlock.ErrUnavailable, warlock.ErrNotAcquired}},
+		"a wait of LockAll, down": {down, lockAll, []error{context.DeadlineExceeded, warlock.ErrUnavailable},
+			[]error{warlock.ErrNotAcquired}},
 		"tries, taken": {taken, ends(warlock.WithRetry(2, time.Millisecond)), []error{warlock.ErrNotAcquired},
 			[]error{warlock.ErrUnavailable, context.DeadlineExceeded}},
 		"tries, down": {down, func(client redis.UniversalClient) error {

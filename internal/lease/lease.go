@@ -135,7 +135,8 @@ type keeper struct {
 
 	// validUntil is the deadline, in ns after start, for readers without mu. It
 	// is in the past once nobody holds.
-	validUntil atomic.Int64
+	validUntil   atomic.Int64
+	lossReported atomic.Bool
 
 	mu          sync.Mutex      // guards the following; not held over a call of the Server
 	current     *Lease          // the last hold, which may have ended
@@ -476,10 +477,11 @@ func (k *keeper) takeAnswer(
 }
 
 // report logs the outcome of a renewal, on a goroutine of its own: the logger's
-// handler may block. It starts no goroutine if the logger takes no warnings.
+// handler may block. It starts no goroutine if the logger takes no warnings. It
+// reports the loss of the lease once: several renewals may find it.
 func (k *keeper) report(err error) {
 	lost := errors.Is(err, ErrLost)
-	if lost && !k.terms.Server.Lost(err) {
+	if lost && (k.lossReported.Swap(true) || !k.terms.Server.Lost(err)) {
 		return
 	}
 	if err == nil || !k.terms.Logger.Enabled(context.Background(), slog.LevelWarn) {

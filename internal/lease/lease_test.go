@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +27,9 @@ type keeper struct {
 	start time.Time
 	calls chan call
 	log   *redistest.Log
+
+	losses   atomic.Int64  // of which the server was told
+	answered chan struct{} // one for each renewal whose answer was taken in
 }
 
 // A call is a renewal that waits for its answer.
@@ -38,7 +42,7 @@ type call struct {
 func start(t *testing.T, renewals time.Duration) *keeper {
 	clock := clockwork.NewFakeClock()
 	k := &keeper{t: t, clock: clock, start: clock.Now(), log: new(redistest.Log)}
-	k.calls = make(chan call, 100)
+	k.calls, k.answered = make(chan call, 100), make(chan struct{}, 100)
 	l, err := lease.Start(k.terms(clock, renewals), clock.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -65,13 +69,17 @@ func (s *server) Renew(_ context.Context, ttl time.Duration) (waiting bool, err 
 }
 
 // Lost says that a holder is to know.
-func (s *server) Lost(error) bool { return true }
+func (s *server) Lost(error) bool {
+	s.losses.Add(1)
+	return true
+}
 
 func (s *server) Answered(time.Duration, error) {}
 
 func (s *server) RenewLater(ctx context.Context, ttl time.Duration, done func(error)) {
 	_, err := s.Renew(ctx, ttl)
 	done(err)
+	s.answered <- struct{}{}
 }
 
 // to moves the clock to d after the start, once the timer is armed.
@@ -227,6 +235,10 @@ func TestPromiseTheHolderKnowsThoughCallsHang(t *testing.T) {
 	k.runsOut()
 	for _, c := range hung {
 		c.answer <- nil
+		<-k.answered
+	}
+	if n := k.losses.Load(); n != 1 { // each of them finds it lost
+		t.Errorf("the loss is reported %d times", n)
 	}
 	if err := k.Release(); !errors.Is(err, lease.ErrLost) {
 		t.Errorf("Release of a lost lease: %v", err)

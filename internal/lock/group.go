@@ -154,8 +154,10 @@ type group struct {
 // lock locks all ids. If it returns an error, some may be held.
 func (g *group) lock(ctx context.Context) error {
 	for {
-		next := g.tryRest(ctx)
+		next, problem := g.tryRest(ctx)
 		switch {
+		case problem != nil && ctx.Err() != nil: // waitFor could not ask, and would not know of it
+			return problem
 		case next < len(g.ids):
 			if err := g.waitFor(ctx, next); err != nil {
 				return err
@@ -169,9 +171,10 @@ func (g *group) lock(ctx context.Context) error {
 }
 
 // tryRest tries to lock the ids that are not held, until one is taken, whose
-// index it returns. If none is taken, it returns the number of ids. Of the ids
-// that it locks, it keeps those before the one that is taken.
-func (g *group) tryRest(ctx context.Context) int {
+// index it returns, with the error of that try. If none is taken, it returns the
+// number of ids. Of the ids that it locks, it keeps those before the one that is
+// taken.
+func (g *group) tryRest(ctx context.Context) (next int, problem error) {
 	for {
 		var rest []int
 		for i := 0; i < len(g.ids) && len(rest) < atOnce; i++ {
@@ -180,9 +183,9 @@ func (g *group) tryRest(ctx context.Context) int {
 			}
 		}
 		if len(rest) == 0 {
-			return len(g.ids)
+			return len(g.ids), nil
 		}
-		g.try(ctx, rest)
+		errs := g.try(ctx, rest)
 		taken := slices.IndexFunc(rest, func(i int) bool { return !g.held[i] })
 		if taken < 0 {
 			continue
@@ -195,15 +198,16 @@ func (g *group) tryRest(ctx context.Context) int {
 			}
 		}
 		g.t.letGo(ctx, behind)
-		return rest[taken]
+		return rest[taken], errs[taken]
 	}
 }
 
 // try tries once to lock each of the ids of these indices, and holds those that
-// it locks, also if it panics.
-func (g *group) try(ctx context.Context, indices []int) {
+// it locks, also if it panics. It returns the error of each.
+func (g *group) try(ctx context.Context, indices []int) (errs []error) {
 	sent := g.t.Clock.Now()
 	locked := make([]bool, len(indices))
+	errs = make([]error, len(indices))
 	defer func() {
 		for n, i := range indices {
 			if locked[n] {
@@ -212,8 +216,9 @@ func (g *group) try(ctx context.Context, indices []int) {
 		}
 	}()
 	together(ctx, len(indices), func(ctx context.Context, n int) {
-		locked[n], _ = g.t.TryLockContext(ctx, g.ids[indices[n]], Write) // waitFor meets an error again
+		locked[n], errs[n] = g.t.TryLockContext(ctx, g.ids[indices[n]], Write)
 	})
+	return errs
 }
 
 // hold notes that the id of index i is locked since then.
