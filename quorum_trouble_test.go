@@ -82,6 +82,33 @@ func TestQuorumWaitsForServersThatAreDown(t *testing.T) {
 	use(m)
 }
 
+// A minority that does not vote stops no lock, so only the log tells of it: after a second, and
+// when it votes again. It does not say that waiters are not told, as a majority tells them.
+func TestQuorumLogsAServerThatDoesNotVote(t *testing.T) {
+	t.Parallel() // it mostly waits
+	s, log := startServers(t, 3), new(redistest.Log)
+	m := s.mutex(time.Second, warlock.WithLogger(log.Logger()))
+	use(m)
+	s[1].Do("CONFIG", "SET", "requirepass", "secret")
+	s[1].Admin.Do(t.Context(), "AUTH", "secret")
+	s[1].Admin.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+	says := func(line string) func() bool {
+		return func() bool { use(m); return log.Count(line) > 0 }
+	}
+	redistest.Eventually(t, says("does not vote; the others do"), "the log tells of the server")
+	for range 10 {
+		use(m)
+	}
+	s[1].Admin.Do(t.Context(), "CONFIG", "SET", "requirepass", "")
+	redistest.Eventually(t, says("votes again"), "the log tells that it votes again")
+	if n := log.Count("does not vote"); n != 1 || log.Count("server=\"server 2") != 2 {
+		t.Errorf("the log says\n%v", log)
+	}
+	if log.Count("waiters cannot be told") > 0 {
+		t.Errorf("the log says\n%v", log)
+	}
+}
+
 // A hook that ends its goroutines does not make servers absent for good.
 func TestQuorumWithAHookThatExits(t *testing.T) {
 	s := startServers(t, 3)

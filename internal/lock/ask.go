@@ -138,6 +138,7 @@ func (a *ask) request(ctx context.Context, reserve int64) (h *Hold, err error) {
 	}
 	now := a.Clock.Now()
 	a.note(ctx, a.sent, now, err)
+	a.logNotes()
 	a.answer = protocol.Grant{Remaining: -1}
 	if err == nil && h == nil {
 		a.answer = answer
@@ -327,6 +328,18 @@ func (a *ask) tell(now time.Time) {
 		a.reportHolder(a.site, now)
 	}
 	a.reportMailbox()
+}
+
+// logNotes logs what people are to read of the servers of a quorum.
+func (s site) logNotes() {
+	for _, n := range s.server.TakeNotes() {
+		if n.Err == nil {
+			s.log().Info("warlock: a server of the quorum votes again", "server", n.Server)
+			continue
+		}
+		s.log().Warn("warlock: a server of the quorum does not vote; the others do",
+			"server", n.Server, "error", n.Err)
+	}
 }
 
 // reportMailbox logs, once for each client, why waiters are not told of grants.

@@ -37,6 +37,7 @@ type server interface {
 	NewLingeringRelease(id string, left func() time.Duration) *protocol.Release
 	Explain(doing string, err error) error
 	ExplainEnd(ctx context.Context, doing string, problem error) error
+	TakeNotes() []protocol.Note
 }
 
 // A mailbox tells IDs of their grants, and of others that ask. [wait.Mailbox] says what

@@ -352,6 +352,7 @@ func (r *renewer) RenewLater(ctx context.Context, ttl time.Duration, done func(e
 
 func (r *renewer) Answered(left time.Duration, err error) {
 	g := (*grant)(r)
+	g.logNotes()
 	if !g.observed() {
 		return
 	}

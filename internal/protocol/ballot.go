@@ -45,6 +45,9 @@ func OnVoter(sender send.Sender, key string) (*Lock, error) {
 	return l, err
 }
 
+// TakeNotes returns nothing: callers learn of all that ails a single server.
+func (l *Lock) TakeNotes() []Note { return nil }
+
 // MemoryOf returns the memory of a server of a quorum. Only Recollect, Remember and Probe may be
 // called.
 func MemoryOf(sender send.Sender) *Lock {
@@ -74,6 +77,13 @@ type Vote struct {
 	Floor     int64     // of the server, if Low
 	Forgotten bool      // neither: the Memory is another by now
 	Now       time.Time // by the server's clock; zero: it did not say
+}
+
+// A Note is what people are to read of a server of a quorum: that it does not vote, though a
+// majority does.
+type Note struct {
+	Server string
+	Err    error // why it does not vote; nil: it votes again
 }
 
 // Refused reports whether the server has refused the lock to the ID: only then it says

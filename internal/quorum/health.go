@@ -21,6 +21,8 @@ type health struct {
 	failure  error
 	underway []*lateness // the requests, the oldest first
 	heard    time.Time   // when the server last answered a request
+	ails     time.Time   // since when the server has not voted; zero: it votes
+	reported time.Time   // when that was last reported; zero: it was not
 }
 
 // A lateness is a request that is under way. The server is late with it from due on.
@@ -33,6 +35,33 @@ const (
 	mostLate   = 4
 	silence    = 100 * time.Millisecond // of a server that is late
 )
+
+// A server of which people are to hear has not voted for ailsFor. They hear of it again each
+// reportEvery.
+const (
+	ailsFor     = time.Second
+	reportEvery = time.Minute
+)
+
+// votes notes whether the server has voted, by the error for which it has not. It reports
+// whether people are to hear of that: that it does not vote, or that it does again.
+func (h *health) votes(now time.Time, err error) (report bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case err == nil:
+		report = !h.reported.IsZero()
+		h.ails, h.reported = time.Time{}, time.Time{}
+		return report
+	case h.ails.IsZero():
+		h.ails = now
+	}
+	if now.Sub(h.ails) < ailsFor || !h.reported.IsZero() && now.Sub(h.reported) < reportEvery {
+		return false
+	}
+	h.reported = now
+	return true
+}
 
 // absent returns why the server is not to be asked now, or nil.
 func (h *health) absent(now time.Time) error {

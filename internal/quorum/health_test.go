@@ -81,3 +81,41 @@ func TestWhatSaysNothingOfAServer(t *testing.T) {
 		}
 	})
 }
+
+// People hear of a server that has not voted for a second, each minute, and when it votes again.
+func TestWhenPeopleHearOfAServer(t *testing.T) {
+	h, now := &health{}, time.Now()
+	for _, step := range []struct {
+		after  time.Duration
+		err    error
+		report bool
+	}{
+		{0, errBroken, false}, {ailsFor - 1, errBroken, false}, {1, errBroken, true},
+		{time.Second, errBroken, false}, {reportEvery - time.Second, errBroken, true},
+		{time.Second, nil, true}, {time.Second, nil, false},
+		{0, errBroken, false}, {ailsFor - 1, nil, false}, {ailsFor, errBroken, false},
+	} {
+		now = now.Add(step.after)
+		if got := h.votes(now, step.err); got != step.report {
+			t.Errorf("%v later, %v: report is %v", step.after, step.err, got)
+		}
+	}
+}
+
+// An error says of a server that has not answered what is known of it.
+func TestErrorsOfSilentServers(t *testing.T) {
+	q := newVoters(t, 3)
+	q.persistent = false
+	rests, knows, unknown := q.servers[0], q.servers[1], q.servers[2]
+	rests.health.begin(time.Now())(errBroken)
+	rests.health.rests = time.Now().Add(time.Hour)
+	knows.knows, knows.learned = true, time.Now()
+	for s, want := range map[*server]string{
+		rests: errBroken.Error(), knows: errBound.Error(),
+		unknown: "it was not asked yet: what it remembers is not known",
+	} {
+		if got := q.silence(s, errBound); got.Error() != want || isLocal(got) {
+			t.Errorf("%v: %v, want %q", s, got, want)
+		}
+	}
+}

@@ -71,8 +71,17 @@ func (b *Mailbox) Expect(string) {}
 func (b *Mailbox) Forget(string) {}
 
 // TakeTrouble returns why waiters do not hear of releases from one of the servers, once
-// for each.
+// for each, unless a majority tells them.
 func (b *Mailbox) TakeTrouble() error {
+	silent := 0
+	for _, box := range b.boxes {
+		if box.Trouble() != nil {
+			silent++
+		}
+	}
+	if silent <= len(b.boxes)-b.majority {
+		return nil
+	}
 	for _, box := range b.boxes {
 		if err := box.TakeTrouble(); err != nil {
 			return err

@@ -64,6 +64,7 @@ type Quorum struct {
 	persistent bool // the servers forget nothing
 	mailbox    *Mailbox
 	clock      clock
+	notes      notes
 
 	// One goroutine at a time meets the servers: it has sent to meeting.
 	meeting chan struct{}

@@ -73,6 +73,23 @@ type resting struct{ error }
 // absent returns why the server is not to be asked now, or nil.
 func (s *server) absent() error { return s.health.absent(time.Now()) }
 
+// An unanswered error is of a request that a server has not answered, or was not asked yet.
+type unanswered string
+
+func (e unanswered) Error() string { return string(e) }
+
+// silence returns the error of a server that has not answered, for that reason. If more is
+// known of the server, it says that.
+func (q *Quorum) silence(s *server, reason error) error {
+	switch err := s.absent(); {
+	case err != nil:
+		return unanswered(err.Error())
+	case errors.Is(reason, errBound) && !s.remembers(0) && !q.persistent:
+		return unanswered("it was not asked yet: what it remembers is not known")
+	}
+	return reason
+}
+
 // do makes a request, unless the server is to be left alone. It may outlast a bound:
 // then the server counts as late until the request has ended.
 func (s *server) do(

@@ -51,7 +51,7 @@ func (t *tally) add(s *server, vote protocol.Vote, err error) {
 // missing counts the servers that have not answered as failed, and decides.
 func (t *tally) missing(err error) {
 	for _, s := range t.pending {
-		t.failed = append(t.failed, failure{s, err})
+		t.failed = append(t.failed, failure{s, t.quorum.silence(s, err)})
 	}
 	t.pending = nil
 	t.decide()
@@ -83,10 +83,15 @@ func (t *tally) decide() bool {
 	return granted+t.low >= majority || pending == 0
 }
 
+// answered reports whether a majority has voted.
+func (t *tally) answered() bool {
+	return len(t.granted)+len(t.taken)+t.low >= t.quorum.majority
+}
+
 // refusal returns the answer to a request that was not granted the lock: refused, if a
 // majority has answered, and else an error.
 func (t *tally) refusal(l *Lock, r protocol.Request) (protocol.Grant, error) {
-	if len(t.granted)+len(t.taken)+t.low < t.quorum.majority {
+	if !t.answered() {
 		return protocol.Grant{}, t.problem()
 	}
 	g := protocol.Grant{Place: r.Place}

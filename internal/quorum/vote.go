@@ -260,6 +260,9 @@ func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 		defer b.granted.Done()
 	}
 	<-b.decided
+	if b.tally.answered() {
+		b.lock.noteVote(s, err)
+	}
 	switch {
 	case vote.Granted && !b.tally.won && b.waiter.withdraw(s.number):
 		b.lock.concedeSoon(s, b.concession(vote), b.id)

@@ -245,6 +245,13 @@ func (b *Mailbox) Expect(id string) { b.expected.add(id) }
 // Forget ends Expect. If id holds the lock, it must be a waiter by then.
 func (b *Mailbox) Forget(id string) { b.expected.remove(id) }
 
+// Trouble returns why waiters are not told of their grants, or nil.
+func (b *Mailbox) Trouble() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.trouble
+}
+
 // TakeTrouble returns why waiters are not told of their grants. It does so once
 // in the life of the mailbox, and returns nil otherwise.
 func (b *Mailbox) TakeTrouble() error {
