@@ -19,8 +19,8 @@ local function hand_off_to(waiter, now)
 end
 
 -- Hands the lock off to the first live waiter, or tells that waiter that the lock is free.
--- Tells a few readers if they stand together at the head. Drops the dead before them. ID
--- learns nothing here: its client has just found that other servers have the lock taken.
+-- Tells a few readers if they stand together at the head. Drops the dead before them. It does
+-- not tell ID itself, whose client has just learned that it lost.
 local function serve_first(now, shared)
   local told, dropped = false, nil
   for left = MOST_DROPPED, 1, -FEW do

@@ -14,8 +14,8 @@ local function refuse_ballot(holder, shared)
   return reply
 end
 
--- Refuses ID, for a waiter that comes first, or, if there is none, because the queue
--- has more of the dead than this call has looked at. Returns the reply.
+-- Refuses ID, for a waiter that comes first, or, if there is none, because this call has not
+-- looked at all waiters before ID. Returns the reply.
 local function stand_behind(waiter, place, reachable)
   if not waiter then
     return {0, 0, place, reachable and 1 or 0, '', now}

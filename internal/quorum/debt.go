@@ -10,8 +10,8 @@ import (
 	"github.com/warlock-go/warlock/internal/send"
 )
 
-// A concession gives the lock of an ID back on one server, and its place in the queue. With
-// a Round above 0 the ID keeps its place.
+// A concession gives the lock of an ID back on one server, at once or after a while (MinHold),
+// and its place in the queue. With a Round above 0 the ID keeps its place.
 type concession struct {
 	protocol.Concession
 	left func() time.Duration // for how long the lock stays taken; nil: it is free at once
@@ -42,7 +42,7 @@ func (l *Lock) request(ctx context.Context, s *server, c concession) error {
 // concede makes one request to s, if s is there. x is what is known of the ID; nil: it has
 // ended long ago. The caller has entered x.
 func (l *Lock) concede(s *server, c concession, x *id) error {
-	if x == nil || l.stateOf(x) == ended {
+	if x == nil || l.quorum.stateOf(x) == ended {
 		c.Round = 0
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), mostBound)
@@ -52,7 +52,7 @@ func (l *Lock) concede(s *server, c concession, x *id) error {
 		return nil
 	}
 	if x != nil && send.Lost(err) && !isLocal(err) {
-		l.loseConcession(x, s)
+		l.quorum.loseConcession(x, s)
 	}
 	return err
 }
@@ -155,18 +155,18 @@ func (d *debts) keep(unpaid []debt) bool {
 // way. An ID that has been granted the lock since keeps it. pay reports whether s is owed
 // nothing any more, or can never be paid: as when the client is closed.
 func (l *Lock) pay(s *server, c concession) (paid bool) {
-	l.mu.Lock()
-	x := l.ids[c.ID] // nil: it has ended, and no request of it comes any more
+	l.quorum.mu.Lock()
+	x := l.quorum.ids[c.ID] // nil: it has ended, and no request of it comes any more
 	holds := x != nil && x.state == held
-	busy := x != nil && !holds && l.enterLocked(x, s) != nil
-	l.mu.Unlock()
+	busy := x != nil && !holds && l.quorum.enterLocked(x, s) != nil
+	l.quorum.mu.Unlock()
 	switch {
 	case holds:
 		return true
 	case busy:
 		return false
 	case x != nil:
-		defer l.leave(c.ID, x, s)
+		defer l.quorum.leave(c.ID, x, s)
 	}
 	err := l.concede(s, c, x)
 	return err == nil || protocol.Permanent(err)

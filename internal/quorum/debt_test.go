@@ -12,7 +12,7 @@ import (
 // What a server is owed ends with the lease, also if the server stays away.
 func TestDebtsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, l := &server{}, &Lock{Quorum: &Quorum{}}
+		s, l := &server{}, &Lock{quorum: &Quorum{}}
 		s.health.rests = time.Now().Add(time.Hour) // it is away
 		l.owe(s, concessionOf("a:1", time.Second), firstDebt)
 		time.Sleep(2 * time.Second)

@@ -8,13 +8,13 @@ import (
 // A handOff counts the servers that have handed the lock off to a waiter: whose release, or
 // expiry, made the lock free, and that granted it to the waiter as the first in their queue.
 //
-//  1. A majority of one token is the lock, as with a ballot. The token is above all before:
-//     each server has compared it with its fence.
+//  1. A majority of one token is the lock, as with a ballot. The token is above each earlier
+//     one, because each server has compared it with its fence.
 //  2. Only what answers the last request counts. So the lease counts from before that
 //     request was sent.
-//  3. A ballot may find that a server has granted the lock to its ID already. If it is lost,
-//     and gives that back, the server counts for no hand-off until the next request. It gives
-//     nothing back that a hand-off has counted.
+//  3. A ballot that is lost gives back what servers granted, also what a hand-off granted
+//     before. Such a server counts for no hand-off until the next request. Once the waiter has
+//     accepted a hand-off, its ballots give nothing back.
 //
 // The Waiter's mu guards its fields.
 type handOff struct {
@@ -94,7 +94,7 @@ func (w *Waiter) has(server int, token int64) bool {
 // expectHandOff says what a hand-off to the ID of a request leads to: the ID holds the lock,
 // and the servers that have not handed it off are told.
 func (l *Lock) expectHandOff(r protocol.Request, x *id) {
-	w := l.mailbox.waiter(r.ID)
+	w := l.quorum.mailbox.waiter(r.ID)
 	if w == nil {
 		return
 	}
@@ -102,9 +102,9 @@ func (l *Lock) expectHandOff(r protocol.Request, x *id) {
 	defer w.mu.Unlock()
 	w.accept = func(token int64) {
 		highest := token + r.Reserve
-		l.hold(x, highest)
+		l.quorum.hold(x, highest)
 		renewal := protocol.Renewal{ID: r.ID, Mode: r.Mode, Token: highest, TTL: r.TTL}
-		for i, s := range l.servers {
+		for i, s := range l.quorum.servers {
 			if w.given[i] != token {
 				l.refillUnless(func() bool { return w.has(i, token) }, s, renewal)
 			}

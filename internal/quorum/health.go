@@ -81,7 +81,8 @@ func (h *health) isLateLocked(now time.Time) bool {
 	if len(h.underway) < mostLate || now.Sub(h.heard) <= silence {
 		return false
 	}
-	return !slices.ContainsFunc(h.underway[:mostLate], func(l *lateness) bool { return now.Before(l.due) })
+	inTime := func(l *lateness) bool { return now.Before(l.due) }
+	return !slices.ContainsFunc(h.underway[:mostLate], inTime)
 }
 
 // begin notes that a request begins, whose answer is due then. The result notes its end.

@@ -183,22 +183,22 @@ func (q *Quorum) stateOf(x *id) state {
 // end ends an ID: it asks no more. c gives back what is left of it later: where a ballot was
 // not answered, now or from now on.
 func (l *Lock) end(name string, c concession) {
-	l.mu.Lock()
-	x := l.ids[name]
+	l.quorum.mu.Lock()
+	x := l.quorum.ids[name]
 	if x == nil {
-		l.mu.Unlock()
+		l.quorum.mu.Unlock()
 		return
 	}
 	var doubtful []*server
 	for i, lost := range x.lostBallot {
 		if lost {
-			doubtful = append(doubtful, l.servers[i])
+			doubtful = append(doubtful, l.quorum.servers[i])
 		}
 	}
 	clear(x.lostBallot)
 	x.state, x.last = ended, c
-	l.dropLocked(name, x)
-	l.mu.Unlock()
+	l.quorum.dropLocked(name, x)
+	l.quorum.mu.Unlock()
 	for _, s := range doubtful {
 		l.sweep(s, c)
 	}
@@ -207,10 +207,10 @@ func (l *Lock) end(name string, c concession) {
 // loseBallot notes that s may carry out a ballot of x late. When x ends, or now if it has
 // ended, s is to get back what that may grant.
 func (l *Lock) loseBallot(x *id, s *server) {
-	l.mu.Lock()
+	l.quorum.mu.Lock()
 	late, c := x.state == ended, x.last
 	x.lostBallot[s.number] = !late
-	l.mu.Unlock()
+	l.quorum.mu.Unlock()
 	if late {
 		l.sweep(s, c)
 	}

@@ -17,7 +17,7 @@ func TestEndedIDsAskForNothing(t *testing.T) {
 	s := &server{}
 	q := &Quorum{ids: make(map[string]*id), servers: []*server{s}}
 	x := q.begin(protocol.Request{ID: "a:1"})
-	(&Lock{Quorum: q}).end("a:1", concession{})
+	(&Lock{quorum: q}).end("a:1", concession{})
 	if q.enter(x, s) || q.enterSoon(x, s, nil) {
 		t.Error("an ID that has ended asks")
 	}
@@ -29,7 +29,7 @@ func TestEndedIDsAskForNothing(t *testing.T) {
 // A request waits until all releases before it have ended.
 func TestNoRequestOvertakesARelease(t *testing.T) {
 	q := &Quorum{servers: []*server{{}}}
-	l := &Lock{Quorum: q, releases: make([]releases, 1)}
+	l := &Lock{quorum: q, releases: make([]releases, 1)}
 	first, second := l.beginRelease(time.Hour)[0], l.beginRelease(time.Hour)[0]
 	second()
 	if l.awaitRelease(q.servers[0], closed()) {

@@ -208,7 +208,7 @@ func (w *Waiter) signal(s wait.Signal) {
 	case <-w.signals:
 	default:
 	}
-	w.signals <- s // which mu guards against others
+	w.signals <- s // never blocks: only a holder of mu sends
 }
 
 // Signals yields when to ask, and when the lock was handed off to the waiter.

@@ -32,8 +32,8 @@ func (n *notes) add(note protocol.Note) {
 	n.any.Store(true)
 }
 
-// TakeNotes returns the notes that no lock of the quorum has taken yet.
-func (q *Quorum) TakeNotes() []protocol.Note {
+// takeNotes returns the notes that no lock of the quorum has taken yet.
+func (q *Quorum) takeNotes() []protocol.Note {
 	if !q.notes.any.Load() {
 		return nil
 	}
@@ -44,6 +44,9 @@ func (q *Quorum) TakeNotes() []protocol.Note {
 	q.notes.any.Store(false)
 	return all
 }
+
+// TakeNotes is that of the quorum.
+func (l *Lock) TakeNotes() []protocol.Note { return l.quorum.takeNotes() }
 
 // noteVote notes whether s has voted while a majority did, by the error for which it has not.
 func (q *Quorum) noteVote(s *server, err error) {

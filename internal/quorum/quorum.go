@@ -9,8 +9,8 @@
 // tokens rise whatever the clocks do. That is a ballot of Paxos (Lamport, "The
 // Part-Time Parliament", 1998), whose number is the fencing token.
 //
-// The answer is known when the median server has answered. A slower server keeps what
-// it grants, or gives it back when its answer comes.
+// The answer is known when the median server has answered. A server that answers later keeps
+// its grant if the ballot was won. Else the client has it give the grant back.
 //
 // # How IDs wait
 //
@@ -18,8 +18,8 @@
 // servers have one order. A release proposes the next token, and each server grants the lock
 // to its first waiter with it. A waiter to which a majority has granted it so has the lock.
 // Else it asks all servers; nobody else may take the lock meanwhile. An ID that was granted
-// the lock by too few servers gives it back at once, and keeps its place: the first in the
-// order gets there.
+// the lock by too few servers gives that back at once, and keeps its place. So the first
+// waiter in the order gets the lock.
 //
 // # What a server may forget
 //
@@ -30,13 +30,20 @@
 //
 // # Invariants
 //
-//  1. A server has at most one request of an ID under way that asks, or that gives back
-//     what was asked for. So no concession meets a later grant. One whose answer was
-//     lost names the grant that it means. An ID that has ended begins none that asks.
-//  2. A lease counts from before its ballot was sent to the first server.
-//  3. Only grants of one token count together. Of a hand-off, a waiter counts only grants
+//  1. A ballot and a concession of one ID never overlap on one server. A release may overlap
+//     a ballot, but its ID has ended: an ID that has ended never asks again.
+//  2. A concession whose answer was lost may be carried out later. It names the token of its
+//     grant, so it takes back no later one. That of a reader names none: a server that has
+//     not answered it gets no ballot of that ID for a second. A server that carries it out
+//     even later takes a share that the ID has won since.
+//  3. A ballot whose answer was lost may be carried out later. The server is asked for what
+//     that granted when the ID ends, or at once if it has ended.
+//  4. A lease counts from before its ballot was sent to the first server.
+//  5. Only grants of one token count together. Of a hand-off, a waiter counts only grants
 //     that servers made after its last request (see handoff.go).
-//  4. No mutex is held during a request.
+//  6. No mutex is held during a request. Mutexes are locked in this order: that of a ballot,
+//     a count or a Waiter, then that of the Quorum, then those of a server. That of a Mailbox
+//     is locked alone.
 package quorum
 
 import (
@@ -177,7 +184,7 @@ func (q *Quorum) Mailbox() *Mailbox { return q.mailbox }
 // Senders carry requests to the servers of a quorum, in their order.
 type Senders []send.Sender
 
-// Senders returns what of makes of the client of each server.
+// Senders returns a Sender for each server, which of makes of the server's client.
 func (q *Quorum) Senders(of func(redis.UniversalClient) send.Sender) (s Senders) {
 	for _, server := range q.servers {
 		s = append(s, of(server.client))
@@ -185,7 +192,8 @@ func (q *Quorum) Senders(of func(redis.UniversalClient) send.Sender) (s Senders)
 	return s
 }
 
-// Prepare says that leases of locks may live for ttl.
+// Prepare notes that this process asks for locks that may stand for ttl. Servers must remember
+// that before they vote.
 func (q *Quorum) Prepare(ttl time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -206,8 +214,8 @@ func (q *Quorum) longestTTL() time.Duration {
 
 // A Lock is one lock of a quorum. It may be used concurrently.
 type Lock struct {
-	*Quorum
-	at []*protocol.Lock // on each server
+	quorum *Quorum
+	at     []*protocol.Lock // on each server
 
 	releases []releases // by server
 }
@@ -215,7 +223,7 @@ type Lock struct {
 // Lock returns the lock named key, whose requests go by senders. It errs if the key is
 // unusable.
 func (q *Quorum) Lock(senders Senders, key string) (*Lock, error) {
-	l := &Lock{Quorum: q, releases: make([]releases, len(senders))}
+	l := &Lock{quorum: q, releases: make([]releases, len(senders))}
 	for _, sender := range senders {
 		at, err := protocol.OnVoter(sender, key)
 		if err != nil {

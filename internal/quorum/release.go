@@ -14,7 +14,7 @@ import (
 // Each server hands the lock off to its first waiter, all with one token. A server that gets
 // the lock back later, as a debt, hands it off to nobody.
 func (l *Lock) NewRelease(id string, used int64) *protocol.Release {
-	ttl, token := l.leaseOf(id)
+	ttl, token := l.quorum.leaseOf(id)
 	c := concessionOf(id, ttl)
 	if token == 0 { // nobody would know that the lock is free
 		return l.newRelease(c)
@@ -22,7 +22,7 @@ func (l *Lock) NewRelease(id string, used int64) *protocol.Release {
 	if used > 0 { // the fence goes back to that
 		c.Fence, token = used, used
 	}
-	c.Next = l.clock.token(token)
+	c.Next = l.quorum.clock.token(token)
 	return l.newRelease(c)
 }
 
@@ -32,7 +32,7 @@ func (l *Lock) NewSoleRelease(id string) *protocol.Release { return l.NewRelease
 // NewLingeringRelease returns the release of id after which the lock stays taken for as
 // long as left says when a request is sent.
 func (l *Lock) NewLingeringRelease(id string, left func() time.Duration) *protocol.Release {
-	ttl, _ := l.leaseOf(id)
+	ttl, _ := l.quorum.leaseOf(id)
 	c := concessionOf(id, ttl)
 	c.left = left
 	return l.newRelease(c)
@@ -66,16 +66,16 @@ func (l *Lock) releaseOnce(
 	l.end(c.ID, later)
 	within := bound(c.TTL)
 	ends := l.beginRelease(within)
-	count := l.newCount("released it")
-	return l.canvass(ctx, within, count, func(ctx context.Context, s *server) error {
+	count := l.quorum.newCount("released it")
+	return l.quorum.canvass(ctx, within, count, func(ctx context.Context, s *server) error {
 		defer ends[s.number]()
-		if !l.awaitRequest(c.ID, s, within) {
+		if !l.quorum.awaitRequest(c.ID, s, within) {
 			owe(s, later, firstDebt) // what the request may yet be granted
 		}
 		err := s.do(ctx, within, func(ctx context.Context) error {
 			c := c // the calls are concurrent
 			var votes bool
-			if c.Memory, votes = l.memoryOf(s); !votes {
+			if c.Memory, votes = l.quorum.memoryOf(s); !votes {
 				c.Next = 0
 			}
 			return l.request(ctx, s, c)
@@ -106,8 +106,8 @@ type releases struct {
 // beginRelease notes that all servers are asked to release the lock. It returns what is to be
 // called when each has answered. A server that takes longer than within is waited for no more.
 func (l *Lock) beginRelease(within time.Duration) (ends []func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.quorum.mu.Lock()
+	defer l.quorum.mu.Unlock()
 	for i := range l.releases {
 		r := &l.releases[i]
 		if r.open++; r.open == 1 {
@@ -121,8 +121,8 @@ func (l *Lock) beginRelease(within time.Duration) (ends []func()) {
 }
 
 func (l *Lock) endRelease(r *releases) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.quorum.mu.Lock()
+	defer l.quorum.mu.Unlock()
 	if r.open--; r.open == 0 {
 		close(r.over)
 	}
@@ -131,9 +131,9 @@ func (l *Lock) endRelease(r *releases) {
 // awaitRelease waits until s has answered the releases of this process, so that the request
 // that follows does not overtake them. It returns false if givenUp is closed first.
 func (l *Lock) awaitRelease(s *server, givenUp <-chan struct{}) bool {
-	l.mu.Lock()
+	l.quorum.mu.Lock()
 	over := l.releases[s.number].over
-	l.mu.Unlock()
+	l.quorum.mu.Unlock()
 	if over == nil {
 		return true
 	}

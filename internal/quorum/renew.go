@@ -15,12 +15,12 @@ import (
 // it again, once a majority has renewed it. So a renewal creates no lock that a majority does
 // not have.
 func (l *Lock) Renew(ctx context.Context, r protocol.Renewal) (waiting bool, err error) {
-	l.Prepare(r.TTL)
-	l.prolong(r.ID, r.TTL)
+	l.quorum.Prepare(r.TTL)
+	l.quorum.prolong(r.ID, r.TTL)
 	var othersWait atomic.Bool // a server said so
-	c := l.newCount("renewed it")
+	c := l.quorum.newCount("renewed it")
 	c.refill = func(s *server) { l.refillSoon(s, r) }
-	err = l.canvass(ctx, bound(r.TTL), c, func(ctx context.Context, s *server) error {
+	err = l.quorum.canvass(ctx, bound(r.TTL), c, func(ctx context.Context, s *server) error {
 		waiting, err := l.renewOn(ctx, s, r)
 		if waiting {
 			othersWait.Store(true)
@@ -44,17 +44,17 @@ func (l *Lock) RenewLater(
 func (l *Lock) giveRest(r protocol.Renewal) {
 	all := concessionOf(r.ID, r.TTL)
 	l.end(r.ID, all)
-	for _, s := range l.servers {
+	for _, s := range l.quorum.servers {
 		l.owe(s, all, firstDebt)
 	}
 }
 
 // expect has s note in its memory that a lease may live for ttl.
 func (l *Lock) expect(ctx context.Context, s *server, ttl time.Duration) error {
-	if l.persistent || s.remembers(ttl) {
+	if l.quorum.persistent || s.remembers(ttl) {
 		return nil
 	}
-	return l.learn(ctx, s, max(ttl, l.longestTTL()))
+	return l.quorum.learn(ctx, s, max(ttl, l.quorum.longestTTL()))
 }
 
 // renewOn renews the lease on s.
@@ -108,13 +108,13 @@ const (
 // refill tells s, which does not have it, of a lease that a majority has. The vote of s
 // counts for nothing, so s gives it in quarantine too. It reports whether to try again.
 func (l *Lock) refill(s *server, r protocol.Renewal) (again bool) {
-	l.mu.Lock()
-	x := l.ids[r.ID]
-	l.mu.Unlock()
-	if x == nil || l.stateOf(x) != held {
+	l.quorum.mu.Lock()
+	x := l.quorum.ids[r.ID]
+	l.quorum.mu.Unlock()
+	if x == nil || l.quorum.stateOf(x) != held {
 		return false
 	}
-	if !l.enter(x, s) {
+	if !l.quorum.enter(x, s) {
 		return true
 	}
 	err := error(send.ErrExited) // if a hook of the client ends this goroutine
@@ -122,7 +122,7 @@ func (l *Lock) refill(s *server, r protocol.Renewal) (again bool) {
 		if send.Lost(err) && !isLocal(err) {
 			l.loseBallot(x, s)
 		}
-		l.leave(r.ID, x, s)
+		l.quorum.leave(r.ID, x, s)
 	}()
 	b := protocol.Ballot{Token: r.Token, Request: protocol.Request{
 		ID: r.ID, Mode: r.Mode, TTL: r.TTL, Round: protocol.Refill,
@@ -141,7 +141,8 @@ func (l *Lock) refill(s *server, r protocol.Renewal) (again bool) {
 
 // Busy answers, on all servers, the requests that asked whether id has the lock in use.
 func (l *Lock) Busy(ctx context.Context, id string, ttl time.Duration) error {
-	return l.canvass(ctx, bound(ttl), l.newCount("noted it"), func(ctx context.Context, s *server) error {
+	c := l.quorum.newCount("noted it")
+	return l.quorum.canvass(ctx, bound(ttl), c, func(ctx context.Context, s *server) error {
 		return s.do(ctx, bound(ttl), func(ctx context.Context) error {
 			return l.at[s.number].Busy(ctx, id, ttl)
 		})

@@ -90,7 +90,7 @@ func (t *tally) answered() bool {
 
 // refusal returns the answer to a request that was not granted the lock: refused, if a
 // majority has answered, and else an error.
-func (t *tally) refusal(l *Lock, r protocol.Request) (protocol.Grant, error) {
+func (t *tally) refusal(r protocol.Request) (protocol.Grant, error) {
 	if !t.answered() {
 		return protocol.Grant{}, t.problem()
 	}
@@ -104,7 +104,7 @@ func (t *tally) refusal(l *Lock, r protocol.Request) (protocol.Grant, error) {
 			asked++
 		}
 	}
-	if w := l.mailbox.waiter(r.ID); w != nil {
+	if w := t.quorum.mailbox.waiter(r.ID); w != nil {
 		g.Subscribed = w.isTold()
 	}
 	g.HandsOff = tell >= t.quorum.majority || tell == len(t.taken) && t.split

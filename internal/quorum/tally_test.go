@@ -75,7 +75,7 @@ func TestTally(t *testing.T) {
 }
 
 func outcome(q *Quorum, t *tally) string {
-	_, err := t.refusal(&Lock{Quorum: q}, protocol.Request{})
+	_, err := t.refusal(protocol.Request{})
 	switch {
 	case t.won:
 		return "won"

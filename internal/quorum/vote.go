@@ -29,15 +29,15 @@ func (l *Lock) Acquire(ctx context.Context, r protocol.Request) (protocol.Grant,
 		return protocol.Grant{}, err
 	}
 	if r.Round > 0 && r.Place == 0 {
-		r.Place = l.clock.now()
+		r.Place = l.quorum.clock.now()
 	}
-	l.mailbox.asks(r.ID, r.Round) // first: a hand-off from before the ballot must not count
-	x := l.begin(r)
+	l.quorum.mailbox.asks(r.ID, r.Round) // first: a hand-off from before the ballot must not count
+	x := l.quorum.begin(r)
 	l.expectHandOff(r, x)
 	floor, splits := int64(0), 0
 	for ballots := 1; ; ballots++ {
 		began := time.Now()
-		b := l.newBallot(r, x, l.propose(x, floor))
+		b := l.newBallot(r, x, l.quorum.propose(x, floor))
 		t := b.poll(ctx)
 		switch {
 		case t.won:
@@ -60,7 +60,7 @@ func (l *Lock) Acquire(ctx context.Context, r protocol.Request) (protocol.Grant,
 // refused returns the answer to a request that has not won, after its last ballot. It ends an
 // ID that asks no more, and that nobody will give back.
 func (l *Lock) refused(r protocol.Request, t *tally) (protocol.Grant, error) {
-	grant, err := t.refusal(l, r)
+	grant, err := t.refusal(r)
 	switch all := concessionOf(r.ID, r.TTL); {
 	case r.Round == 0 && !send.Lost(err):
 		l.end(r.ID, all)
@@ -70,7 +70,7 @@ func (l *Lock) refused(r protocol.Request, t *tally) (protocol.Grant, error) {
 	case r.Round > 0 && err != nil:
 		l.end(r.ID, all)
 		grant.Spent = true
-		for _, s := range l.servers {
+		for _, s := range l.quorum.servers {
 			if !t.hasFailed(s) { // it gives up what it granted, and the place
 				l.owe(s, all, firstDebt)
 			}
@@ -91,20 +91,20 @@ func (e queued) Is(target error) bool { return errors.Is(e.problem, target) }
 // meet waits until the time of the servers is known, as far as they answer: tokens and
 // places go by that.
 func (l *Lock) meet(ctx context.Context, ttl time.Duration) error {
-	if l.clock.known() >= l.majority {
+	if l.quorum.clock.known() >= l.quorum.majority {
 		return nil
 	}
 	var failures []failure
-	for _, s := range l.servers {
-		if _, err := l.eligible(ctx, s, ttl); err != nil {
+	for _, s := range l.quorum.servers {
+		if _, err := l.quorum.eligible(ctx, s, ttl); err != nil {
 			failures = append(failures, failure{s, err})
 		}
 	}
-	if l.clock.known() > 0 {
+	if l.quorum.clock.known() > 0 {
 		return nil
 	}
-	return newProblem(l.Quorum, failures, fmt.Sprintf("none of %d servers can be asked",
-		len(l.servers)))
+	return newProblem(l.quorum, failures, fmt.Sprintf("none of %d servers can be asked",
+		len(l.quorum.servers)))
 }
 
 // A ballot is one request of one ID to all servers, with one token.
@@ -127,15 +127,15 @@ type ballot struct {
 func (l *Lock) newBallot(r protocol.Request, x *id, token int64) *ballot {
 	b := &ballot{
 		Ballot: protocol.Ballot{Request: r, Token: token}, lock: l, id: x,
-		waiter: l.mailbox.waiter(r.ID), within: bound(r.TTL), decided: make(chan struct{}),
+		waiter: l.quorum.mailbox.waiter(r.ID), within: bound(r.TTL), decided: make(chan struct{}),
 	}
-	b.tally.init(l.Quorum)
+	b.tally.init(l.quorum)
 	return b
 }
 
 // poll asks all servers, and returns what has come of it once that is known.
 func (b *ballot) poll(ctx context.Context) *tally {
-	for _, s := range b.lock.servers {
+	for _, s := range b.lock.quorum.servers {
 		go b.ask(s)
 	}
 	timer := time.NewTimer(b.within)
@@ -154,7 +154,7 @@ func (b *ballot) poll(ctx context.Context) *tally {
 // release before in this process, and the last request of the ID. The outcome need not
 // wait for that.
 func (b *ballot) ask(s *server) {
-	if b.Mode == protocol.Read && b.lock.mayConcede(b.id, s) {
+	if b.Mode == protocol.Read && b.lock.quorum.mayConcede(b.id, s) {
 		b.count(s, protocol.Vote{}, errLostConcession)
 		return
 	}
@@ -174,13 +174,13 @@ func (b *ballot) ask(s *server) {
 // enter waits until a server can be asked, as long as the outcome is not known. It reports
 // whether the server may be asked.
 func (b *ballot) enter(s *server) bool {
-	if !b.lock.awaitRelease(s, b.decided) || !b.lock.enterSoon(b.id, s, b.decided) {
+	if !b.lock.awaitRelease(s, b.decided) || !b.lock.quorum.enterSoon(b.id, s, b.decided) {
 		<-b.decided // also if the ID has ended
 		return false
 	}
 	select {
 	case <-b.decided: // a later request of the ID may be waiting
-		b.lock.leave(b.ID, b.id, s)
+		b.lock.quorum.leave(b.ID, b.id, s)
 		return false
 	default:
 		return true
@@ -191,7 +191,7 @@ func (b *ballot) enter(s *server) bool {
 // nevertheless, and if its connection broke soon.
 func (b *ballot) vote(ctx context.Context, s *server) (vote protocol.Vote, err error) {
 	for tries := 1; ; tries++ {
-		memory, err := b.lock.eligible(ctx, s, b.TTL)
+		memory, err := b.lock.quorum.eligible(ctx, s, b.TTL)
 		if err != nil {
 			return vote, err
 		}
@@ -247,7 +247,7 @@ func (b *ballot) voteOnce(
 
 // heard takes in what an answer says beside the vote.
 func (b *ballot) heard(s *server, vote protocol.Vote, sent time.Time, subscription int64) {
-	b.lock.clock.heard(s.number, vote.Now, sent)
+	b.lock.quorum.clock.heard(s.number, vote.Now, sent)
 	if b.waiter != nil && vote.Refused() {
 		b.waiter.refused(s.number, vote.Grant, subscription)
 	}
@@ -261,7 +261,7 @@ func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 	}
 	<-b.decided
 	if b.tally.answered() {
-		b.lock.noteVote(s, err)
+		b.lock.quorum.noteVote(s, err)
 	}
 	switch {
 	case vote.Granted && !b.tally.won && b.waiter.withdraw(s.number):
@@ -272,7 +272,7 @@ func (b *ballot) settle(s *server, vote protocol.Vote, err error) {
 	if send.Lost(err) && !isLocal(err) {
 		b.lock.loseBallot(b.id, s)
 	}
-	b.lock.leave(b.ID, b.id, s)
+	b.lock.quorum.leave(b.ID, b.id, s)
 }
 
 // renewal tells a server of the lease that the ballot won.
@@ -324,7 +324,7 @@ func (b *ballot) close(reason error) {
 func (b *ballot) closeLocked() {
 	b.closed = true
 	if b.tally.won {
-		b.lock.hold(b.id, b.Token+b.Reserve)
+		b.lock.quorum.hold(b.id, b.Token+b.Reserve)
 	}
 	close(b.decided)
 }
