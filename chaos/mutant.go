@@ -175,7 +175,7 @@ var mutants = []mutant{
 		"if not remembers(MEMORY, ARGV[11]) then", "if false then"}}},
 	{"a server that lacks a lease is not told of it", "quorum, restart", []edit{{
 		"internal/quorum/renew.go",
-		"if x == nil || l.quorum.stateOf(x) != held {", "if true || l.stateOf(x) != held {"}}},
+		"if x == nil || l.quorum.stateOf(x) != held {", "if true || l.quorum.stateOf(x) != held {"}}},
 }
 
 // onlySimulated is the scenario of a mutant that only the simulation catches.
