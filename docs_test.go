@@ -258,24 +258,7 @@ func TestAccessListOfThePage(t *testing.T) {
 		readBoth(t, s.Client(login), s.Client(login))
 	})
 	t.Run("a quorum", func(t *testing.T) {
-		s := startServers(t, 3)
-		for _, server := range s { // as the page says
-			server.Do(words("+info", "~warlock:quorum:memory")...)
-		}
-		login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
-		mutex := func() *warlock.Mutex {
-			return warlock.NewQuorumMutex(s.clients(login), key, time.Second, silent(t))
-		}
-		use(warlock.NewQuorumMutex(s.clients(), key, time.Second)) // it waits until they vote
-		a, b := mutex(), mutex()
-		lock(t, a)
-		locked := result(func() error { return b.LockContext(within(t)) })
-		awaitWaiting(t, s[0], key, 1)
-		a.Unlock()
-		if err := wait(t, locked, "lock"); err != nil {
-			t.Fatal(err)
-		}
-		b.Unlock()
+		passOnQuorum(t, words("+info", "~warlock:quorum:memory")) // as the page says
 	})
 	t.Run("a cluster", func(t *testing.T) {
 		t.Parallel()
@@ -293,6 +276,30 @@ func TestAccessListOfThePage(t *testing.T) {
 		passOn(t, login(), login())
 		readBoth(t, login(), login())
 	})
+}
+
+// passOnQuorum lets a lock of a quorum, whose servers run the command access, pass from one
+// client to another, which waits for it.
+func passOnQuorum(t *testing.T, access []any) {
+	t.Helper()
+	s := startServers(t, 3)
+	for _, server := range s {
+		server.Do(access...)
+	}
+	login := func(o *redis.Options) { o.Username, o.Password = "billing", "secret" }
+	mutex := func() *warlock.Mutex {
+		return warlock.NewQuorumMutex(s.clients(login), key, time.Second, silent(t))
+	}
+	use(warlock.NewQuorumMutex(s.clients(), key, time.Second)) // it waits until they vote
+	a, b := mutex(), mutex()
+	lock(t, a)
+	locked := result(func() error { return b.LockContext(within(t)) })
+	awaitWaiting(t, s[0], key, 1)
+	a.Unlock()
+	if err := wait(t, locked, "lock"); err != nil {
+		t.Fatal(err)
+	}
+	b.Unlock()
 }
 
 // silent returns an option by which each line of the log fails the test.

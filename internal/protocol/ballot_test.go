@@ -168,22 +168,28 @@ func TestPromiseHandOffsAreVotes(t *testing.T) {
 				if v := vote(t, l, late); handed && (v.Granted || v.Holder != "b:1") {
 					t.Errorf("the vote for another is %+v", v)
 				}
-				if !handed {
-					return
-				}
-				for _, reserve := range []int64{0, 8, 4096} { // more than it was handed off with
-					below := newBallot("b:1", c.next-1, 4, now+1)
-					below.Reserve = reserve
-					if v := vote(t, l, below); !v.Low || v.Floor != c.next+7 {
-						t.Errorf("the vote for a token below that of the hand-off is %+v", v)
-					}
-				}
-				concede(t, l, protocol.Ballot{Request: protocol.Request{ID: "b:1", TTL: time.Minute}}, 0)
-				if v := vote(t, l, late); !v.Low || v.Floor != c.next+7 {
-					t.Errorf("the vote for a token that was handed off is %+v", v)
+				if handed {
+					votesAbove(t, l, c.next)
 				}
 			})
 		})
+	}
+}
+
+// votesAbove fails the test if l, which was handed off to b:1 with token next, and 7 more in
+// reserve, is granted with a token that is not above those.
+func votesAbove(t *testing.T, l *protocol.Lock, next int64) {
+	t.Helper()
+	for _, reserve := range []int64{0, 8, 4096} { // more than it was handed off with
+		below := newBallot("b:1", next-1, 4, next)
+		below.Reserve = reserve
+		if v := vote(t, l, below); !v.Low || v.Floor != next+7 {
+			t.Errorf("the vote for a token below that of the hand-off is %+v", v)
+		}
+	}
+	concede(t, l, protocol.Ballot{Request: protocol.Request{ID: "b:1", TTL: time.Minute}}, 0)
+	if v := vote(t, l, newBallot("d:1", next+7, 0, 0)); !v.Low || v.Floor != next+7 {
+		t.Errorf("the vote for a token that was handed off is %+v", v)
 	}
 }
 
