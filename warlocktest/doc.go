@@ -37,6 +37,9 @@
 // The server has all replicas that [warlock.WithReplicas] asks for, and they have
 // everything at once.
 //
+// For locks of a quorum, call [Start] for each server, and give the clients to
+// [warlock.NewQuorumMutex]. Each server has a clock of its own.
+//
 // A real Redis differs from miniredis in details. Tests of what depends on them,
 // such as failover, need a real one.
 package warlocktest

@@ -379,3 +379,27 @@ func TestReplicas(t *testing.T) {
 	}
 	mu.Unlock()
 }
+
+// Three servers make a quorum, which goes on while one of them is down.
+func TestServersOfAQuorum(t *testing.T) {
+	servers := []*warlocktest.Redis{warlocktest.Start(t), warlocktest.Start(t), warlocktest.Start(t)}
+	quorum := func() *warlock.Mutex {
+		var clients []redis.UniversalClient
+		for _, r := range servers {
+			clients = append(clients, r.Client())
+		}
+		return warlock.NewQuorumMutex(clients, key, ttl)
+	}
+	a, b := quorum(), quorum()
+	a.Lock()
+	if ok, err := b.TryLockContext(t.Context()); ok || err != nil {
+		t.Errorf("a second lock: %v, %v", ok, err)
+	}
+	a.Unlock()
+	servers[0].Down()
+	b.Lock()
+	if err := b.UnlockContext(t.Context()); err != nil {
+		t.Error(err)
+	}
+	servers[0].Up()
+}

@@ -122,7 +122,7 @@ func (c *count) missing(reason error) error {
 	defer c.mu.Unlock()
 	for _, s := range c.quorum.servers {
 		if !c.closed && !c.hasLocked(s) {
-			c.failed = append(c.failed, failure{s, c.quorum.silence(s, reason)})
+			c.failed = append(c.failed, failure{s, c.quorum.noAnswer(s, reason)})
 		}
 	}
 	c.decideLocked()

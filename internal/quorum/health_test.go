@@ -114,7 +114,7 @@ func TestErrorsOfSilentServers(t *testing.T) {
 		rests: errBroken.Error(), knows: errBound.Error(),
 		unknown: "it was not asked yet: what it remembers is not known",
 	} {
-		if got := q.silence(s, errBound); got.Error() != want || isLocal(got) {
+		if got := q.noAnswer(s, errBound); got.Error() != want || isLocal(got) {
 			t.Errorf("%v: %v, want %q", s, got, want)
 		}
 	}

@@ -78,9 +78,9 @@ type unanswered string
 
 func (e unanswered) Error() string { return string(e) }
 
-// silence returns the error of a server that has not answered, for that reason. If more is
+// noAnswer returns the error of a server that has not answered, for that reason. If more is
 // known of the server, it says that.
-func (q *Quorum) silence(s *server, reason error) error {
+func (q *Quorum) noAnswer(s *server, reason error) error {
 	switch err := s.absent(); {
 	case err != nil:
 		return unanswered(err.Error())

@@ -51,7 +51,7 @@ func (t *tally) add(s *server, vote protocol.Vote, err error) {
 // missing counts the servers that have not answered as failed, and decides.
 func (t *tally) missing(err error) {
 	for _, s := range t.pending {
-		t.failed = append(t.failed, failure{s, t.quorum.silence(s, err)})
+		t.failed = append(t.failed, failure{s, t.quorum.noAnswer(s, err)})
 	}
 	t.pending = nil
 	t.decide()
