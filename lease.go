@@ -46,9 +46,10 @@ func (l *Lease) Context() context.Context { return l.hold().Context() }
 func (l *Lease) Deadline() time.Time { return l.hold().Deadline() }
 
 // Extend makes the lease live for at least ttl from now. It never shortens the
-// lease, and renewals go on as before. It returns [ErrLeaseLost] or
-// [ErrNotHeld] if the lease has ended. After any other error the lease is as it
-// was.
+// lease. The next renewal is sent when 2/3 of the lock's own ttl are left. Until
+// then, the holder does not learn that the lock was taken away. Extend returns
+// [ErrLeaseLost] or [ErrNotHeld] if the lease has ended. After any other error the
+// lease is as it was.
 func (l *Lease) Extend(ctx context.Context, ttl time.Duration) error {
 	return l.hold().Extend(ctx, ttl)
 }

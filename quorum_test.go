@@ -383,7 +383,7 @@ func TestQuorumRefusesServers(t *testing.T) {
 		says    string
 	}{
 		{nil, nil, "has 0 servers"},
-		{[]redis.UniversalClient{one}, nil, "has 1 servers"},
+		{[]redis.UniversalClient{one}, nil, "has 1 server: give"},
 		{[]redis.UniversalClient{one, two}, nil, "an odd number"},
 		{[]redis.UniversalClient{one, two, three, nil}, nil, "has 4 servers"},
 		{[]redis.UniversalClient{one, two, nil}, nil, "client 3 that is nil"},

@@ -94,7 +94,10 @@ var quorums struct {
 // Check returns an error that says why clients cannot be a quorum, if they cannot.
 func Check(clients []redis.UniversalClient) error {
 	n := len(clients)
-	if n < 3 || n%2 == 0 {
+	switch {
+	case n == 1:
+		return errors.New("has 1 server: give 3 or 5, an odd number, of independent servers")
+	case n < 3 || n%2 == 0:
 		return fmt.Errorf("has %d servers: give 3 or 5, an odd number, of independent servers", n)
 	}
 	seen := make(map[any]int)
