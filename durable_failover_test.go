@@ -173,7 +173,7 @@ func replicatedCluster(t *testing.T, n int) (
 			return !redistest.ClusterOK(s)
 		})
 	}, "the cluster is up")
-	return a, addrs, replicas
+	return a, slices.Clip(addrs), replicas // clients append to their Addrs
 }
 
 // A holder renews its lease with the new master of a Cluster, and a new process gets other locks
@@ -194,17 +194,18 @@ func TestPromiseAHolderFollowsAFailoverOfACluster(t *testing.T) {
 			}
 			plain := warlock.NewMutex(client(), "plain", ttl)
 			durable := warlock.NewMutex(client(), "durable", ttl, warlock.WithReplicas(1))
+			keyed := warlock.NewKeyed(client(), "keyed:", ttl)
 			others := client()
 			if err := others.Set(t.Context(), "x", 1, 0).Err(); err != nil { // it knows the old master
 				t.Fatal(err)
 			}
 			lock(t, plain)
 			lock(t, durable)
+			keyed.Lock("1")
 			until := time.Now().Add(ttl)
 			fail(master)
 			promoted(t, replicas...)
-			for _, m := range []*warlock.Mutex{plain, durable} {
-				lease := m.Lease()
+			for _, lease := range []*warlock.Lease{plain.Lease(), durable.Lease(), keyed.Lease("1")} {
 				redistest.Eventually(t, func() bool {
 					return lease.Deadline().After(until) || lease.Context().Err() != nil
 				}, "the lease is renewed, or lost")

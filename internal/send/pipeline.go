@@ -349,7 +349,7 @@ func (l *lane) send(batch []*request) {
 			_ = pipe.Process(ctx, p.prepare(ctx)) // only notes the command
 		}
 		wait := waitFor(ctx, pipe, copiesOf(parcels))
-		exec(ctx, pipe, parcels)
+		l.exec(ctx, pipe, parcels)
 		wait.deal()
 		var more []*parcel
 		for _, p := range parcels {
@@ -405,7 +405,9 @@ func (d *delivery) end() {
 
 // exec sends the parcels, which pipe has noted. Each request then carries its
 // error, unless a script was answered that may have served it.
-func exec(ctx context.Context, pipe redis.Pipeliner, parcels []*parcel) {
+func (l *lane) exec(ctx context.Context, pipe redis.Pipeliner, parcels []*parcel) {
+	ends := watch(l.client)
+	defer ends(nil)              // redirected looks at the errors
 	var broken error = ErrExited // unless Exec returns, or panics
 	defer func() {
 		if v := recover(); v != nil {
