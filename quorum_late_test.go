@@ -19,7 +19,8 @@ import (
 
 // onClient has f take the place of each command that a client sends.
 func onClient(
-	client redis.UniversalClient, f func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error,
+	client redis.UniversalClient,
+	f func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error,
 ) {
 	client.(*redis.Client).AddHook(redistest.Hook{Process: f})
 }

@@ -109,6 +109,74 @@ func TestQuorumLogsAServerThatDoesNotVote(t *testing.T) {
 	}
 }
 
+// A server that forgets may not vote for as long as a lock may stand: for the minimum hold, if
+// that is longer than the ttl.
+func TestQuorumRemembersTheMinimumHold(t *testing.T) {
+	s := startServers(t, 3)
+	m := warlock.NewQuorumMutex(s.clients(hasty), key, time.Second, warlock.WithMinHold(time.Minute))
+	_ = m.TryLock() // the servers are new: they do not vote yet
+	for _, server := range s {
+		if memory := server.Get("warlock:quorum:memory"); !strings.HasSuffix(memory, " 60000") {
+			t.Errorf("a server remembers %q, want one minute", memory)
+		}
+	}
+}
+
+// The renewal of a held lock notices that a server has forgotten. So the time for which that
+// server does not vote begins, although nobody asks for a lock.
+func TestQuorumRenewalNoticesAServerThatForgot(t *testing.T) {
+	t.Parallel() // it mostly waits
+	s := startServers(t, 3)
+	m := warlock.NewQuorumMutex(s.clients(hasty), key, time.Second)
+	lock(t, m)
+	s[1].Do("FLUSHALL")
+	redistest.Eventually(t, func() bool { return s[1].Get("warlock:quorum:memory") != "" },
+		"the server remembers again")
+	m.Unlock()
+}
+
+// An error of a missing right names the key in which a server of a quorum keeps its memory.
+func TestQuorumWithoutTheRightToItsMemory(t *testing.T) {
+	s := startServers(t, 3)
+	for _, server := range s {
+		server.Do("ACL", "SETUSER", "billing", "on", ">secret", "~"+key, "~warlock:{*", "&*", "+@all")
+	}
+	m := warlock.NewQuorumMutex(s.clients(hasty, func(o *redis.Options) {
+		o.Username, o.Password = "billing", "secret"
+	}), key, time.Second)
+	err := m.LockContext(within(t))
+	if err == nil || !strings.Contains(err.Error(), `and "warlock:quorum:memory"`) {
+		t.Errorf("LockContext says %v", err)
+	}
+}
+
+// A minority that may not tell waiters is no trouble: the others tell them. A majority is.
+func TestQuorumOfServersThatTellNobody(t *testing.T) {
+	for silent := 1; silent <= 2; silent++ {
+		t.Run(fmt.Sprint(silent), func(t *testing.T) {
+			s, log := startServers(t, 3), new(redistest.Log)
+			for _, server := range s[:silent] {
+				server.Do("ACL", "SETUSER", "default", "resetchannels")
+			}
+			a, b := s.mutex(5*time.Second), s.mutex(5*time.Second, warlock.WithLogger(log.Logger()))
+			lock(t, a)
+			locked := result(func() error { return b.LockContext(within(t)) })
+			awaitWaiting(t, s[2], key, 1)
+			if silent == 2 {
+				redistest.Eventually(t, func() bool { return log.Count("cannot be told") > 0 }, "a line")
+			}
+			a.Unlock()
+			if err := wait(t, locked, "lock"); err != nil {
+				t.Fatal(err)
+			}
+			b.Unlock()
+			if n := log.Count("cannot be told"); silent == 1 && n > 0 {
+				t.Errorf("the log says\n%v", log)
+			}
+		})
+	}
+}
+
 // A hook that ends its goroutines does not make servers absent for good.
 func TestQuorumWithAHookThatExits(t *testing.T) {
 	s := startServers(t, 3)

@@ -187,7 +187,7 @@ func (a *ask) rename(ctx context.Context) {
 	a.channel = ""
 }
 
-// replaceID gives the ask another ID in place of one that has asked, and was refused.
+// replaceID gives the ask another ID. The old ID has asked, and was refused.
 func (a *ask) replaceID(ctx context.Context) {
 	if a.pending {
 		go a.giveBack(ctx, a.id, a.doubt())

@@ -170,10 +170,10 @@ func (g *group) lock(ctx context.Context) error {
 	}
 }
 
-// tryRest tries to lock the ids that are not held, until one is taken, whose
-// index it returns, with the error of that try. If none is taken, it returns the
-// number of ids. Of the ids that it locks, it keeps those before the one that is
-// taken.
+// tryRest tries to lock the ids that are not held, until one is taken. It returns
+// the index of the taken id, and the error of that try. If no id is taken, it
+// returns the number of ids. It keeps the ids before the taken id, and unlocks the
+// others that it has locked.
 func (g *group) tryRest(ctx context.Context) (next int, problem error) {
 	for {
 		var rest []int

@@ -405,13 +405,14 @@ func TestReservedTokensOfWhichNothingIsSaid(t *testing.T) {
 }
 
 // A waiter is told whether the holder hands the lock off. A holder by plain SET
-// does not, nor does one that may not publish.
+// does not, nor does a holder that may not publish.
 func TestHandsOff(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		l := newLock(t, s.Client())
 		for holder, handsOff := range map[string]bool{
 			id(1, 17): true, id(1, 17) + "/m": true, id(1, 17) + "r": true, id(1, 17) + "r/mute:1m": true,
-			id(1, 17) + "m": false, id(1, 17) + "m/r": false, id(1, 17) + "rr": false, id(1, 17) + ".5": false,
+			id(1, 17) + "m": false, id(1, 17) + "m/r": false,
+			id(1, 17) + "rr": false, id(1, 17) + ".5": false,
 			id(1, 17)[:37] + "/r": false, strings.Repeat("z", 36) + ":17": false,
 			"8f14e45f": false, "8f14e45f-ceea-4671-a4b3-0d5f6d0c1b2a": false, "": false,
 		} {

@@ -238,7 +238,8 @@ func TestReaderDiesAmongOthers(t *testing.T) {
 	token := read(t, l, id(2, 1), ttl)
 	next := listen(t, s.Client(), 3)
 	enqueue(t, l, protocol.Request{ID: id(3, 1)})
-	if _, err := l.Renew(t.Context(), protocol.Renewal{ID: id(2, 1), Token: token, TTL: ttl}); err != nil {
+	renewal := protocol.Renewal{ID: id(2, 1), Token: token, TTL: ttl}
+	if _, err := l.Renew(t.Context(), renewal); err != nil {
 		t.Fatal(err)
 	}
 	if err := release(t, l, id(2, 1)); err != nil {

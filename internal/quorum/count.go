@@ -147,9 +147,9 @@ type problem struct {
 	causes []error
 }
 
-// newProblem returns the error of some failures. It is one that no waiting mends only if
-// the servers that will go on failing leave no majority. Else, if a server has not
-// answered, the outcome is not known. Else no request of it may still run.
+// newProblem returns the error of some failures. No waiting mends the error only if the
+// servers that will go on failing leave no majority. Else the outcome is not known if a server
+// has not answered. Else no request may still run.
 func newProblem(q *Quorum, failures []failure, what string) error {
 	if err := q.mismatch(); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/warlock-go/warlock/internal/protocol"
 	"github.com/warlock-go/warlock/internal/redistest"
 	"github.com/warlock-go/warlock/internal/send"
 )
@@ -42,4 +43,35 @@ func TestDebtsOfAClosedClient(t *testing.T) {
 		defer s.debts.mu.Unlock()
 		return !s.debts.paying && len(s.debts.all) == 0
 	}, "nothing is tried any more")
+}
+
+// An ID that holds the lock keeps it, whatever its server is owed. A debt waits for a request of
+// the ID that is under way. An ID that has ended gives back what it has.
+func TestDebtsOfAnID(t *testing.T) {
+	servers, clients := startMinis(t)
+	q := newQuorum(clients, true)
+	l, err := q.Lock(q.Senders(send.Direct), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, all := q.servers[0], concessionOf("a:1", time.Minute)
+	x := q.begin(protocol.Request{ID: "a:1", TTL: time.Minute})
+	if err := servers[0].Set("k", "a:1"); err != nil {
+		t.Fatal(err)
+	}
+	q.hold(x, 1)
+	if !l.pay(s, all) || !servers[0].Exists("k") {
+		t.Error("an ID that holds the lock gives it back")
+	}
+	if !q.enter(x, s) {
+		t.Fatal("a request is under way")
+	}
+	l.end("a:1", all)
+	if l.pay(s, all) || !servers[0].Exists("k") {
+		t.Error("a debt does not wait for the request under way")
+	}
+	q.leave("a:1", x, s)
+	if !l.pay(s, all) || servers[0].Exists("k") {
+		t.Error("an ID that has ended gives nothing back")
+	}
 }

@@ -1,7 +1,10 @@
 package quorum
 
 import (
+	"fmt"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -89,4 +92,50 @@ func TestFinalErrorsLeaveNothing(t *testing.T) {
 		defer q.mu.Unlock()
 		return len(q.ids) == 0 && !servers[2].Exists("warlock:{k}:queue")
 	}, "nothing is left")
+}
+
+// No two ballots of an ID have one token, also while the clock stands still: a concession names
+// its grant by the token.
+func TestProposalsOfAnIDRise(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &Quorum{ids: make(map[string]*id), clock: newClock(1, time.Now())}
+		x, last := q.begin(protocol.Request{ID: "a:1"}), int64(0)
+		for _, floor := range []int64{0, 0, 1 << 52, 0, 0} {
+			token := q.propose(x, floor)
+			if token <= last || token <= floor {
+				t.Errorf("token %d comes after %d, above %d", token, last, floor)
+			}
+			last = token
+		}
+		if other := q.propose(q.begin(protocol.Request{ID: "b:1"}), 0); other >= 1<<52 {
+			t.Errorf("another ID proposes %d: it follows the clock", other)
+		}
+	})
+}
+
+// A request asks each server 6 times at most, whatever the servers answer.
+func TestBallotsOfARequestAreFew(t *testing.T) {
+	servers, clients := startMinis(t)
+	var ballots, fence atomic.Int64
+	fence.Store(time.Now().Add(time.Hour).UnixMicro())
+	for i, client := range clients {
+		client.(*redis.Client).AddHook(redistest.Before(func(cmd redis.Cmder) {
+			if redistest.IsBallot(cmd) && cmd.Name() == "evalsha" {
+				_ = servers[i].Set("warlock:{k}:fence", fmt.Sprint(fence.Add(1_000_000)))
+				ballots.Add(1)
+			}
+		}))
+	}
+	q := newQuorum(clients, true)
+	l, err := q.Lock(q.Senders(send.Direct), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	grant, err := l.Acquire(t.Context(), protocol.Request{ID: "a:1", TTL: time.Minute})
+	if err != nil || grant.Granted || !grant.Spent {
+		t.Errorf("the answer is %+v, %v", grant, err)
+	}
+	if n := ballots.Load(); n > 6*3 || n < 6*2 {
+		t.Errorf("3 servers were asked %d times", n)
+	}
 }

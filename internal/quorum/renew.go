@@ -131,8 +131,12 @@ func (l *Lock) refill(s *server, r protocol.Renewal) (again bool) {
 		err = nil // nothing was asked for
 		return true
 	}
+	b.Memory, _ = l.quorum.memoryOf(s)
 	err = s.do(context.Background(), bound(r.TTL), func(ctx context.Context) error {
 		vote, err := l.at[s.number].Vote(ctx, b)
+		if vote.Forgotten {
+			s.forgets() // the next try learns what it remembers
+		}
 		again = err == nil && !vote.Granted
 		return err
 	})

@@ -16,10 +16,10 @@ import (
 // gives its minority back, and the queue decides. A try gives its minority back, and is made
 // again after a random pause.
 const (
-	mostTries   = 3 // of one request: with other tokens, or after a split vote
+	mostTries   = 3 // after split votes; and of one ballot on one server
 	pauseTrips  = 2 // the longest pause, in round trips
 	leastPause  = 100 * time.Microsecond
-	mostBallots = 2 * mostTries
+	mostBallots = 6 // of one request, also with higher tokens
 )
 
 // Acquire asks the servers for the lock. It is granted by a majority or not at all. An
@@ -48,7 +48,8 @@ func (l *Lock) Acquire(ctx context.Context, r protocol.Request) (protocol.Grant,
 			continue
 		}
 		b.awaitConcessions()
-		if r.Round == 0 && (t.split || t.stale()) && splits < mostTries-1 && ctx.Err() == nil {
+		again := splits < mostTries-1 && ballots < mostBallots && ctx.Err() == nil
+		if again && r.Round == 0 && (t.split || t.stale()) {
 			splits++
 			pauseFor(ctx, leastPause+jitter.Of(pauseTrips*time.Since(began)))
 			continue
